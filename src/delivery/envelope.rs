@@ -1,0 +1,248 @@
+//! The records in which deliveries travel through Kafka: to a retry tier, to replay, to the dead
+//! letters; and the record of each attempt.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Outcome, Reason};
+use crate::{
+    clock::Timestamp,
+    destination::ConnectorType,
+    event::{Event, EventError},
+    id::{ConnectorId, ConnectorKey, DeliveryId},
+};
+
+/// What made this program deliver.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// An event, as it was produced.
+    Live,
+    /// A retry tier.
+    Retry,
+    /// A replay, backfill or redrive.
+    Replay,
+}
+
+impl Source {
+    /// Every source.
+    pub const ALL: &[Self] = &[Self::Live, Self::Retry, Self::Replay];
+
+    /// The name in metric labels and records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Retry => "retry",
+            Self::Replay => "replay",
+        }
+    }
+}
+
+/// The record that the event was first read from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its topic, with prefix.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// Why the last step did not deliver.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LastError {
+    /// The reason.
+    pub reason: Reason,
+    /// The destination's words.
+    pub detail: String,
+}
+
+/// A delivery that waits in Kafka, self-contained: the value of a retry, replay or dead-letter
+/// record. The connector's configuration is not in it; the current one is looked up when the
+/// record falls due.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DeliveryRecord {
+    /// The delivery's stable id.
+    pub delivery_id: DeliveryId,
+    /// The connector.
+    pub connector: ConnectorKey,
+    /// The connector's type when the record was written.
+    pub connector_type: ConnectorType,
+    /// The event.
+    pub event: Event,
+    /// Requests made so far.
+    pub attempts: u32,
+    /// Steps through the retry tiers so far.
+    pub steps: u32,
+    /// The event's Kafka timestamp: when the platform took it on.
+    pub accepted_at: Timestamp,
+    /// When the first request was made.
+    pub first_attempt_at: Option<Timestamp>,
+    /// When the delivery was put off for the first time since it could last be tried.
+    pub deferred_since: Option<Timestamp>,
+    /// Not before this moment.
+    pub due_at: Timestamp,
+    /// Why it was not delivered yet.
+    pub last_error: Option<LastError>,
+    /// Where the event came from.
+    pub origin: Origin,
+    /// The replay or redrive that asked for this delivery.
+    pub job: Option<String>,
+}
+
+/// Why a record is no delivery record.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError {
+    /// The JSON does not have the shape.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// The event in it is wrong.
+    #[error("event: {0}")]
+    Event(#[from] EventError),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    delivery_id: DeliveryId,
+    project_id: Cow<'a, str>,
+    connector_id: ConnectorId,
+    connector_type: ConnectorType,
+    event_id: Cow<'a, str>,
+    event_type: Cow<'a, str>,
+    attempts: u32,
+    #[serde(default)]
+    steps: u32,
+    accepted_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_attempt_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deferred_since: Option<Timestamp>,
+    due_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_error: Option<LastError>,
+    origin: Origin,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+    event: Cow<'a, RawValue>,
+}
+
+impl DeliveryRecord {
+    /// The record's value.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let event = RawValue::from_string(self.event.json_text().to_owned());
+        let wire = Wire {
+            delivery_id: self.delivery_id,
+            project_id: self.connector.project.as_str().into(),
+            connector_id: self.connector.connector.clone(),
+            connector_type: self.connector_type,
+            event_id: self.event.id.as_str().into(),
+            event_type: self.event.kind.as_str().into(),
+            attempts: self.attempts,
+            steps: self.steps,
+            accepted_at: self.accepted_at,
+            first_attempt_at: self.first_attempt_at,
+            deferred_since: self.deferred_since,
+            due_at: self.due_at,
+            last_error: self.last_error.clone(),
+            origin: self.origin.clone(),
+            job: self.job.clone(),
+            event: Cow::Owned(event.unwrap_or_default()),
+        };
+        // Plain data with text keys: there is nothing that serde_json could refuse.
+        serde_json::to_vec(&wire).unwrap_or_default()
+    }
+
+    /// Reads a record's value.
+    pub fn from_json(json: &[u8]) -> Result<Self, EnvelopeError> {
+        let wire: Wire<'_> = serde_json::from_slice(json)?;
+        let event = Event::from_json(Bytes::copy_from_slice(wire.event.get().as_bytes()))?;
+        Ok(Self {
+            delivery_id: wire.delivery_id,
+            connector: ConnectorKey {
+                project: event.project.clone(),
+                connector: wire.connector_id,
+            },
+            connector_type: wire.connector_type,
+            event,
+            attempts: wire.attempts,
+            steps: wire.steps,
+            accepted_at: wire.accepted_at,
+            first_attempt_at: wire.first_attempt_at,
+            deferred_since: wire.deferred_since,
+            due_at: wire.due_at,
+            last_error: wire.last_error,
+            origin: wire.origin,
+            job: wire.job,
+        })
+    }
+}
+
+/// One attempt's (or deferral's) outcome, for audit: the value of a `deliveries.attempts` record.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptRecord<'a> {
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// The project.
+    pub project_id: Cow<'a, str>,
+    /// The connector.
+    pub connector_id: Cow<'a, str>,
+    /// The connector's type.
+    pub connector_type: ConnectorType,
+    /// The event.
+    pub event_id: Cow<'a, str>,
+    /// The event's type.
+    pub event_type: Cow<'a, str>,
+    /// What made this program deliver.
+    pub source: Source,
+    /// Requests made so far, this one included.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it was not delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The destination's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Cow<'a, str>>,
+    /// The response's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// How long the request took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// The retry tier that the delivery went to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Cow<'a, str>>,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: &str = include_str!("../../tests/fixtures/records/delivery-1.json");
+
+    #[test]
+    fn a_delivery_record_of_the_first_version_is_read_and_written_the_same() {
+        let record = DeliveryRecord::from_json(RECORD.trim().as_bytes()).unwrap();
+        assert_eq!(record.delivery_id, DeliveryId::new(&record.connector, &record.event.id));
+        assert_eq!(record.attempts, 2);
+        assert_eq!(String::from_utf8(record.to_json()).unwrap(), RECORD.trim());
+    }
+
+    #[test]
+    fn foreign_bytes_are_an_error() {
+        for bytes in [&b""[..], b"{}", b"null", b"\xff\xfe", b"[]"] {
+            assert!(DeliveryRecord::from_json(bytes).is_err());
+        }
+    }
+}

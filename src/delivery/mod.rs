@@ -1,0 +1,11 @@
+//! What a delivery is, how it can end, and what happens next: the pure half of the delivery plane.
+
+mod envelope;
+mod policy;
+mod reason;
+mod verdict;
+
+pub use envelope::{AttemptRecord, DeliveryRecord, EnvelopeError, LastError, Origin, Source};
+pub use policy::{Next, RetryPolicy, Tier};
+pub use reason::Reason;
+pub use verdict::{Outcome, Skip, Verdict};

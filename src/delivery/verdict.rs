@@ -1,0 +1,100 @@
+//! How an attempt, and a delivery, can end.
+
+use std::time::Duration;
+
+use super::Reason;
+
+/// What a destination's answer means for one delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The destination has it.
+    Delivered,
+    /// Later it may work.
+    Retry {
+        /// Why not now.
+        reason: Reason,
+        /// The destination's words, for people.
+        detail: String,
+        /// How long the destination asked to wait.
+        after: Option<Duration>,
+    },
+    /// This event will never be taken; others may.
+    Dead {
+        /// Why not.
+        reason: Reason,
+        /// The destination's words, for people.
+        detail: String,
+    },
+    /// The connector cannot work until its owner acts.
+    Broken {
+        /// Why not.
+        reason: Reason,
+        /// What the owner should know, shown to them as the reason of the suspension.
+        detail: String,
+    },
+    /// The destination has a new name for the place that a setting names: store it and try again.
+    Moved {
+        /// The setting to change.
+        field: &'static str,
+        /// Its new value.
+        value: String,
+    },
+}
+
+impl Verdict {
+    /// Try again in a while.
+    pub fn retry(reason: Reason, detail: impl Into<String>) -> Self {
+        Self::Retry { reason, detail: detail.into(), after: None }
+    }
+
+    /// Try again when the destination said.
+    pub fn retry_after(
+        reason: Reason,
+        detail: impl Into<String>,
+        after: impl Into<Option<Duration>>,
+    ) -> Self {
+        Self::Retry { reason, detail: detail.into(), after: after.into() }
+    }
+
+    /// Never try this event again.
+    pub fn dead(reason: Reason, detail: impl Into<String>) -> Self {
+        Self::Dead { reason, detail: detail.into() }
+    }
+
+    /// The connector's owner has to act.
+    pub fn broken(reason: Reason, detail: impl Into<String>) -> Self {
+        Self::Broken { reason, detail: detail.into() }
+    }
+}
+
+/// Why a destination has nothing to do for an event, in a sentence.
+pub type Skip = &'static str;
+
+macro_rules! outcomes {
+    ($($name:ident => $text:literal, $help:literal;)*) => {
+        /// The end of one step of a delivery, as metrics and the attempts topic count it.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Outcome { $(#[doc = $help] $name,)* }
+
+        impl Outcome {
+            /// Every outcome.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name in metric labels and records.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+outcomes! {
+    Delivered => "delivered", "The destination took it.";
+    Skipped => "skipped", "The destination has nothing to do for this event.";
+    Retry => "retry", "An attempt failed; the delivery waits in a retry tier.";
+    Dead => "dead", "The delivery is in the dead-letter topic.";
+    Cancelled => "cancelled", "The connector does not want it any more.";
+    Deferred => "deferred", "No attempt was made; the delivery waits in a retry tier.";
+}

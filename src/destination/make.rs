@@ -1,0 +1,69 @@
+//! Make custom webhooks: the event as it is. <https://help.make.com/webhooks>
+
+use url::Url;
+
+use super::{
+    Category, Checks, Destination, Field, Item, Rate, Request, Response, SettingError, Settings,
+    Spec, is_word, judge_status, url_on, webhook,
+};
+use crate::delivery::{Reason, Verdict};
+
+pub const SPEC: Spec = Spec {
+    title: "Make",
+    category: Category::Automation,
+    docs: "https://help.make.com/webhooks",
+    fields: &[Field::secret(
+        "webhookUrl",
+        "The address of a custom webhook.",
+        "https://hook.eu1.make.com/abcdefghijklmnopqrstuvwxyz012345",
+    )
+    .checked(check_url)],
+    // 300 requests in 10 seconds for one hook.
+    rate: Some(Rate { per_second: 30.0, burst: 30 }),
+    dedup: "none; the event's id is in the body",
+    make: |settings| Ok(Box::new(Make::new(settings)?)),
+    ..Spec::BASE
+};
+
+#[derive(Debug)]
+struct Make {
+    url: Url,
+}
+
+impl Make {
+    fn new(settings: &Settings) -> Result<Self, SettingError> {
+        Ok(Self { url: settings.webhook_url("webhookUrl")? })
+    }
+}
+
+fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
+    let url = url_on(value, checks, &[".make.com", ".make.celonis.com", "hook.integromat.com"])?;
+    let host = url.host_str().unwrap_or_default();
+    let token = url.path().trim_matches('/');
+    if host.starts_with("hook.") && is_word(token, "_-", 8..=128) {
+        Ok(())
+    } else {
+        Err("must look like https://hook.eu1.make.com/abcdefghij…".to_owned())
+    }
+}
+
+impl Destination for Make {
+    fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
+        Ok(webhook::event_request(&self.url, item))
+    }
+
+    fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {
+        let text = response.text().to_ascii_lowercase();
+        match response.status {
+            // A plain 400 may be bad JSON, but also a full queue: the text decides.
+            400 if text.contains("queue is full") => {
+                Verdict::retry(Reason::QuotaExceeded, response.detail())
+            }
+            401 | 403 => Verdict::broken(
+                Reason::Unauthorized,
+                format!("the webhook asks for an API key, which a connector cannot give; remove it in Make ({})", response.detail()),
+            ),
+            _ => judge_status(response),
+        }
+    }
+}

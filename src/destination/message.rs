@@ -1,0 +1,144 @@
+//! What an event means to a person: a title and a few facts, for every service people read.
+
+use crate::{
+    event::{Event, EventData},
+    money::Amount,
+};
+
+/// How a message should look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tone {
+    /// Money came in, or something to be glad of.
+    Good,
+    /// Something to look into.
+    Bad,
+    /// Something to know.
+    Info,
+}
+
+/// One labelled value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fact {
+    /// The label.
+    pub label: &'static str,
+    /// The value, as its producer wrote it: escape it for the place where it is shown.
+    pub value: String,
+}
+
+/// An event as people read it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// What happened: `Payment settled`.
+    pub title: &'static str,
+    /// The essence: `1.25 USDC`.
+    pub headline: String,
+    /// The rest.
+    pub facts: Vec<Fact>,
+    /// How it should look.
+    pub tone: Tone,
+}
+
+impl Message {
+    /// The message for an event.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        let mut facts = Vec::new();
+        let mut fact = |label, value: &str| {
+            if !value.is_empty() {
+                facts.push(Fact { label, value: value.to_owned() });
+            }
+        };
+        let (headline, tone) = match &event.data {
+            EventData::PaymentVerified(p) => {
+                fact("Endpoint", &p.endpoint_id);
+                fact("Customer", &p.customer_id);
+                fact("Network", &p.network);
+                fact("Payment", &p.payment_id);
+                (money(&p.amount, &p.currency), Tone::Info)
+            }
+            EventData::PaymentSettled(settled) => {
+                let p = &settled.payment;
+                fact("Endpoint", &p.endpoint_id);
+                fact("Customer", &p.customer_id);
+                fact("Network", &p.network);
+                fact("Transaction", &settled.tx_hash);
+                fact("Payment", &p.payment_id);
+                (money(&p.amount, &p.currency), Tone::Good)
+            }
+            EventData::PaymentFailed(p) => {
+                fact("Reason", &p.reason);
+                fact("Stage", &p.stage);
+                fact("Endpoint", &p.endpoint_id);
+                fact("Customer", p.customer_id.as_deref().unwrap_or_default());
+                fact("Network", p.network.as_deref().unwrap_or_default());
+                fact("Payment", &p.payment_id);
+                (money(&p.amount, &p.currency), Tone::Bad)
+            }
+            EventData::CustomerFirstPayment(p) => {
+                fact("Customer", &p.customer_id);
+                fact("Endpoint", &p.endpoint_id);
+                fact("Payment", &p.payment_id);
+                (money(&p.amount, &p.currency), Tone::Good)
+            }
+            EventData::CustomerMilestone(m) => {
+                fact("Customer", &m.customer_id);
+                fact("Total spent", &money(&m.total_spent, &m.currency));
+                (m.milestone.to_string(), Tone::Good)
+            }
+            EventData::EndpointCreated(e) => {
+                fact("Price", &money(&e.price, &e.currency));
+                fact("Network", &e.network);
+                fact("Endpoint", &e.endpoint_id);
+                (e.path.to_string(), Tone::Info)
+            }
+            EventData::EndpointPricingChanged(e) => {
+                fact("Old price", &money(&e.old_price, &e.currency));
+                fact("New price", &money(&e.new_price, &e.currency));
+                fact("Endpoint", &e.endpoint_id);
+                (e.path.to_string(), Tone::Info)
+            }
+            EventData::RevenueDailySummary(s) => {
+                fact("Day", &s.date);
+                fact("Payments", &s.payment_count.to_string());
+                fact("Customers", &s.customer_count.to_string());
+                fact("Failed payments", &s.failed_count.to_string());
+                (money(&s.revenue, &s.currency), Tone::Info)
+            }
+        };
+        Self { title: event.kind.title(), headline, facts, tone }
+    }
+
+    /// Title and headline on one line.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        let headline = self.headline.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("{}: {headline}", self.title)
+    }
+}
+
+fn money(amount: &Amount, currency: &str) -> String {
+    format!("{} {currency}", amount.short())
+}
+
+/// The text cut to at most `max` characters, with an ellipsis as the last one when it was cut.
+#[must_use]
+pub fn cut(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(max.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_cut_is_between_characters() {
+        assert_eq!(cut("🤝🤝🤝", 3), "🤝🤝🤝");
+        assert_eq!(cut("🤝🤝🤝🤝", 3), "🤝🤝…");
+        assert_eq!(cut("", 3), "");
+    }
+}

@@ -1,0 +1,286 @@
+//! Destinations: the third-party services that deliveries go to.
+//!
+//! A destination is a declaration ([`Spec`]) and a struct of its settings with pure functions:
+//! build the request, judge the response. It has no client, no clock and no I/O. A new one is one
+//! file and one line in the list at the end of this file.
+
+mod message;
+mod settings;
+mod webhook;
+mod wire;
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+pub use message::{Fact, Message, Tone, cut};
+pub use settings::{
+    Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
+    is_word, token, url_on,
+};
+pub use wire::{MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, seconds};
+
+use crate::{
+    clock::Timestamp,
+    delivery::{Skip, Verdict},
+    event::{Event, EventType, EventTypes},
+    id::DeliveryId,
+};
+
+/// One event on its way to one connector.
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    /// What happened.
+    pub event: &'a Event,
+    /// The stable id of this delivery, the key for the destination's deduplication.
+    pub delivery_id: DeliveryId,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// When it is sent. Nothing that takes part in deduplication may come from it.
+    pub sent_at: Timestamp,
+    /// What [`Destination::setup`] found out.
+    pub setup: &'a str,
+}
+
+/// What a destination needs to know before its first delivery.
+#[derive(Debug)]
+pub enum Setup {
+    /// It knows: this text is kept and comes with every [`Item`].
+    Ready(Arc<str>),
+    /// It asks; its answer is appended to the answers of the next call.
+    Ask(Request),
+    /// It cannot work.
+    Failed(Verdict),
+}
+
+/// The most questions that [`Destination::setup`] may ask.
+pub const MAX_SETUP_STEPS: usize = 24;
+
+/// Speaks one connector's service: builds requests, judges responses.
+pub trait Destination: Send + Sync + fmt::Debug {
+    /// Why this destination has nothing to do for an event, if so.
+    fn skips(&self, _event: &Event) -> Option<Skip> {
+        None
+    }
+
+    /// Whether something must be found out first: called with the answers so far until it is
+    /// ready. The result is kept until a verdict has [`Reason::PrerequisiteMissing`].
+    ///
+    /// [`Reason::PrerequisiteMissing`]: crate::delivery::Reason::PrerequisiteMissing
+    fn setup(&self, _answers: &[Response]) -> Setup {
+        Setup::Ready("".into())
+    }
+
+    /// The request for one event, or the verdict when there can be none.
+    fn build(&self, item: &Item<'_>) -> Result<Request, Verdict>;
+
+    /// What the answer means.
+    fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict;
+
+    /// The ability to send several events in one request.
+    fn batching(&self) -> Option<&dyn Batching> {
+        None
+    }
+}
+
+/// How large a batch may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// The most events.
+    pub items: usize,
+    /// The most bytes of the request's body.
+    pub bytes: usize,
+}
+
+/// Sends several events in one request.
+pub trait Batching: Send + Sync {
+    /// How large a batch may get.
+    fn limits(&self) -> BatchLimits;
+
+    /// Whether `next` may join `batch`.
+    fn takes(&self, _batch: &[Item<'_>], _next: &Item<'_>) -> bool {
+        true
+    }
+
+    /// The request for all of them.
+    fn build(&self, items: &[Item<'_>]) -> Result<Request, Verdict>;
+
+    /// What the answer means for each of them, in their order.
+    fn judge(&self, items: &[Item<'_>], response: &Response) -> Vec<Verdict>;
+}
+
+/// How fast a destination may be called, as a token bucket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Requests per second.
+    pub per_second: f64,
+    /// How many may go at once after a pause.
+    pub burst: u32,
+}
+
+/// What kind of service it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Category {
+    Communication,
+    Analytics,
+    Automation,
+    Monitoring,
+    Data,
+    Crm,
+    Accounting,
+}
+
+/// The declaration of a destination.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its name for people.
+    pub title: &'static str,
+    /// What kind of service it is.
+    pub category: Category,
+    /// The vendor's documentation of the API that is called.
+    pub docs: &'static str,
+    /// Its configuration.
+    pub fields: &'static [Field],
+    /// The vendor's published limit per connector, or a guess where it publishes none.
+    pub rate: Option<Rate>,
+    /// How many requests may be under way at once per connector.
+    pub concurrency: u32,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Whether all connectors of the type share one fate at the vendor (an address ban, say).
+    pub shared_address_limit: Option<SharedLimit>,
+    /// What the vendor does with a repeated delivery, in a few words.
+    pub dedup: &'static str,
+    /// What becomes of an event type at the destination, in a few words.
+    pub becomes: fn(EventType) -> &'static str,
+    /// Checks that need more than one field.
+    pub check: fn(&Settings, &EventTypes) -> Vec<(&'static str, String)>,
+    /// Makes the destination from checked settings.
+    pub make: fn(&Settings) -> Result<Box<dyn Destination>, SettingError>,
+}
+
+/// Refused calls that the vendor counts against the calling address, whoever's connector it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedLimit {
+    /// After so many refused calls …
+    pub refused: u32,
+    /// … within this time, the type is not called until they are older than it.
+    pub within: Duration,
+}
+
+impl Spec {
+    /// A declaration to start from: the limits that most webhooks bear.
+    pub const BASE: Self = Self {
+        title: "",
+        category: Category::Automation,
+        docs: "",
+        fields: &[],
+        rate: None,
+        concurrency: 16,
+        timeout: Duration::from_secs(30),
+        shared_address_limit: None,
+        dedup: "none",
+        becomes: |_| "the event as it is",
+        check: |_, _| Vec::new(),
+        make: |_| Err(SettingError { field: "type", message: "cannot be made".to_owned() }),
+    };
+}
+
+macro_rules! destinations {
+    ($($variant:ident => $module:ident, $name:literal;)*) => {
+        $(mod $module;)*
+
+        /// Which service a connector delivers to.
+        #[derive(
+            Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug,
+            serde::Serialize, serde::Deserialize,
+        )]
+        #[expect(missing_docs, reason = "the names say it")]
+        pub enum ConnectorType { $(#[serde(rename = $name)] $variant,)* }
+
+        impl ConnectorType {
+            /// Every type, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in the API, settings and metric labels.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The declaration.
+            #[must_use]
+            pub const fn spec(self) -> &'static Spec {
+                match self { $(Self::$variant => &$module::SPEC,)* }
+            }
+        }
+
+        impl FromStr for ConnectorType {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($name => Ok(Self::$variant),)*
+                    _ => Err(format!("unknown connector type {text:?}{}", nearest(text))),
+                }
+            }
+        }
+    };
+}
+
+// One line makes a destination exist: in validation, the API, the command line, metrics,
+// documentation and the tests that every destination must pass.
+destinations! {
+    Slack => slack, "slack";
+    Zapier => zapier, "zapier";
+    N8n => n8n, "n8n";
+    Make => make, "make";
+}
+
+impl ConnectorType {
+    /// The position in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The declared field of this name.
+    #[must_use]
+    pub fn field(self, name: &str) -> Option<&'static Field> {
+        self.spec().fields.iter().find(|field| field.name == name)
+    }
+}
+
+impl fmt::Display for ConnectorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn nearest(text: &str) -> String {
+    ConnectorType::ALL
+        .iter()
+        .map(|kind| (strsim::damerau_levenshtein(text, kind.as_str()), kind))
+        .filter(|(distance, _)| *distance <= 2)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, kind)| format!(", did you mean {:?}?", kind.as_str()))
+        .unwrap_or_default()
+}
+
+/// The verdict that a status deserves when the destination's own words say nothing else.
+#[must_use]
+pub fn judge_status(response: &Response) -> Verdict {
+    use crate::delivery::Reason as R;
+    let detail = response.detail();
+    match response.status {
+        200..=299 => Verdict::Delivered,
+        300..=399 => Verdict::broken(R::Redirected, detail),
+        408 | 425 => Verdict::retry_after(R::NotReady, detail, response.retry_after()),
+        429 => Verdict::retry_after(R::RateLimited, detail, response.retry_after()),
+        401 => Verdict::broken(R::Unauthorized, detail),
+        403 => Verdict::broken(R::Forbidden, detail),
+        404 | 410 => Verdict::broken(R::Gone, detail),
+        413 => Verdict::dead(R::PayloadTooLarge, detail),
+        400..=499 => Verdict::dead(R::Rejected, detail),
+        500..=599 => Verdict::retry_after(R::ServerError, detail, response.retry_after()),
+        _ => Verdict::retry(R::UnexpectedResponse, detail),
+    }
+}

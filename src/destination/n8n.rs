@@ -1,0 +1,69 @@
+//! n8n webhooks, self-hosted or in n8n's cloud: the event as it is.
+//!
+//! <https://docs.n8n.io/integrations/builtin/core-nodes/n8n-nodes-base.webhook/>
+
+use http::HeaderName;
+use url::Url;
+
+use super::{
+    Category, Checks, Destination, Field, Item, Request, Response, SettingError, Settings, Spec,
+    judge_status, webhook,
+};
+use crate::delivery::{Reason, Verdict};
+
+pub const SPEC: Spec = Spec {
+    title: "n8n",
+    category: Category::Automation,
+    docs: "https://docs.n8n.io/integrations/builtin/core-nodes/n8n-nodes-base.webhook/",
+    fields: &[Field::secret(
+        "webhookUrl",
+        "The production URL of a Webhook node (not the test URL).",
+        "https://n8n.example.com/webhook/3f6c0c1e",
+    )
+    .checked(check_url)],
+    dedup: "none; header Idempotency-Key is sent for the workflow's own use",
+    make: |settings| Ok(Box::new(N8n::new(settings)?)),
+    ..Spec::BASE
+};
+
+#[derive(Debug)]
+struct N8n {
+    url: Url,
+}
+
+impl N8n {
+    fn new(settings: &Settings) -> Result<Self, SettingError> {
+        Ok(Self { url: settings.webhook_url("webhookUrl")? })
+    }
+}
+
+fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
+    let url = Url::parse(value).map_err(|error| format!("is no URL ({error})"))?;
+    checks.egress.check_url(&url)?;
+    if url.path_segments().is_some_and(|mut parts| parts.any(|part| part == "webhook-test")) {
+        return Err("is the editor's test URL, which works for one call only: use the production \
+                    URL (…/webhook/…)"
+            .to_owned());
+    }
+    Ok(())
+}
+
+impl Destination for N8n {
+    fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
+        let key = item.delivery_id.to_string();
+        Ok(webhook::event_request(&self.url, item)
+            .header(HeaderName::from_static("idempotency-key"), key))
+    }
+
+    fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {
+        match response.status {
+            // The workflow is inactive, or n8n is starting: it often comes back.
+            404 => Verdict::retry(Reason::NotReady, response.detail()),
+            401 | 403 => Verdict::broken(
+                Reason::Unauthorized,
+                format!("the Webhook node asks for authentication, which a connector cannot give; set it to None ({})", response.detail()),
+            ),
+            _ => judge_status(response),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! A connector's configuration: which fields a destination declares, and their checked values.
+
+use std::{collections::BTreeMap, fmt};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::Url;
+
+use crate::egress::EgressPolicy;
+
+/// The longest value of one configuration field, in bytes. Access tokens reach 4,096.
+pub const MAX_FIELD_BYTES: usize = 8192;
+/// The most entries that a list field may have.
+pub const MAX_LIST_ITEMS: usize = 50;
+
+/// What a check of a field may know beside the value.
+#[derive(Debug)]
+pub struct Checks<'a> {
+    /// Where users' URLs may point.
+    pub egress: &'a EgressPolicy,
+}
+
+/// Whether a field holds one text or several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// One text.
+    Text,
+    /// A list of texts.
+    List,
+}
+
+/// The declaration of one configuration field.
+#[derive(Clone, Copy)]
+pub struct Field {
+    /// Its name in the API.
+    pub name: &'static str,
+    /// One text or several.
+    pub shape: Shape,
+    /// Whether it must be encrypted at rest and masked everywhere.
+    pub secret: bool,
+    /// Whether it must be there.
+    pub required: bool,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// A value that passes the check.
+    pub example: &'static str,
+    /// Checks one text.
+    pub check: fn(&str, &Checks<'_>) -> Result<(), String>,
+}
+
+impl Field {
+    /// A required secret text.
+    pub const fn secret(name: &'static str, help: &'static str, example: &'static str) -> Self {
+        Self { secret: true, ..Self::text(name, help, example) }
+    }
+
+    /// A required text.
+    pub const fn text(name: &'static str, help: &'static str, example: &'static str) -> Self {
+        Self {
+            name,
+            shape: Shape::Text,
+            secret: false,
+            required: true,
+            help,
+            example,
+            check: token,
+        }
+    }
+
+    /// The same with a check of its own.
+    pub const fn checked(mut self, check: fn(&str, &Checks<'_>) -> Result<(), String>) -> Self {
+        self.check = check;
+        self
+    }
+
+    /// The same, but it may be absent.
+    pub const fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+
+    /// The same, but a list.
+    pub const fn list(mut self) -> Self {
+        self.shape = Shape::List;
+        self
+    }
+}
+
+impl fmt::Debug for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The common check of a token or key: printable ASCII without spaces, at most 4,096 characters.
+pub fn token(value: &str, _: &Checks<'_>) -> Result<(), String> {
+    if value.is_empty() {
+        Err("must not be empty".to_owned())
+    } else if value.len() > 4096 {
+        Err("must have at most 4096 characters".to_owned())
+    } else if value.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("must not contain spaces or characters outside ASCII".to_owned())
+    }
+}
+
+/// Parses a webhook URL whose host must be in a list; a leading dot allows every subdomain.
+pub fn url_on(value: &str, checks: &Checks<'_>, hosts: &[&str]) -> Result<Url, String> {
+    let url = Url::parse(value).map_err(|error| format!("is no URL ({error})"))?;
+    checks.egress.check_url(&url)?;
+    if url.scheme() != "https" {
+        return Err("must begin with https://".to_owned());
+    }
+    if url.port().is_some() {
+        return Err("must not name a port".to_owned());
+    }
+    let host = url.host_str().unwrap_or_default();
+    let allowed = hosts.iter().any(|allowed| match allowed.strip_prefix('.') {
+        Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')),
+        None => host == *allowed,
+    });
+    if allowed {
+        Ok(url)
+    } else {
+        Err(format!("must be on {}", hosts.join(" or ").replace(" or .", " or *.")))
+    }
+}
+
+/// Whether a text is made of `[A-Za-z0-9]` and the extra characters, and has such a length.
+#[must_use]
+pub fn is_word(text: &str, extra: &str, lengths: std::ops::RangeInclusive<usize>) -> bool {
+    lengths.contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+}
+
+/// One value of a configuration, in plain.
+#[derive(Clone)]
+pub enum Setting {
+    /// One text.
+    Text(SecretString),
+    /// Several texts.
+    List(Vec<String>),
+}
+
+/// The checked values of a connector's configuration, in plain. Its `Debug` shows only names.
+#[derive(Clone, Default)]
+pub struct Settings {
+    values: BTreeMap<&'static str, Setting>,
+    /// Replaces scheme, host and port of the URL that the destination would call.
+    base_url: Option<Url>,
+}
+
+/// A setting that a destination needs is not there, or cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("config.{field}: {message}")]
+pub struct SettingError {
+    /// The field's name.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Settings {
+    /// No values yet.
+    #[must_use]
+    pub fn new(base_url: Option<Url>) -> Self {
+        Self { values: BTreeMap::new(), base_url }
+    }
+
+    /// Reads and checks one field's JSON value.
+    pub fn read(field: &Field, value: &Value, checks: &Checks<'_>) -> Result<Setting, String> {
+        let check = |text: &str| {
+            if text.len() > MAX_FIELD_BYTES {
+                return Err(format!("must have at most {MAX_FIELD_BYTES} bytes"));
+            }
+            (field.check)(text, checks)
+        };
+        match (field.shape, value) {
+            (Shape::Text, Value::String(text)) => {
+                check(text)?;
+                Ok(Setting::Text(text.clone().into()))
+            }
+            (Shape::Text, Value::Number(number)) => {
+                let text = number.to_string();
+                check(&text)?;
+                Ok(Setting::Text(text.into()))
+            }
+            (Shape::Text, _) => Err("must be a string".to_owned()),
+            (Shape::List, Value::Array(items)) => {
+                if items.is_empty() || items.len() > MAX_LIST_ITEMS {
+                    return Err(format!("must have 1 to {MAX_LIST_ITEMS} entries"));
+                }
+                let texts = items.iter().map(|item| match item {
+                    Value::String(text) => {
+                        check(text).map_err(|error| format!("{text:?} {error}"))?;
+                        Ok(text.clone())
+                    }
+                    _ => Err("must be a list of strings".to_owned()),
+                });
+                Ok(Setting::List(texts.collect::<Result<_, String>>()?))
+            }
+            (Shape::List, _) => Err("must be a list of strings".to_owned()),
+        }
+    }
+
+    /// Sets a value.
+    pub fn insert(&mut self, field: &'static str, setting: Setting) {
+        self.values.insert(field, setting);
+    }
+
+    /// The value of a required text.
+    pub fn text(&self, field: &'static str) -> Result<&str, SettingError> {
+        self.optional(field).ok_or_else(|| SettingError { field, message: "is missing".to_owned() })
+    }
+
+    /// The value of an optional text.
+    #[must_use]
+    pub fn optional(&self, field: &'static str) -> Option<&str> {
+        match self.values.get(field) {
+            Some(Setting::Text(text)) => Some(text.expose_secret()),
+            _ => None,
+        }
+    }
+
+    /// The value of a required list.
+    pub fn list(&self, field: &'static str) -> Result<&[String], SettingError> {
+        match self.values.get(field) {
+            Some(Setting::List(items)) => Ok(items),
+            _ => Err(SettingError { field, message: "is missing".to_owned() }),
+        }
+    }
+
+    /// The user's webhook URL as it is to be called.
+    pub fn webhook_url(&self, field: &'static str) -> Result<Url, SettingError> {
+        let url = Url::parse(self.text(field)?)
+            .map_err(|error| SettingError { field, message: format!("is no URL ({error})") })?;
+        Ok(self.rebased(url))
+    }
+
+    /// The vendor's URL as it is to be called: the operator may have set another base.
+    ///
+    /// The URL is the destination's own, so one that does not parse is a mistake in this program.
+    pub fn endpoint(&self, url: &str) -> Result<Url, SettingError> {
+        let url = Url::parse(url)
+            .map_err(|error| SettingError { field: "url", message: format!("{url:?}: {error}") })?;
+        Ok(self.rebased(url))
+    }
+
+    /// Whether the operator replaced the vendor's host, so that the egress rules for users' URLs
+    /// and the vendor's published limits do not apply.
+    #[must_use]
+    pub fn is_rebased(&self) -> bool {
+        self.base_url.is_some()
+    }
+
+    fn rebased(&self, mut url: Url) -> Url {
+        if let Some(base) = &self.base_url {
+            // Both are http(s) URLs with a host, so none of these can be refused.
+            let _ = url.set_scheme(base.scheme());
+            let _ = url.set_host(base.host_str());
+            let _ = url.set_port(base.port());
+        }
+        url
+    }
+
+    /// The secret texts, to keep them out of what others said.
+    pub fn secrets(&self, fields: &[Field]) -> Vec<SecretString> {
+        fields
+            .iter()
+            .filter(|field| field.secret)
+            .filter_map(|field| self.optional(field.name))
+            .map(|text| SecretString::from(text.to_owned()))
+            .collect()
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.values.keys()).finish()
+    }
+}

@@ -1,0 +1,120 @@
+//! Slack incoming webhooks: one message per event.
+//!
+//! <https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>,
+//! limits: <https://docs.slack.dev/apis/web-api/rate-limits>.
+
+use serde_json::json;
+use url::Url;
+
+use super::{
+    Category, Checks, Destination, Field, Item, Message, Rate, Request, Response, SettingError,
+    Settings, Spec, cut, is_word, judge_status, url_on,
+};
+use crate::delivery::{Reason, Verdict};
+
+pub const SPEC: Spec = Spec {
+    title: "Slack",
+    category: Category::Communication,
+    docs: "https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks",
+    fields: &[Field::secret(
+        "webhookUrl",
+        "The URL of an incoming webhook.",
+        "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX",
+    )
+    .checked(check_url)],
+    // One message per second and webhook, short bursts tolerated.
+    rate: Some(Rate { per_second: 1.0, burst: 5 }),
+    concurrency: 2,
+    dedup: "none; the event's id is printed",
+    becomes: |_| "a message",
+    make: |settings| Ok(Box::new(Slack::new(settings)?)),
+    ..Spec::BASE
+};
+
+/// A section's text may have 3,000 characters, escapes included; we stay far below.
+const MAX_VALUE_CHARS: usize = 200;
+
+#[derive(Debug)]
+struct Slack {
+    url: Url,
+}
+
+impl Slack {
+    fn new(settings: &Settings) -> Result<Self, SettingError> {
+        Ok(Self { url: settings.webhook_url("webhookUrl")? })
+    }
+}
+
+fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
+    let url = url_on(value, checks, &["hooks.slack.com", "hooks.slack-gov.com"])?;
+    let parts: Vec<&str> = url.path().trim_start_matches('/').split('/').collect();
+    match parts[..] {
+        ["services", team, hook, secret]
+            if team.starts_with('T')
+                && hook.starts_with('B')
+                && is_word(team, "", 2..=64)
+                && is_word(hook, "", 2..=64)
+                && is_word(secret, "", 1..=128) =>
+        {
+            Ok(())
+        }
+        ["workflows" | "triggers", ..] => {
+            Err("is a Workflow Builder hook, which takes no messages: make an incoming webhook"
+                .to_owned())
+        }
+        _ => Err("must look like https://hooks.slack.com/services/T…/B…/…".to_owned()),
+    }
+}
+
+/// Escapes what Slack treats as control characters; a `<!channel>` in a name pings nobody.
+fn escaped(text: &str) -> String {
+    cut(text, MAX_VALUE_CHARS).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// The same inside a code span, which a backtick would end.
+fn code(text: &str) -> String {
+    format!("`{}`", escaped(&text.replace('`', "'").replace(['\n', '\r'], " ")))
+}
+
+impl Destination for Slack {
+    fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
+        let message = Message::of(item.event);
+        let mut text = format!("*{}* {}", message.title, escaped(&message.headline));
+        for fact in &message.facts {
+            text.push_str(&format!("\n{} {}", fact.label, code(&fact.value)));
+        }
+        let context = format!(
+            "{} · {} · {}",
+            escaped(item.event.project.as_str()),
+            item.event.occurred_at,
+            escaped(item.event.id.as_str()),
+        );
+        let body = json!({
+            "text": escaped(&message.subject()),
+            "blocks": [
+                {"type": "section", "text": {"type": "mrkdwn", "text": text}},
+                {"type": "context", "elements": [{"type": "mrkdwn", "text": context}]},
+            ],
+        });
+        Ok(Request::post_value(self.url.clone(), &body))
+    }
+
+    fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {
+        let detail = response.detail();
+        // Slack answers with one word; the status alone misleads.
+        match response.text().as_str() {
+            "ok" if response.status == 200 => Verdict::Delivered,
+            "no_service" | "no_active_hooks" | "channel_not_found" | "channel_is_archived"
+            | "no_team" | "team_disabled" => Verdict::broken(Reason::Gone, detail),
+            "invalid_token" => Verdict::broken(Reason::Unauthorized, detail),
+            "action_prohibited" | "posting_to_general_channel_denied" => {
+                Verdict::broken(Reason::Forbidden, detail)
+            }
+            "invalid_payload" | "invalid_blocks" | "no_text" | "too_many_attachments"
+            | "msg_blocks_too_long" | "user_not_found" => Verdict::dead(Reason::Rejected, detail),
+            "rollup_error" => Verdict::retry(Reason::ServerError, detail),
+            _ if response.is_success() => Verdict::retry(Reason::UnexpectedResponse, detail),
+            _ => judge_status(response),
+        }
+    }
+}

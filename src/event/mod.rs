@@ -1,0 +1,341 @@
+//! Payment events, as payment services produce them.
+//!
+//! An [`Event`] is checked once, when it is read; after that every room can rely on its fields.
+//! Its JSON text is kept as the producer wrote it, unknown fields included, because generic
+//! webhooks deliver it as it is.
+
+mod data;
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use data::{
+    CustomerMilestone, EndpointCreated, EndpointPricingChanged, EventData, FirstPayment, Payment,
+    PaymentFailed, PaymentSettled, RevenueDailySummary,
+};
+
+use crate::{
+    clock::Timestamp,
+    id::{EventId, ProjectId},
+};
+
+/// The largest event that is accepted, in bytes of its record's value.
+///
+/// It is Kafka's own default for `max.message.bytes`, rounded down to a power of two.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+
+macro_rules! event_types {
+    ($($(#[$doc:meta])* $name:ident => $text:literal, $title:literal;)*) => {
+        /// What happened.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+        pub enum EventType { $($(#[$doc])* #[serde(rename = $text)] $name,)* }
+
+        impl EventType {
+            /// Every event type, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name in events, settings and metric labels.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The title in messages for people.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+
+        impl FromStr for EventType {
+            type Err = ();
+            fn from_str(text: &str) -> Result<Self, ()> {
+                match text { $($text => Ok(Self::$name),)* _ => Err(()) }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// A signed payment was checked; it is not settled yet.
+    PaymentVerified => "payment.verified", "Payment verified";
+    /// A payment was settled on chain.
+    PaymentSettled => "payment.settled", "Payment settled";
+    /// A payment could not be verified or settled.
+    PaymentFailed => "payment.failed", "Payment failed";
+    /// A customer paid for the first time.
+    CustomerFirstPayment => "customer.first_payment", "First payment of a customer";
+    /// A customer's spending passed a milestone.
+    CustomerMilestone => "customer.milestone", "Customer milestone reached";
+    /// A project got a new endpoint.
+    EndpointCreated => "endpoint.created", "Endpoint created";
+    /// An endpoint's price changed.
+    EndpointPricingChanged => "endpoint.pricing_changed", "Endpoint price changed";
+    /// A project's day in figures.
+    RevenueDailySummary => "revenue.daily_summary", "Daily revenue summary";
+}
+
+impl EventType {
+    /// The position in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which event types a connector wants: some of them, or `*` for all, later ones too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventTypes {
+    /// `["*"]`
+    All,
+    /// The listed ones, without repetition, in the order of the documentation.
+    Some(Vec<EventType>),
+}
+
+impl EventTypes {
+    /// Reads a list such as `["payment.settled"]` or `["*"]`; the error tells every wrong entry.
+    pub fn parse<T: AsRef<str>>(names: &[T]) -> Result<Self, Vec<String>> {
+        let mut errors = Vec::new();
+        let mut wanted = Vec::new();
+        let mut all = false;
+        for name in names.iter().map(AsRef::as_ref) {
+            match name.parse::<EventType>() {
+                Ok(kind) => wanted.push(kind),
+                Err(()) if name == "*" => all = true,
+                Err(()) => errors.push(format!("unknown event type {name:?}{}", nearest(name))),
+            }
+        }
+        if names.is_empty() {
+            errors.push("name at least one event type, or \"*\" for all".to_owned());
+        }
+        if all && !wanted.is_empty() {
+            errors.push("\"*\" stands for all event types: name it alone".to_owned());
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        Ok(if all { Self::All } else { Self::Some(wanted) })
+    }
+
+    /// Whether events of this type are wanted.
+    #[must_use]
+    pub fn contains(&self, kind: EventType) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(kinds) => kinds.contains(&kind),
+        }
+    }
+
+    /// Whether this type is named, not merely covered by `*`.
+    #[must_use]
+    pub fn names(&self, kind: EventType) -> bool {
+        matches!(self, Self::Some(kinds) if kinds.contains(&kind))
+    }
+
+    /// The names, as the API shows them.
+    #[must_use]
+    pub fn to_names(&self) -> Vec<&'static str> {
+        match self {
+            Self::All => vec!["*"],
+            Self::Some(kinds) => kinds.iter().map(|kind| kind.as_str()).collect(),
+        }
+    }
+}
+
+fn nearest(name: &str) -> String {
+    EventType::ALL
+        .iter()
+        .map(|kind| (strsim::damerau_levenshtein(name, kind.as_str()), kind))
+        .filter(|(distance, _)| *distance <= 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, kind)| format!(", did you mean {:?}?", kind.as_str()))
+        .unwrap_or_default()
+}
+
+impl Serialize for EventTypes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_names().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventTypes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        Self::parse(&names).map_err(|errors| serde::de::Error::custom(errors.join("; ")))
+    }
+}
+
+/// A payment event that was read and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The producer's unique id.
+    pub id: EventId,
+    /// What happened.
+    pub kind: EventType,
+    /// The project it happened to.
+    pub project: ProjectId,
+    /// When it happened, by the producer's clock.
+    pub occurred_at: Timestamp,
+    /// The fields that go with the type.
+    pub data: EventData,
+    /// The whole event as JSON text, unknown fields included.
+    pub json: Bytes,
+}
+
+/// Why a record's value is no payment event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// Longer than [`MAX_EVENT_BYTES`].
+    #[error("the event has {0} bytes; at most {MAX_EVENT_BYTES} are accepted")]
+    TooLarge(usize),
+    /// Not JSON, or not an object.
+    #[error("the value is no JSON object: {0}")]
+    NotJson(String),
+    /// No `projectId`.
+    #[error("the event has no projectId")]
+    MissingProject,
+    /// A `type` that this version does not know.
+    #[error("unknown event type {0:?}")]
+    UnknownType(String),
+    /// A field is missing or has the wrong form.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    project_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    occurred_at: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+impl Event {
+    /// Reads an event from its JSON text and keeps that text.
+    pub fn from_json(json: Bytes) -> Result<Self, EventError> {
+        if json.len() > MAX_EVENT_BYTES {
+            return Err(EventError::TooLarge(json.len()));
+        }
+        let (id, kind, project, occurred_at, data) = Self::read(&json)?;
+        Ok(Self { id, kind, project, occurred_at, data, json })
+    }
+
+    fn read(
+        json: &[u8],
+    ) -> Result<(EventId, EventType, ProjectId, Timestamp, EventData), EventError> {
+        let wire: Wire<'_> = serde_json::from_slice(json).map_err(|error| {
+            use serde_json::error::Category;
+            match error.classify() {
+                Category::Data if json.trim_ascii_start().first() == Some(&b'{') => {
+                    EventError::Invalid(error.to_string())
+                }
+                _ => EventError::NotJson(error.to_string()),
+            }
+        })?;
+        let missing = |field: &str| EventError::Invalid(format!("the event has no {field}"));
+        let invalid = |field: &str, error: &dyn fmt::Display| {
+            EventError::Invalid(format!("{field}: {error}"))
+        };
+        let project = wire.project_id.ok_or(EventError::MissingProject)?;
+        if project.is_empty() {
+            return Err(EventError::MissingProject);
+        }
+        let project = ProjectId::parse(&project).map_err(|e| invalid("projectId", &e))?;
+        let id = wire.id.ok_or_else(|| missing("id"))?;
+        let id = EventId::parse(&id).map_err(|e| invalid("id", &e))?;
+        let kind = wire.kind.ok_or_else(|| missing("type"))?;
+        let kind = EventType::from_str(&kind)
+            .map_err(|()| EventError::UnknownType(kind.chars().take(128).collect()))?;
+        let occurred_at = wire.occurred_at.ok_or_else(|| missing("occurredAt"))?;
+        let occurred_at = Timestamp::parse(&occurred_at).map_err(|e| invalid("occurredAt", &e))?;
+        let data = wire.data.ok_or_else(|| missing("data"))?;
+        let data = EventData::read(kind, data).map_err(|e| invalid("data", &e))?;
+        Ok((id, kind, project, occurred_at, data))
+    }
+
+    /// The event's JSON text; it is UTF-8 because it was read as JSON.
+    #[must_use]
+    pub fn json_text(&self) -> &str {
+        std::str::from_utf8(&self.json).unwrap_or("null")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled() -> String {
+        r#"{"id":"evt_1","type":"payment.settled","projectId":"proj_1",
+            "occurredAt":"2026-11-23T08:00:00.000Z",
+            "data":{"paymentId":"pay_1","endpointId":"ep_1","customerId":"0x52","amount":"1.250000",
+                    "currency":"USDC","network":"base","txHash":"0xab","later":{"kept":[1.0]}}}"#
+            .to_owned()
+    }
+
+    fn read(text: &str) -> Result<Event, EventError> {
+        Event::from_json(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn an_event_is_read_and_its_text_is_kept() {
+        let event = read(&settled()).unwrap();
+        assert_eq!(event.kind, EventType::PaymentSettled);
+        let EventData::PaymentSettled(data) = &event.data else { panic!("{event:?}") };
+        assert_eq!(data.payment.amount.as_str(), "1.250000");
+        assert_eq!(event.json, settled().as_bytes());
+    }
+
+    #[test]
+    fn each_wrong_event_is_told_what_is_wrong() {
+        let cases = [
+            (settled().replace("\"proj_1\"", "null"), "the event has no projectId"),
+            (settled().replace("proj_1", ""), "the event has no projectId"),
+            (settled().replace("payment.settled", "payment.gone"), "unknown event type"),
+            (settled().replace("\"1.250000\"", "1.25"), "an amount as a decimal string"),
+            (settled().replace("\"txHash\":\"0xab\",", ""), "missing field `txHash`"),
+            (settled().replace("2026-11-23T", "23.11.2026 "), "is no RFC 3339 time"),
+            (settled().replace("evt_1", "evt 1"), "id: must consist of letters"),
+            ("[1]".to_owned(), "no JSON object"),
+            ("not json".to_owned(), "no JSON object"),
+            (String::new(), "no JSON object"),
+        ];
+        for (text, expected) in cases {
+            let error = read(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let large = " ".repeat(MAX_EVENT_BYTES + 1);
+        assert_eq!(read(&large), Err(EventError::TooLarge(MAX_EVENT_BYTES + 1)));
+    }
+
+    #[test]
+    fn event_types_are_a_list_or_a_star() {
+        assert_eq!(EventTypes::parse(&["*"]), Ok(EventTypes::All));
+        let two = EventTypes::parse(&["payment.settled", "payment.failed", "payment.settled"]);
+        assert_eq!(two.unwrap().to_names(), ["payment.settled", "payment.failed"]);
+        let error = EventTypes::parse(&["payment.setled"]).unwrap_err();
+        assert_eq!(
+            error,
+            ["unknown event type \"payment.setled\", did you mean \"payment.settled\"?"]
+        );
+        assert!(EventTypes::parse::<&str>(&[]).is_err());
+        assert!(EventTypes::parse(&["*", "payment.settled"]).is_err());
+    }
+}

@@ -1,0 +1,18 @@
+//! Dunmore connectors: an event-sourced stream processor over Kafka.
+//!
+//! The way of the data: connector commands and payment events are read from Kafka. The registrar
+//! decides each command once and writes the outcome to a compacted state topic; every instance
+//! folds that topic into its view. The delivery plane matches each event to the connectors that
+//! the view holds for its project, hands each pair to the connector's lane, sends it, and judges
+//! the answer: delivered, again later through a retry tier, or a dead letter. An event's offset is
+//! committed when each of its pairs has got so far.
+//!
+//! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
+
+pub mod clock;
+pub mod delivery;
+pub mod destination;
+pub mod egress;
+pub mod event;
+pub mod id;
+pub mod money;

@@ -1,0 +1,3 @@
+//! The `dunmore` program.
+
+fn main() {}
