@@ -15,4 +15,6 @@ pub mod destination;
 pub mod egress;
 pub mod event;
 pub mod id;
+pub mod lane;
 pub mod money;
+pub mod offsets;

@@ -1,0 +1,204 @@
+//! The lanes' behaviour, told with a clock that the test moves.
+
+use super::*;
+
+const LIMITS: LaneLimits = LaneLimits { concurrency: 16, rate: None, batch_items: 1 };
+
+fn ms(millis: u64) -> Moment {
+    Duration::from_millis(millis)
+}
+
+fn lanes(max_running: usize) -> Lanes<&'static str, u32> {
+    Lanes::new(max_running)
+}
+
+/// Offers one delivery; true when the lane kept it.
+fn offer(lanes: &mut Lanes<&'static str, u32>, key: &'static str, item: u32, now: Moment) -> bool {
+    lanes.offer(&key, LIMITS, 1, false, item, now) == Offer::Queued
+}
+
+/// Starts everything that may start, answers it at once, and returns what was started.
+fn run(lanes: &mut Lanes<&'static str, u32>, now: Moment, report: Report) -> Vec<u32> {
+    let mut started = Vec::new();
+    while let Some(start) = lanes.next(now) {
+        started.extend(&start.items);
+        lanes.finish(start.lane, start.at, start.items.len(), report, now + ms(1));
+    }
+    started
+}
+
+#[test]
+fn a_lane_starts_deliveries_in_their_order() {
+    let mut lanes = lanes(100);
+    for item in 0..5 {
+        assert!(offer(&mut lanes, "a", item, ms(0)));
+    }
+    assert_eq!(run(&mut lanes, ms(0), Report::Working), [0, 1, 2, 3, 4]);
+    assert_eq!((lanes.queued(), lanes.running()), (0, 0));
+}
+
+#[test]
+fn an_unproven_lane_holds_little_and_a_proven_one_more() {
+    let mut lanes = lanes(100);
+    let kept = (0..100).filter(|item| offer(&mut lanes, "a", *item, ms(200))).count();
+    assert_eq!(kept, UNPROVEN_QUEUE);
+    run(&mut lanes, ms(200), Report::Working);
+    let kept = (0..1000).filter(|item| offer(&mut lanes, "a", *item, ms(202))).count();
+    assert_eq!(kept, *PROVEN_QUEUE.end());
+}
+
+#[test]
+fn a_full_lane_is_waited_for_only_when_it_is_fast() {
+    let mut lanes = lanes(100);
+    for item in 0..8 {
+        assert!(offer(&mut lanes, "slow", item, ms(0)));
+    }
+    let first = lanes.next(ms(0)).unwrap();
+    let second = lanes.next(ms(0)).unwrap();
+    assert!(lanes.next(ms(0)).is_none(), "the window of an unproven lane is 2");
+    assert!(offer(&mut lanes, "slow", 8, ms(1)) && offer(&mut lanes, "slow", 9, ms(1)));
+    assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(1)), Offer::Busy(10)));
+    assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(60)), Offer::Deferred(_)));
+    lanes.finish(first.lane, first.at, 1, Report::Working, ms(500));
+    lanes.finish(second.lane, second.at, 1, Report::Working, ms(500));
+    // Half a second each: about eight are held for two seconds, the next is put off.
+    let kept = (0..100).filter(|item| offer(&mut lanes, "slow", *item, ms(501))).count();
+    assert!(kept < 16, "{kept}");
+}
+
+#[test]
+fn a_destination_that_hangs_holds_back_two_and_gives_the_rest_away() {
+    let mut lanes = lanes(100);
+    for item in 0..8 {
+        offer(&mut lanes, "hung", item, ms(0));
+    }
+    let started: Vec<_> = std::iter::from_fn(|| lanes.next(ms(0))).collect();
+    assert_eq!(started.len(), 2);
+    assert!(lanes.sweep(ms(900)).is_empty());
+    let evicted = lanes.sweep(ms(1100));
+    assert_eq!(evicted.iter().map(|e| e.item).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
+    assert!(evicted.iter().all(|e| e.reason == Reason::LaneFull));
+    assert!(matches!(lanes.offer(&"hung", LIMITS, 1, false, 9, ms(1200)), Offer::Deferred(_)));
+    assert!(offer(&mut lanes, "other", 1, ms(1200)), "nobody else is concerned");
+}
+
+#[test]
+fn a_circuit_opens_after_failures_rests_and_probes() {
+    let mut lanes = lanes(100);
+    for item in 0..5 {
+        offer(&mut lanes, "a", item, ms(0));
+        run(&mut lanes, ms(0), Report::Failing);
+    }
+    let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, 1, false, 6, ms(10)) else { panic!() };
+    assert_eq!(deferral.reason, Reason::CircuitOpen);
+    assert_eq!(lanes.circuits().filter(|(_, open)| *open).count(), 1);
+    // After the rest one probe passes, and only one.
+    assert!(offer(&mut lanes, "a", 7, ms(5_010)));
+    assert!(!offer(&mut lanes, "a", 8, ms(5_010)));
+    assert_eq!(run(&mut lanes, ms(5_010), Report::Failing), [7]);
+    // The next rest is twice as long.
+    assert!(!offer(&mut lanes, "a", 9, ms(10_100)));
+    assert!(offer(&mut lanes, "a", 10, ms(15_100)));
+    assert_eq!(run(&mut lanes, ms(15_100), Report::Working), [10]);
+    assert!(offer(&mut lanes, "a", 11, ms(15_200)) && offer(&mut lanes, "a", 12, ms(15_200)));
+}
+
+#[test]
+fn a_broken_connector_is_held_until_it_changes() {
+    let mut lanes = lanes(100);
+    for item in 0..4 {
+        offer(&mut lanes, "a", item, ms(0));
+    }
+    let start = lanes.next(ms(0)).unwrap();
+    let evicted = lanes.finish(start.lane, start.at, 1, Report::Broken { version: 1 }, ms(5));
+    assert!(evicted.iter().all(|e| e.reason == Reason::Suspended) && evicted.len() == 3);
+    assert!(!offer(&mut lanes, "a", 5, ms(10)));
+    assert_eq!(lanes.offer(&"a", LIMITS, 2, false, 6, ms(10)), Offer::Queued);
+    assert_eq!(run(&mut lanes, ms(10), Report::Working), [6]);
+}
+
+#[test]
+fn a_token_bucket_paces_and_what_is_too_much_is_spread_over_time() {
+    let limits =
+        LaneLimits { rate: Some(Rate { per_second: 1.0, burst: 5 }), ..LIMITS };
+    let mut lanes = lanes(100);
+    let mut waits = Vec::new();
+    for item in 0..100 {
+        if let Offer::Deferred(deferral) = lanes.offer(&"a", limits, 1, false, item, ms(0)) {
+            waits.push(deferral.wait);
+        }
+    }
+    assert_eq!(waits.len(), 93, "five at once, two within two seconds");
+    assert!(waits.is_sorted() && *waits.last().unwrap() >= Duration::from_secs(95));
+    assert_eq!(run(&mut lanes, ms(0), Report::Working).len(), 5);
+    assert!(lanes.wake_at().unwrap() <= ms(1001));
+    assert_eq!(run(&mut lanes, ms(1_001), Report::Working).len(), 1);
+    assert_eq!(run(&mut lanes, ms(1_500), Report::Working).len(), 0);
+    assert_eq!(run(&mut lanes, ms(2_002), Report::Working).len(), 1);
+}
+
+#[test]
+fn slow_down_is_obeyed() {
+    let mut lanes = lanes(100);
+    offer(&mut lanes, "a", 0, ms(0));
+    let after = Some(Duration::from_secs(3));
+    assert_eq!(run(&mut lanes, ms(0), Report::SlowDown(after)), [0]);
+    offer(&mut lanes, "a", 1, ms(100));
+    assert!(run(&mut lanes, ms(2_900), Report::Working).is_empty());
+    assert_eq!(run(&mut lanes, ms(3_002), Report::Working), [1]);
+}
+
+#[test]
+fn many_waiting_for_one_lane_do_not_starve_another() {
+    let mut lanes = lanes(1);
+    for item in 0..8 {
+        offer(&mut lanes, "busy", item, ms(0));
+    }
+    offer(&mut lanes, "rare", 100, ms(0));
+    let order = run(&mut lanes, ms(0), Report::Working);
+    assert!(order.iter().position(|item| *item == 100).unwrap() <= 1, "{order:?}");
+}
+
+#[test]
+fn background_work_waits_for_the_rest() {
+    let mut lanes = lanes(1);
+    lanes.offer(&"a", LIMITS, 1, true, 1, ms(0));
+    lanes.offer(&"a", LIMITS, 1, false, 2, ms(0));
+    assert_eq!(run(&mut lanes, ms(0), Report::Working), [2, 1]);
+}
+
+#[test]
+fn a_batch_takes_what_waits_and_no_more() {
+    let limits = LaneLimits { batch_items: 5, ..LIMITS };
+    let mut lanes = lanes(100);
+    for item in 0..7 {
+        lanes.offer(&"a", limits, 1, false, item, ms(0));
+    }
+    let first = lanes.next(ms(0)).unwrap();
+    let second = lanes.next(ms(0)).unwrap();
+    assert_eq!((first.items.len(), second.items.len()), (5, 2));
+}
+
+#[test]
+fn a_partition_that_is_given_up_takes_its_deliveries_along() {
+    let mut lanes = lanes(100);
+    for item in 0..6 {
+        offer(&mut lanes, "a", item, ms(0));
+    }
+    assert_eq!(lanes.drain(|item| item % 2 == 0), [0, 2, 4]);
+    assert_eq!(lanes.queued(), 3);
+    assert_eq!(run(&mut lanes, ms(0), Report::Working), [1, 3, 5]);
+}
+
+#[test]
+fn an_idle_lane_is_forgotten() {
+    let mut lanes = lanes(100);
+    offer(&mut lanes, "a", 0, ms(0));
+    run(&mut lanes, ms(0), Report::Working);
+    lanes.sweep(ms(1_000));
+    assert_eq!(lanes.len(), 1);
+    lanes.sweep(ms(301_000));
+    assert_eq!(lanes.len(), 0);
+    assert!(offer(&mut lanes, "b", 1, ms(301_001)));
+    assert_eq!(run(&mut lanes, ms(301_001), Report::Working), [1]);
+}

@@ -1,0 +1,246 @@
+//! Which offsets of a partition are done: the watermark, and what is done beyond it.
+//!
+//! The words: an offset is *begun* when its record was handed on, *complete* when each of its
+//! deliveries is delivered or durably somewhere else. The *watermark* is the lowest offset that is
+//! not complete; it is what is committed. What is complete beyond it is kept in the commit's
+//! metadata, so that whoever takes the partition over skips it (the design of Confluent's
+//! parallel consumer).
+
+mod map;
+
+use std::collections::BTreeSet;
+
+pub use map::{CompletionMap, MAX_METADATA_BYTES, MapError};
+
+/// The most offsets of a partition that may be incomplete at once. So many always fit into the
+/// commit metadata; at the cap the partition waits.
+pub const MAX_INCOMPLETE: usize = 1000;
+
+/// What to commit for a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Commit {
+    /// The watermark: the offset to read next.
+    pub offset: i64,
+    /// What is complete beyond it, as text; empty when nothing is.
+    pub metadata: String,
+    /// How many completions this commit makes durable.
+    pub covers: u64,
+}
+
+/// Whether a record has to be worked on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// It is new: work on it, then complete its offset.
+    Work,
+    /// It was complete before this partition was taken over.
+    AlreadyDone,
+}
+
+/// Tracks one partition during one assignment.
+#[derive(Debug)]
+pub struct Tracker {
+    incomplete: BTreeSet<i64>,
+    /// One beyond the highest offset begun; `None` until something is known.
+    next: Option<i64>,
+    restored: CompletionMap,
+    completions: u64,
+    committed_completions: u64,
+    last_committed: Option<(i64, String)>,
+}
+
+impl Tracker {
+    /// Starts from a committed map of what was complete.
+    pub fn new(restored: CompletionMap) -> Self {
+        Self {
+            incomplete: BTreeSet::new(),
+            next: None,
+            restored,
+            completions: 0,
+            committed_completions: 0,
+            last_committed: None,
+        }
+    }
+
+    /// A record of this offset was read. Offsets come in ascending order, with gaps.
+    pub fn begin(&mut self, offset: i64) -> Begin {
+        self.next = Some(self.next.map_or(offset + 1, |next| next.max(offset + 1)));
+        if self.restored.is_done(offset) {
+            return Begin::AlreadyDone;
+        }
+        self.incomplete.insert(offset);
+        Begin::Work
+    }
+
+    /// The offset is complete. Completing it twice changes nothing.
+    pub fn complete(&mut self, offset: i64) {
+        if self.incomplete.remove(&offset) {
+            self.completions += 1;
+        }
+    }
+
+    /// How many offsets are incomplete.
+    pub fn incomplete(&self) -> usize {
+        self.incomplete.len()
+    }
+
+    /// Whether no more may begin for now.
+    pub fn is_full(&self) -> bool {
+        self.incomplete.len() >= MAX_INCOMPLETE
+    }
+
+    /// Completions that no acknowledged commit covers yet: after a crash they repeat.
+    pub fn uncommitted(&self) -> u64 {
+        self.completions - self.committed_completions
+    }
+
+    /// What to commit now; `None` when it would be the same as the last acknowledged one.
+    pub fn commit(&self) -> Option<Commit> {
+        let next = self.next?;
+        let offset = self.incomplete.first().copied().unwrap_or(next);
+        let seen = next.max(self.restored.end());
+        let metadata = if self.incomplete.is_empty() && seen <= offset {
+            String::new()
+        } else {
+            // Beyond what this assignment has read, what the last owner had done still counts.
+            let incomplete: Vec<i64> = self
+                .incomplete
+                .iter()
+                .copied()
+                .chain(self.restored.incomplete().filter(|offset| *offset >= next))
+                .collect();
+            CompletionMap::new(offset, seen, incomplete).encode()
+        };
+        if self.last_committed.as_ref().is_some_and(|(o, m)| *o == offset && *m == metadata) {
+            return None;
+        }
+        Some(Commit { offset, metadata, covers: self.completions })
+    }
+
+    /// The broker acknowledged this commit.
+    pub fn committed(&mut self, commit: &Commit) {
+        self.committed_completions = self.committed_completions.max(commit.covers);
+        self.last_committed = Some((commit.offset, commit.metadata.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tracker() -> Tracker {
+        Tracker::new(CompletionMap::default())
+    }
+
+    fn offset(tracker: &Tracker) -> i64 {
+        tracker.commit().unwrap().offset
+    }
+
+    #[test]
+    fn the_watermark_never_jumps_over_incomplete_work() {
+        let mut tracker = tracker();
+        assert_eq!(tracker.commit(), None);
+        for offset in 10..15 {
+            assert_eq!(tracker.begin(offset), Begin::Work);
+        }
+        assert_eq!(offset(&tracker), 10);
+        tracker.complete(11);
+        tracker.complete(14);
+        assert_eq!(offset(&tracker), 10);
+        tracker.complete(10);
+        assert_eq!(offset(&tracker), 12);
+        tracker.complete(12);
+        tracker.complete(13);
+        assert_eq!(tracker.commit().unwrap(), Commit { offset: 15, metadata: String::new(), covers: 5 });
+    }
+
+    #[test]
+    fn a_new_owner_skips_what_was_complete() {
+        let mut old = tracker();
+        for offset in [3, 5, 8, 9] {
+            old.begin(offset);
+        }
+        old.complete(5);
+        old.complete(9);
+        let commit = old.commit().unwrap();
+        assert_eq!(commit.offset, 3);
+        let mut new = Tracker::new(CompletionMap::decode(commit.offset, &commit.metadata).unwrap());
+        assert_eq!(new.begin(3), Begin::Work);
+        // A commit at this point must not forget what the old owner had done further on.
+        let early = new.commit().unwrap();
+        let again = CompletionMap::decode(early.offset, &early.metadata).unwrap();
+        assert!(!again.is_done(3) && again.is_done(5) && !again.is_done(8) && again.is_done(9));
+        assert_eq!(new.begin(5), Begin::AlreadyDone);
+        assert_eq!(new.begin(8), Begin::Work);
+        assert_eq!(new.begin(9), Begin::AlreadyDone);
+        assert_eq!(new.begin(10), Begin::Work);
+        new.complete(3);
+        new.complete(8);
+        assert_eq!(offset(&new), 10);
+    }
+
+    #[test]
+    fn the_bound_on_repeats_counts_what_no_commit_covers() {
+        let mut tracker = tracker();
+        tracker.begin(1);
+        tracker.begin(2);
+        tracker.complete(1);
+        assert_eq!((tracker.incomplete(), tracker.uncommitted()), (1, 1));
+        let commit = tracker.commit().unwrap();
+        tracker.complete(2);
+        tracker.committed(&commit);
+        assert_eq!((tracker.incomplete(), tracker.uncommitted()), (0, 1));
+        tracker.committed(&tracker.commit().unwrap());
+        assert_eq!(tracker.uncommitted(), 0);
+        assert_eq!(tracker.commit(), None);
+    }
+
+    proptest! {
+        /// Whatever the order of completions and takeovers: every offset is worked on until it is
+        /// complete, and a commit never covers one that is not.
+        #[test]
+        fn nothing_is_lost(steps in prop::collection::vec((0u8..10, 0usize..64), 1..300)) {
+            let mut done = BTreeSet::new();
+            let mut tracker = tracker();
+            let mut open = Vec::new();
+            let mut next = 0_i64;
+            let mut durable: Option<Commit> = None;
+            for (action, pick) in steps {
+                match action {
+                    0..=3 if !tracker.is_full() => {
+                        if tracker.begin(next) == Begin::Work {
+                            open.push(next);
+                        } else {
+                            prop_assert!(done.contains(&next));
+                        }
+                        next += 1;
+                    }
+                    4..=7 if !open.is_empty() => {
+                        let offset = open.swap_remove(pick % open.len());
+                        tracker.complete(offset);
+                        done.insert(offset);
+                    }
+                    8 => if let Some(commit) = tracker.commit() {
+                        prop_assert!((0..commit.offset).all(|offset| done.contains(&offset)));
+                        let map = CompletionMap::decode(commit.offset, &commit.metadata).unwrap();
+                        for offset in 0..next + 50 {
+                            prop_assert!(!map.is_done(offset) || done.contains(&offset));
+                        }
+                        tracker.committed(&commit);
+                        durable = Some(commit);
+                    },
+                    9 => {
+                        // A crash: the next owner knows only the last commit.
+                        let commit = durable.clone().unwrap_or(Commit { offset: 0, metadata: String::new(), covers: 0 });
+                        let map = CompletionMap::decode(commit.offset, &commit.metadata).unwrap();
+                        tracker = Tracker::new(map);
+                        next = commit.offset;
+                        open.clear();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
