@@ -10,11 +10,15 @@
 //! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
 
 pub mod clock;
+pub mod config;
 pub mod delivery;
 pub mod destination;
 pub mod egress;
 pub mod event;
 pub mod id;
+pub mod kafka;
 pub mod lane;
+pub mod metrics;
 pub mod money;
 pub mod offsets;
+pub mod outbound;

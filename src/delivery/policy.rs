@@ -102,6 +102,24 @@ impl RetryPolicy {
     }
 }
 
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let tier = |name: &str, seconds| Tier {
+            name: name.to_owned(),
+            delay: Duration::from_secs(seconds),
+        };
+        let tiers = vec![
+            tier("5s", 5),
+            tier("30s", 30),
+            tier("2m", 120),
+            tier("10m", 600),
+            tier("1h", 3600),
+            tier("6h", 21600),
+        ];
+        Self { tiers }
+    }
+}
+
 impl FromStr for RetryPolicy {
     type Err = String;
 
@@ -193,6 +211,7 @@ mod tests {
     #[test]
     fn tiers_are_read_strictly() {
         assert_eq!(policy().to_string(), "5s,30s,2m,10m,1h,6h");
+        assert_eq!(policy(), RetryPolicy::default());
         for bad in ["", "5", "soon", "30s,5s", "5s,5s", "1m 30s"] {
             assert!(bad.parse::<RetryPolicy>().is_err(), "{bad}");
         }

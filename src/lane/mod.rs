@@ -230,7 +230,11 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 Offer::Deferred(lane.defer(item, now))
             };
         }
-        if background { lane.background.push_back(item) } else { lane.queue.push_back(item) }
+        if background {
+            lane.background.push_back(item)
+        } else {
+            lane.queue.push_back(item)
+        }
         self.queued += 1;
         self.list(slot, now);
         Offer::Queued
@@ -456,7 +460,8 @@ impl<K, T> Lane<K, T> {
     fn refill(&mut self, now: Moment) {
         if let Some(rate) = self.limits.rate {
             let passed = now.saturating_sub(self.tokens_at).as_secs_f64();
-            self.tokens = (self.tokens + passed * rate.per_second).min(f64::from(rate.burst.max(1)));
+            self.tokens =
+                (self.tokens + passed * rate.per_second).min(f64::from(rate.burst.max(1)));
         }
         self.tokens_at = now;
     }

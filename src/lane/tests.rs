@@ -89,7 +89,9 @@ fn a_circuit_opens_after_failures_rests_and_probes() {
         offer(&mut lanes, "a", item, ms(0));
         run(&mut lanes, ms(0), Report::Failing);
     }
-    let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, 1, false, 6, ms(10)) else { panic!() };
+    let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, 1, false, 6, ms(10)) else {
+        panic!()
+    };
     assert_eq!(deferral.reason, Reason::CircuitOpen);
     assert_eq!(lanes.circuits().filter(|(_, open)| *open).count(), 1);
     // After the rest one probe passes, and only one.
@@ -119,8 +121,7 @@ fn a_broken_connector_is_held_until_it_changes() {
 
 #[test]
 fn a_token_bucket_paces_and_what_is_too_much_is_spread_over_time() {
-    let limits =
-        LaneLimits { rate: Some(Rate { per_second: 1.0, burst: 5 }), ..LIMITS };
+    let limits = LaneLimits { rate: Some(Rate { per_second: 1.0, burst: 5 }), ..LIMITS };
     let mut lanes = lanes(100);
     let mut waits = Vec::new();
     for item in 0..100 {

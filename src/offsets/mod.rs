@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(offset(&tracker), 12);
         tracker.complete(12);
         tracker.complete(13);
-        assert_eq!(tracker.commit().unwrap(), Commit { offset: 15, metadata: String::new(), covers: 5 });
+        assert_eq!(
+            tracker.commit().unwrap(),
+            Commit { offset: 15, metadata: String::new(), covers: 5 }
+        );
     }
 
     #[test]

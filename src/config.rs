@@ -1,0 +1,681 @@
+//! Settings: defaults, then a TOML file, then the environment, then flags. The one room that reads
+//! the environment.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+    value::{Dict, Value},
+};
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, de};
+use url::Url;
+
+use crate::{
+    delivery::RetryPolicy, destination::ConnectorType, egress::EgressPolicy, kafka::Connection,
+};
+
+/// The prefix of environment variables; `__` stands between levels.
+pub const ENV_PREFIX: &str = "DUNMORE_";
+
+/// Every setting's name, `<type>` and `*` standing for any name, with a word of help.
+pub const KNOWN: &[(&str, &str)] = &[
+    ("kafka.bootstrap_servers", "host:port list of the brokers"),
+    ("kafka.properties.*", "passed to librdkafka as they are"),
+    ("topics.prefix", "before every topic name"),
+    ("topics.partitions", "for `topics ensure`"),
+    ("topics.replication_factor", "for `topics ensure`"),
+    ("group.id", "the consumer group"),
+    ("data_dir", "where the view is kept"),
+    ("api.listen", "address of the REST API"),
+    ("api.tokens", "who may call the API"),
+    ("api.jwt.*", "who may call the API, by signed tokens"),
+    ("admin.listen", "address of /metrics, /healthz, /readyz"),
+    ("secrets.keys", "id:base64key list; the first encrypts, all decrypt"),
+    ("egress.allow_cidrs", "private networks that users' URLs may name"),
+    ("egress.allow_http", "plain http to those networks"),
+    ("destinations.<type>.base_url", "replaces scheme, host and port of what the type calls"),
+    ("destinations.<type>.rate_per_second", "requests per second and connector; 0 = no limit"),
+    ("destinations.<type>.concurrency", "requests at once per connector"),
+    ("destinations.<type>.timeout", "how long an answer may take"),
+    ("delivery.retry_tiers", "the delays of the retry topics"),
+    ("delivery.max_in_flight", "deliveries at once per instance"),
+    ("delivery.attempt_log", "all, failures or off"),
+    ("delivery.shutdown_grace", "how long in-flight work may take at shutdown"),
+    ("schema_registry.url", "a Confluent-compatible registry; with it Avro is read and written"),
+    ("log.format", "auto, text or json"),
+    ("log.filter", "which log lines are written, for example info or dunmore_connectors=debug"),
+];
+
+/// The settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The brokers.
+    pub kafka: KafkaSettings,
+    /// The topics.
+    pub topics: TopicSettings,
+    /// The consumer group.
+    pub group: GroupSettings,
+    /// Where the view is kept.
+    pub data_dir: PathBuf,
+    /// The REST API.
+    pub api: ApiSettings,
+    /// Metrics and health.
+    pub admin: AdminSettings,
+    /// Encryption of secrets.
+    pub secrets: SecretSettings,
+    /// Where users' URLs may point.
+    pub egress: EgressSettings,
+    /// Per destination type.
+    pub destinations: BTreeMap<ConnectorType, DestinationSettings>,
+    /// Delivery.
+    pub delivery: DeliverySettings,
+    /// Schema registry.
+    pub schema_registry: SchemaRegistrySettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kafka: KafkaSettings::default(),
+            topics: TopicSettings::default(),
+            group: GroupSettings::default(),
+            data_dir: "./data".into(),
+            api: ApiSettings::default(),
+            admin: AdminSettings::default(),
+            secrets: SecretSettings::default(),
+            egress: EgressSettings::default(),
+            destinations: BTreeMap::new(),
+            delivery: DeliverySettings::default(),
+            schema_registry: SchemaRegistrySettings::default(),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+/// `kafka.*`
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct KafkaSettings {
+    /// The brokers' addresses.
+    pub bootstrap_servers: Option<String>,
+    /// For librdkafka, as they are. Their values may be secrets.
+    #[serde(deserialize_with = "properties")]
+    pub properties: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaSettings")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("properties", &self.properties.keys())
+            .finish()
+    }
+}
+
+/// `topics.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct TopicSettings {
+    /// Before every topic name.
+    pub prefix: String,
+    /// For `topics ensure`.
+    pub partitions: i32,
+    /// For `topics ensure`.
+    pub replication_factor: i32,
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        Self { prefix: "dunmore.".to_owned(), partitions: 6, replication_factor: 1 }
+    }
+}
+
+/// `group.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct GroupSettings {
+    /// The consumer group's id.
+    #[serde(deserialize_with = "text")]
+    pub id: String,
+}
+
+impl Default for GroupSettings {
+    fn default() -> Self {
+        Self { id: "dunmore-connectors".to_owned() }
+    }
+}
+
+/// `api.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct ApiSettings {
+    /// Where the API listens.
+    pub listen: SocketAddr,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+    }
+}
+
+/// `admin.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct AdminSettings {
+    /// Where metrics and health are served.
+    pub listen: SocketAddr,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+    }
+}
+
+/// `secrets.*`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SecretSettings {
+    /// `id:base64key`, the first encrypts.
+    #[serde(deserialize_with = "secret_list")]
+    pub keys: Vec<SecretString>,
+}
+
+/// `egress.*`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EgressSettings {
+    /// Private networks that users' URLs may name.
+    #[serde(deserialize_with = "cidr_list")]
+    pub allow_cidrs: Vec<IpNet>,
+    /// Plain http to those networks.
+    pub allow_http: bool,
+}
+
+/// `destinations.<type>.*`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DestinationSettings {
+    /// Replaces scheme, host and port of what the type calls.
+    pub base_url: Option<Url>,
+    /// Requests per second and connector; 0 = no limit.
+    pub rate_per_second: Option<f64>,
+    /// Requests at once per connector.
+    pub concurrency: Option<u32>,
+    /// How long an answer may take.
+    #[serde(deserialize_with = "optional_duration")]
+    pub timeout: Option<Duration>,
+}
+
+/// Which attempts are recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttemptLogging {
+    /// Every one.
+    All,
+    /// Those that were not delivered.
+    Failures,
+    /// None.
+    Off,
+}
+
+/// `delivery.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct DeliverySettings {
+    /// The delays of the retry topics.
+    #[serde(deserialize_with = "retry_policy")]
+    pub retry_tiers: RetryPolicy,
+    /// Deliveries at once per instance.
+    pub max_in_flight: u32,
+    /// Which attempts are recorded.
+    pub attempt_log: AttemptLogging,
+    /// How long in-flight work may take at shutdown.
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for DeliverySettings {
+    fn default() -> Self {
+        Self {
+            retry_tiers: RetryPolicy::default(),
+            max_in_flight: 4096,
+            attempt_log: AttemptLogging::All,
+            shutdown_grace: Duration::from_secs(25),
+        }
+    }
+}
+
+/// `schema_registry.*`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SchemaRegistrySettings {
+    /// Where the registry is.
+    pub url: Option<Url>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Readable on a terminal, JSON elsewhere.
+    Auto,
+    /// Readable.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `log.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct LogSettings {
+    /// How log lines look.
+    pub format: LogFormat,
+    /// Which are written.
+    pub filter: String,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".to_owned() }
+    }
+}
+
+/// What is wrong with the settings, in a sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// Reads the file (when one is named) and the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                ConfigError(format!("cannot read the settings file {}: {error}", path.display()))
+            })?;
+            // Errors of the file are told with its name and line before anything is merged.
+            toml::from_str::<toml::Table>(&text).map_err(|error| {
+                ConfigError(format!("{} is no valid TOML: {error}", path.display()))
+            })?;
+            figment = figment.merge(Toml::string(&text));
+        }
+        Self::from_figment(&figment.merge(environment()))
+    }
+
+    /// Reads settings from a TOML text alone, for tests and embedded runs.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Self::from_figment(&Figment::new().merge(Toml::string(text)))
+    }
+
+    fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
+        let values: Dict = figment.extract().map_err(|e| ConfigError(e.to_string()))?;
+        let mut unknown = Vec::new();
+        check_names(&values, "", &mut unknown);
+        if !unknown.is_empty() {
+            return Err(ConfigError(unknown.join("; ")));
+        }
+        let config: Self = figment.extract().map_err(|errors| {
+            let lines: Vec<String> = errors
+                .into_iter()
+                .map(|error| format!("{}: {}", error.path.join("."), error.kind))
+                .collect();
+            ConfigError(lines.join("; "))
+        })?;
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        let wrong = |text: &str| Err(ConfigError(text.to_owned()));
+        if self.topics.partitions < 1 {
+            return wrong("topics.partitions must be at least 1");
+        }
+        if self.topics.replication_factor < 1 {
+            return wrong("topics.replication_factor must be at least 1");
+        }
+        if self.delivery.max_in_flight < 1 {
+            return wrong("delivery.max_in_flight must be at least 1");
+        }
+        let prefix_ok = self
+            .topics
+            .prefix
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if !prefix_ok || self.topics.prefix.len() > 100 {
+            return wrong("topics.prefix may have letters, digits and . _ - only, at most 100");
+        }
+        for (kind, settings) in &self.destinations {
+            if let Some(url) = &settings.base_url
+                && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
+            {
+                return Err(ConfigError(format!(
+                    "destinations.{kind}.base_url must be an http or https URL, for example https://gateway.example.com"
+                )));
+            }
+        }
+        Ok(self)
+    }
+
+    /// How to reach Kafka.
+    pub fn connection(&self) -> Result<Connection, ConfigError> {
+        let servers = self.kafka.bootstrap_servers.clone().filter(|servers| !servers.is_empty());
+        let servers = servers.ok_or_else(|| {
+            ConfigError(
+                "kafka.bootstrap_servers is not set: name your brokers in the settings file or in \
+                 DUNMORE_KAFKA__BOOTSTRAP_SERVERS, for example localhost:9092 (to only try this \
+                 out, use `dunmore serve --embedded`)"
+                    .to_owned(),
+            )
+        })?;
+        Ok(Connection::new(servers, self.kafka.properties.clone()))
+    }
+
+    /// The key texts for encrypting secrets.
+    pub fn secret_keys(&self) -> Result<Vec<String>, ConfigError> {
+        if self.secrets.keys.is_empty() {
+            return Err(ConfigError(
+                "secrets.keys is not set: connectors' secrets are encrypted with it. Make one with \
+                 `echo \"k1:$(openssl rand -base64 32)\"` and set it in the settings file or in \
+                 DUNMORE_SECRETS__KEYS"
+                    .to_owned(),
+            ));
+        }
+        Ok(self.secrets.keys.iter().map(|key| key.expose_secret().to_owned()).collect())
+    }
+
+    /// Where users' URLs may point.
+    pub fn egress_policy(&self) -> EgressPolicy {
+        EgressPolicy {
+            allow_cidrs: self.egress.allow_cidrs.clone(),
+            allow_http: self.egress.allow_http,
+        }
+    }
+
+    /// The effective settings as name and value, secrets masked.
+    pub fn show(&self) -> Vec<(String, String)> {
+        let mut rows = vec![
+            row("kafka.bootstrap_servers", self.kafka.bootstrap_servers.as_deref().unwrap_or("")),
+            row("topics.prefix", &self.topics.prefix),
+            row("topics.partitions", self.topics.partitions),
+            row("topics.replication_factor", self.topics.replication_factor),
+            row("group.id", &self.group.id),
+            row("data_dir", self.data_dir.display()),
+            row("api.listen", self.api.listen),
+            row("admin.listen", self.admin.listen),
+            row("secrets.keys", self.shown_keys()),
+            row("egress.allow_cidrs", list(&self.egress.allow_cidrs)),
+            row("egress.allow_http", self.egress.allow_http),
+            row("delivery.retry_tiers", &self.delivery.retry_tiers),
+            row("delivery.max_in_flight", self.delivery.max_in_flight),
+            row("delivery.attempt_log", format!("{:?}", self.delivery.attempt_log).to_lowercase()),
+            row(
+                "delivery.shutdown_grace",
+                humantime::format_duration(self.delivery.shutdown_grace),
+            ),
+            row(
+                "schema_registry.url",
+                self.schema_registry.url.as_ref().map_or("", |u| u.as_str()),
+            ),
+            row("log.format", format!("{:?}", self.log.format).to_lowercase()),
+            row("log.filter", &self.log.filter),
+        ];
+        for (key, value) in &self.kafka.properties {
+            // Which properties are secrets is librdkafka's business; the harmless ones are known.
+            let harmless = ["protocol", "mechanism", "mechanisms", "location", "timeout.ms"];
+            let shown = if harmless.iter().any(|end| key.ends_with(end)) { value } else { "…" };
+            rows.push(row(&format!("kafka.properties.{key}"), shown));
+        }
+        for (kind, settings) in &self.destinations {
+            let mut add = |name: &str, value: Option<String>| {
+                if let Some(value) = value {
+                    rows.push(row(&format!("destinations.{kind}.{name}"), value));
+                }
+            };
+            add("base_url", settings.base_url.as_ref().map(ToString::to_string));
+            add("rate_per_second", settings.rate_per_second.map(|r| r.to_string()));
+            add("concurrency", settings.concurrency.map(|c| c.to_string()));
+            let timeout = settings.timeout.map(|t| humantime::format_duration(t).to_string());
+            add("timeout", timeout);
+        }
+        rows.sort();
+        rows
+    }
+
+    fn shown_keys(&self) -> String {
+        let ids = self.secrets.keys.iter().map(|key| {
+            let id = key.expose_secret().split(':').next().unwrap_or_default();
+            format!("{id}:…")
+        });
+        ids.collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn row(name: &str, value: impl std::fmt::Display) -> (String, String) {
+    (name.to_owned(), value.to_string())
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The environment's settings. Variables of one level are taken only when they are known: others
+/// with the prefix belong to scripts around this program.
+fn environment() -> Env {
+    Env::prefixed(ENV_PREFIX)
+        .filter(|key| {
+            let key = key.as_str().to_ascii_lowercase();
+            key.contains("__") || key == "data_dir"
+        })
+        .split("__")
+}
+
+/// Collects every name that is no setting, with the nearest that is.
+fn check_names(values: &Dict, path: &str, unknown: &mut Vec<String>) {
+    for (key, value) in values {
+        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let is_leaf = KNOWN.iter().any(|(known, _)| matches_name(known, &name));
+        let is_branch = KNOWN.iter().any(|(known, _)| is_prefix(&name, known));
+        match value {
+            _ if is_leaf => {}
+            Value::Dict(_, inner) if is_branch => check_names(inner, &name, unknown),
+            _ if is_branch => unknown.push(format!("{name} must be a table of settings")),
+            _ => unknown.push(format!("unknown setting {name:?}{}", nearest(&name))),
+        }
+    }
+}
+
+fn matches_name(known: &str, name: &str) -> bool {
+    let (mut known, mut name) = (known.split('.'), name.split('.'));
+    loop {
+        match (known.next(), name.next()) {
+            (Some("*"), Some(_)) | (None, None) => return true,
+            (Some("<type>"), Some(kind)) if kind.parse::<ConnectorType>().is_ok() => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
+fn is_prefix(name: &str, known: &str) -> bool {
+    let (mut known, mut parts) = (known.split('.'), name.split('.'));
+    loop {
+        match (known.next(), parts.next()) {
+            (Some(_), None) => return true,
+            (Some("<type>"), Some(kind)) if kind.parse::<ConnectorType>().is_ok() => {}
+            (Some("*"), Some(_)) => return true,
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
+fn nearest(name: &str) -> String {
+    let types = ConnectorType::ALL.iter().map(|kind| kind.as_str());
+    let candidates = KNOWN.iter().flat_map(|(known, _)| {
+        if known.contains("<type>") {
+            types.clone().map(|kind| known.replace("<type>", kind)).collect()
+        } else {
+            vec![(*known).to_owned()]
+        }
+    });
+    candidates
+        .map(|known| (strsim::damerau_levenshtein(name, &known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len() / 2)
+        .map(|(_, known)| format!(", did you mean {known:?}?"))
+        .unwrap_or_default()
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(scalar(&<Value as Deserialize>::deserialize(deserializer)?))
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Char(_, c) => c.to_string(),
+        Value::Bool(_, b) => b.to_string(),
+        Value::Num(_, n) => n
+            .to_i128()
+            .map(|n| n.to_string())
+            .or_else(|| n.to_u128().map(|n| n.to_string()))
+            .or_else(|| n.to_f64().map(|n| n.to_string()))
+            .unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+/// Properties may be nested by their dots (TOML) or written with underscores (environment).
+fn properties<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    fn flatten(values: &Dict, path: &str, flat: &mut BTreeMap<String, String>) {
+        for (key, value) in values {
+            let key = key.replace('_', ".");
+            let name = if path.is_empty() { key } else { format!("{path}.{key}") };
+            match value {
+                Value::Dict(_, inner) => flatten(inner, &name, flat),
+                value => {
+                    flat.insert(name, scalar(value));
+                }
+            }
+        }
+    }
+    let mut flat = BTreeMap::new();
+    flatten(&Dict::deserialize(deserializer)?, "", &mut flat);
+    Ok(flat)
+}
+
+/// A list, or one text with commas.
+fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    match <Value as Deserialize>::deserialize(deserializer)? {
+        Value::Array(_, items) => Ok(items.iter().map(scalar).collect()),
+        Value::Dict(..) => Err(de::Error::custom("must be a list of texts")),
+        value => Ok(scalar(&value)
+            .split(',')
+            .map(|item| item.trim().to_owned())
+            .filter(|item| !item.is_empty())
+            .collect()),
+    }
+}
+
+fn secret_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
+    Ok(strings(deserializer)?.into_iter().map(SecretString::from).collect())
+}
+
+fn cidr_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    strings(deserializer)?
+        .iter()
+        .map(|text| {
+            let network = text.parse().ok();
+            let network = network.or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)));
+            network.ok_or_else(|| {
+                de::Error::custom(format!("{text:?} is no network such as 10.0.0.0/8"))
+            })
+        })
+        .collect()
+}
+
+fn retry_policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryPolicy, D::Error> {
+    strings(deserializer)?.join(",").parse().map_err(de::Error::custom)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = text(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|error| de::Error::custom(format!("{text:?}: {error}; write for example 30s")))
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = Config::from_toml("").unwrap();
+        let rows: Vec<String> =
+            config.show().iter().map(|(name, value)| format!("{name} = {value}")).collect();
+        insta::assert_snapshot!(rows.join("\n"));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named_with_the_nearest_known_one() {
+        let error = |text: &str| Config::from_toml(text).unwrap_err().to_string();
+        assert_eq!(
+            error("[kafka]\nbootstrap_server = 'x'"),
+            "unknown setting \"kafka.bootstrap_server\", did you mean \"kafka.bootstrap_servers\"?"
+        );
+        assert_eq!(
+            error("[destinations.slack]\nbase_ur = 'x'"),
+            "unknown setting \"destinations.slack.base_ur\", did you mean \"destinations.slack.base_url\"?"
+        );
+        assert!(
+            error("[destinations.slak]\nbase_url = 'x'").contains("destinations.slack.base_url")
+        );
+        assert!(error("datadir = 'x'").contains("data_dir"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_its_name() {
+        let error = |text: &str| Config::from_toml(text).unwrap_err().to_string();
+        assert!(error("[topics]\npartitions = 'many'").contains("topics.partitions"));
+        assert!(error("[delivery]\nretry_tiers = '5x'").contains("delivery.retry_tiers"));
+        assert!(error("[egress]\nallow_cidrs = ['10/8']").contains("10.0.0.0/8"));
+        assert!(error("[admin]\nlisten = 'here'").contains("admin.listen"));
+        assert!(error("[topics]\npartitions = 0").contains("topics.partitions"));
+    }
+
+    #[test]
+    fn properties_are_taken_however_they_are_written() {
+        let config = Config::from_toml(
+            "[kafka.properties]\n\"security.protocol\" = 'SASL_SSL'\nsasl.mechanism = 'PLAIN'\n\
+             sasl_password = 'secret'\n",
+        );
+        let config = config.unwrap();
+        let properties = &config.kafka.properties;
+        assert_eq!(properties["security.protocol"], "SASL_SSL");
+        assert_eq!(properties["sasl.mechanism"], "PLAIN");
+        assert_eq!(properties["sasl.password"], "secret");
+        assert!(!format!("{config:?} {:?}", config.show()).contains("'secret'"));
+        assert!(!config.show().iter().any(|(_, value)| value.contains("secret")));
+    }
+}

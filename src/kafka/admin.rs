@@ -1,0 +1,185 @@
+//! Creating and checking topics.
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    error::RDKafkaErrorCode,
+};
+
+use super::{Connection, KafkaError, REQUEST_TIMEOUT, TopicKind, Topics};
+
+/// Creates and checks topics.
+pub struct Admin {
+    connection: Connection,
+    client: AdminClient<DefaultClientContext>,
+}
+
+/// How a topic differs from what it should be.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Difference {
+    /// The topic.
+    pub topic: String,
+    /// What differs.
+    pub what: String,
+    /// What it should be.
+    pub expected: String,
+    /// What it is.
+    pub actual: String,
+}
+
+impl Admin {
+    /// Connects lazily; the first request tells whether the broker answers.
+    pub fn new(connection: &Connection) -> Result<Self, KafkaError> {
+        let client = connection.client(&[]).create().map_err(|e| KafkaError::settings(&e))?;
+        Ok(Self { connection: connection.clone(), client })
+    }
+
+    /// The cluster's id.
+    pub async fn cluster_id(&self) -> Result<String, KafkaError> {
+        let connection = self.connection.clone();
+        let consumer: rdkafka::consumer::BaseConsumer =
+            connection.client(&[]).create().map_err(|e| KafkaError::settings(&e))?;
+        tokio::task::spawn_blocking(move || {
+            use rdkafka::consumer::Consumer;
+            // The metadata request first, because it says why the broker cannot be reached.
+            consumer
+                .client()
+                .fetch_metadata(None, REQUEST_TIMEOUT)
+                .map_err(|e| KafkaError::request(&connection, &e))?;
+            Ok(consumer.client().fetch_cluster_id(REQUEST_TIMEOUT).unwrap_or_default())
+        })
+        .await
+        .map_err(|e| KafkaError::Other(e.to_string()))?
+    }
+
+    /// How many partitions a topic has; 0 when it does not exist.
+    pub fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+        Ok(found.map_or(0, |t| i32::try_from(t.partitions().len()).unwrap_or(i32::MAX)))
+    }
+
+    /// Creates the topics that are missing; returns their names.
+    pub async fn ensure(
+        &self,
+        topics: &Topics,
+        partitions: i32,
+        replication: i32,
+    ) -> Result<Vec<String>, KafkaError> {
+        let plans: Vec<_> = topics.all().into_iter().map(|kind| topics.plan(kind)).collect();
+        let settings: Vec<_> = plans.iter().map(super::TopicPlan::broker_settings).collect();
+        let new: Vec<NewTopic<'_>> = plans
+            .iter()
+            .zip(&settings)
+            .map(|(plan, settings)| {
+                let topic =
+                    NewTopic::new(&plan.name, partitions, TopicReplication::Fixed(replication));
+                settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+            })
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
+        let results = self
+            .client
+            .create_topics(&new, &options)
+            .await
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let mut created = Vec::new();
+        for result in results {
+            match result {
+                Ok(name) => created.push(name),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    return Err(KafkaError::Other(format!("cannot create topic {name}: {code}")));
+                }
+            }
+        }
+        Ok(created)
+    }
+
+    /// Says what differs from how the topics should be.
+    pub async fn check(
+        &self,
+        topics: &Topics,
+        partitions: i32,
+        replication: i32,
+    ) -> Result<Vec<Difference>, KafkaError> {
+        let mut differences = Vec::new();
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(None, REQUEST_TIMEOUT)
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let mut counts = Vec::new();
+        for plan in topics.all().into_iter().map(|kind| topics.plan(kind)) {
+            let mut differs = |what: &str, expected: String, actual: String| {
+                let (topic, what) = (plan.name.clone(), what.to_owned());
+                differences.push(Difference { topic, what, expected, actual });
+            };
+            let found = metadata.topics().iter().find(|topic| topic.name() == plan.name);
+            let Some(found) = found else {
+                differs("topic", "exists".to_owned(), "missing".to_owned());
+                continue;
+            };
+            let count = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+            counts.push((plan.name.clone(), count));
+            if count != partitions {
+                differs("partitions", partitions.to_string(), count.to_string());
+            }
+            let replicas = found.partitions().iter().map(|p| p.replicas().len()).min();
+            let replicas = replicas.and_then(|n| i32::try_from(n).ok()).unwrap_or_default();
+            if replicas != replication {
+                differs("replication factor", replication.to_string(), replicas.to_string());
+            }
+            let resource = ResourceSpecifier::Topic(&plan.name);
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+            let described = self
+                .client
+                .describe_configs(&[resource], &options)
+                .await
+                .map_err(|e| KafkaError::request(&self.connection, &e))?;
+            let Some(Ok(config)) = described.into_iter().next() else { continue };
+            for (key, expected) in plan.broker_settings() {
+                let actual = config.get(key).and_then(|entry| entry.value.clone());
+                if actual.as_deref() != Some(expected.as_str()) {
+                    differs(key, expected, actual.unwrap_or_default());
+                }
+            }
+        }
+        let count = |kind| {
+            let name = topics.name(kind);
+            counts.iter().find(|(n, _)| *n == name).map(|(_, count)| *count)
+        };
+        let (commands, state) = (count(TopicKind::Commands), count(TopicKind::State));
+        if let (Some(commands), Some(state)) = (commands, state)
+            && commands != state
+        {
+            differences.push(Difference {
+                topic: topics.name(TopicKind::State),
+                what: "partitions, which must be as many as the commands topic has".to_owned(),
+                expected: commands.to_string(),
+                actual: state.to_string(),
+            });
+        }
+        Ok(differences)
+    }
+
+    /// Fails when a topic that `serve` needs is missing.
+    pub fn require(&self, topics: &Topics) -> Result<(), KafkaError> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(None, REQUEST_TIMEOUT)
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        for kind in topics.all() {
+            let name = topics.name(kind);
+            if !metadata.topics().iter().any(|topic| topic.name() == name) {
+                return Err(KafkaError::TopicMissing(name));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! A record as the rest of the program sees it: copied out of the client library's buffers,
+//! because a borrowed message pins its whole fetch response.
+
+use bytes::Bytes;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+
+use crate::clock::Timestamp;
+
+/// A Kafka record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp: when it was produced, or appended, as the topic is configured.
+    pub timestamp: Timestamp,
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// Its headers.
+    pub headers: Vec<(String, Bytes)>,
+}
+
+impl Record {
+    pub(super) fn copy(message: &BorrowedMessage<'_>) -> Self {
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp: Timestamp::from_millis(message.timestamp().to_millis().unwrap_or_default()),
+            key: message.key().map(Bytes::copy_from_slice),
+            value: message.payload().map(Bytes::copy_from_slice),
+            headers: headers_of(message),
+        }
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&Bytes> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// A header's value as text.
+    pub fn header_text(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.header(name)?).ok()
+    }
+
+    /// Bytes in memory, about.
+    pub fn size(&self) -> usize {
+        let value = self.value.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
+        value + headers + self.key.as_ref().map_or(0, Bytes::len) + 128
+    }
+}
+
+/// A message's headers, copied.
+pub fn headers_of(message: &impl Message) -> Vec<(String, Bytes)> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    headers
+        .iter()
+        .map(|header| {
+            let value = header.value.map(Bytes::copy_from_slice).unwrap_or_default();
+            (header.key.to_owned(), value)
+        })
+        .collect()
+}

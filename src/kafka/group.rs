@@ -1,0 +1,677 @@
+//! The consumer of a group: one thread that owns the client library's consumer and polls it, and
+//! does nothing else. It hands records to one bounded queue per partition, commits what the
+//! trackers say, and lets partitions go in order when the group rebalances.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
+    error::{KafkaError as ClientError, KafkaResult, RDKafkaErrorCode},
+    message::Message,
+    types::RDKafkaRespErr,
+    util::Timeout,
+};
+use tokio::sync::mpsc;
+
+use super::{Connection, KafkaError, Partition, Record, partition::revoke_grace};
+use crate::offsets::{Commit, CompletionMap, Tracker};
+
+/// Records that may wait for a partition's worker; beyond it the partition is paused …
+const PAUSE_RECORDS: usize = 2048;
+/// … and resumed below this many.
+const RESUME_RECORDS: usize = 512;
+/// Bytes that may wait for a partition's worker.
+const PAUSE_BYTES: usize = 8 << 20;
+/// The most records that one round of polling takes.
+const MAX_ROUND: usize = 512;
+/// Batches that a partition's queue can hold. Pausing keeps it far from full.
+const QUEUE_BATCHES: usize = 256;
+const POLL: Duration = Duration::from_millis(100);
+/// While a partition is paused, the thread looks more often whether it can go on.
+const POLL_PAUSED: Duration = Duration::from_millis(5);
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// An asynchronous commit that was not answered for so long is given up and sent again.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// A partition that was assigned, with the queue its worker reads.
+pub struct Assigned {
+    /// The partition.
+    pub partition: Arc<Partition>,
+    /// Its records.
+    pub records: mpsc::Receiver<Vec<Record>>,
+}
+
+/// What the rest of the program is told, on the polling thread: it must not block.
+pub trait GroupEvents: Send + Sync + 'static {
+    /// A partition was assigned: start its worker.
+    fn assigned(&self, assigned: Assigned);
+    /// Partitions are given up: drop what was not started for them.
+    fn released(&self, partitions: &[Arc<Partition>]);
+    /// The client library reported an error with this code.
+    fn error(&self, code: &str);
+    /// Commits were acknowledged, or failed.
+    fn committed(&self, ok: bool);
+    /// A partition's lag in records; `None` when it is not ours any more.
+    fn lag(&self, topic: &str, partition: i32, records: Option<i64>);
+    /// The group rebalanced.
+    fn rebalanced(&self);
+}
+
+/// What a group's consumer reads.
+#[derive(Clone)]
+pub struct GroupOptions {
+    /// The group's id.
+    pub group: String,
+    /// The topics, with prefix.
+    pub topics: Vec<String>,
+    /// How long in-flight work may take at shutdown.
+    pub grace: Duration,
+}
+
+/// A running group consumer.
+pub struct GroupConsumer {
+    shared: Arc<Shared>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    stop: AtomicBool,
+    assigned_once: AtomicBool,
+    fatal: Mutex<Option<String>>,
+    partitions: Mutex<Vec<Arc<Partition>>>,
+}
+
+impl GroupConsumer {
+    /// Joins the group and starts polling.
+    pub fn start(
+        connection: &Connection,
+        options: GroupOptions,
+        events: Arc<dyn GroupEvents>,
+    ) -> Result<Self, KafkaError> {
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            assigned_once: AtomicBool::new(false),
+            fatal: Mutex::new(None),
+            partitions: Mutex::new(Vec::new()),
+        });
+        let context = GroupContext {
+            events,
+            shared: Arc::clone(&shared),
+            slots: Mutex::new(Slots::default()),
+        };
+        let session_ms = SESSION_TIMEOUT.as_millis().to_string();
+        let consumer: BaseConsumer<GroupContext> = connection
+            .client(&[
+                ("group.id", &options.group),
+                ("partition.assignment.strategy", "cooperative-sticky"),
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                // A first start names its offsets; an offset out of range is reported, not hidden.
+                ("auto.offset.reset", "error"),
+                ("session.timeout.ms", &session_ms),
+                ("max.poll.interval.ms", "300000"),
+                ("queued.max.messages.kbytes", "16384"),
+                ("queued.min.messages", "2000"),
+                ("fetch.wait.max.ms", "100"),
+                ("fetch.message.max.bytes", "1048576"),
+                ("statistics.interval.ms", "5000"),
+                ("isolation.level", "read_committed"),
+            ])
+            .create_with_context(context)
+            .map_err(|e| KafkaError::settings(&e))?;
+        let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|e| KafkaError::request(connection, &e))?;
+        let name = format!("kafka {}", options.group);
+        let thread = thread::Builder::new()
+            .name(name.chars().take(15).collect())
+            .spawn(move || Poller { consumer, grace: options.grace }.run())
+            .map_err(|e| KafkaError::Other(format!("cannot start a thread: {e}")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Whether the group has given this instance its share, which may be nothing.
+    pub fn is_assigned(&self) -> bool {
+        self.shared.assigned_once.load(Ordering::Acquire)
+    }
+
+    /// Why the consumer stopped for good, if it did.
+    pub fn fatal(&self) -> Option<String> {
+        self.shared.fatal.lock().clone()
+    }
+
+    /// The partitions that this instance owns.
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.shared.partitions.lock().clone()
+    }
+
+    /// Begins to stop: finishes what is under way, commits, leaves the group.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+    }
+
+    /// Stops and waits until the group is left.
+    pub async fn stopped(mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            // The thread keeps its own deadlines.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Slot {
+    partition: Arc<Partition>,
+    queue: mpsc::Sender<Vec<Record>>,
+    pending: Vec<Record>,
+    paused: bool,
+    committing: Option<Commit>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
+    commit_sent: Option<Instant>,
+}
+
+/// A partition's full name.
+type Key = (Arc<str>, i32);
+
+impl Slots {
+    fn get_mut(&mut self, topic: &str, number: i32) -> Option<&mut Slot> {
+        self.by_topic.get_mut(topic)?.get_mut(&number)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.by_topic.values_mut().flat_map(BTreeMap::values_mut)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.by_topic.values().flat_map(BTreeMap::values)
+    }
+
+    fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.iter().map(|slot| Arc::clone(&slot.partition)).collect()
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let (topic, number) = (Arc::clone(slot.partition.topic()), slot.partition.number());
+        self.by_topic.entry(topic).or_default().insert(number, slot);
+    }
+
+    fn remove(&mut self, (topic, number): &Key) {
+        if let Some(slots) = self.by_topic.get_mut(topic) {
+            slots.remove(number);
+        }
+    }
+}
+
+struct GroupContext {
+    events: Arc<dyn GroupEvents>,
+    shared: Arc<Shared>,
+    slots: Mutex<Slots>,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::producer::log(level, facility, message);
+    }
+
+    fn error(&self, error: ClientError, reason: &str) {
+        self.report(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let slots = self.slots.lock();
+        for slot in slots.iter() {
+            let lag = statistics
+                .topics
+                .get(slot.partition.topic().as_ref())
+                .and_then(|topic| topic.partitions.get(&slot.partition.number().to_string()))
+                .map(|partition| partition.consumer_lag);
+            if let Some(lag) = lag.filter(|lag| *lag >= 0) {
+                self.events.lag(slot.partition.topic(), slot.partition.number(), Some(lag));
+            }
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(serde::Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: HashMap<String, PartitionStatistics>,
+}
+
+#[derive(serde::Deserialize)]
+struct PartitionStatistics {
+    #[serde(default)]
+    consumer_lag: i64,
+}
+
+impl GroupContext {
+    fn report(&self, error: &ClientError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        let name = code.map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
+        self.events.error(&name);
+        match code {
+            Some(RDKafkaErrorCode::Fatal) => {
+                tracing::error!(%error, reason, "the Kafka consumer cannot go on; restart it");
+                *self.shared.fatal.lock() = Some(format!("{error}: {reason}"));
+            }
+            Some(RDKafkaErrorCode::AllBrokersDown) => {
+                tracing::warn!(reason, "no Kafka broker can be reached; trying on");
+            }
+            _ => tracing::warn!(%error, reason, "Kafka consumer"),
+        }
+    }
+
+    fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        let committed = self.committed(consumer, list);
+        let mut slots = self.slots.lock();
+        for mut element in list.elements() {
+            let (topic, number): (Arc<str>, i32) = (element.topic().into(), element.partition());
+            let known =
+                committed.as_ref().and_then(|known| known.get(&(Arc::clone(&topic), number)));
+            let tracker = match known {
+                Some((offset, metadata)) => {
+                    // The list and the offset are valid, so setting it cannot fail.
+                    let _ = element.set_offset(Offset::Offset(*offset));
+                    let map = CompletionMap::decode(*offset, metadata).unwrap_or_else(|error| {
+                        tracing::warn!(%topic, number, %error, "commit metadata unreadable: some deliveries may repeat");
+                        CompletionMap::default()
+                    });
+                    Tracker::new(map)
+                }
+                None => {
+                    // The group's first look at this partition begins at its beginning.
+                    let first =
+                        if committed.is_some() { Offset::Beginning } else { Offset::Stored };
+                    let _ = element.set_offset(first);
+                    Tracker::new(CompletionMap::default())
+                }
+            };
+            let partition = Arc::new(Partition::new(Arc::clone(&topic), number, tracker));
+            let (queue, records) = mpsc::channel(QUEUE_BATCHES);
+            let slot = Slot {
+                partition: Arc::clone(&partition),
+                queue,
+                pending: Vec::new(),
+                paused: false,
+                committing: None,
+            };
+            slots.insert(slot);
+            self.events.assigned(Assigned { partition, records });
+        }
+        drop(slots);
+        if let Err(error) = consumer.incremental_assign(list) {
+            self.report(&error, "assign");
+        }
+        self.shared.assigned_once.store(true, Ordering::Release);
+        self.publish();
+    }
+
+    /// The committed offsets with their metadata; `None` when the broker did not tell.
+    fn committed(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        list: &TopicPartitionList,
+    ) -> Option<HashMap<Key, (i64, String)>> {
+        let mut asked = TopicPartitionList::new();
+        for element in list.elements() {
+            asked.add_partition(element.topic(), element.partition());
+        }
+        for _ in 0..3 {
+            match consumer.committed_offsets(asked.clone(), Duration::from_secs(5)) {
+                Ok(found) => {
+                    let offsets = found.elements().into_iter().filter_map(|element| {
+                        let Offset::Offset(offset) = element.offset() else { return None };
+                        // The library panics on metadata that is no UTF-8; another tool may have
+                        // written such.
+                        let metadata =
+                            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                                element.metadata().to_owned()
+                            }));
+                        let key = (Arc::from(element.topic()), element.partition());
+                        Some((key, (offset, metadata.unwrap_or_default())))
+                    });
+                    return Some(offsets.collect());
+                }
+                Err(error) => self.report(&error, "reading committed offsets"),
+            }
+        }
+        None
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        // A null list has a count of zero, but asking it for elements is undefined.
+        let keys: Vec<Key> = if list.count() == 0 {
+            Vec::new()
+        } else {
+            list.elements().iter().map(|e| (Arc::from(e.topic()), e.partition())).collect()
+        };
+        let partitions: Vec<Arc<Partition>> = {
+            let slots = self.slots.lock();
+            let wanted = |p: &Arc<Partition>| {
+                keys.iter().any(|(topic, number)| topic == p.topic() && *number == p.number())
+            };
+            slots.partitions().into_iter().filter(wanted).collect()
+        };
+        for partition in &partitions {
+            partition.release();
+        }
+        self.events.released(&partitions);
+        let lost = consumer.assignment_lost();
+        if !lost {
+            let deadline = Instant::now() + revoke_grace(SESSION_TIMEOUT);
+            for partition in &partitions {
+                partition.wait_quiet(deadline);
+            }
+            self.commit(consumer, &keys, CommitMode::Sync);
+        }
+        let mut slots = self.slots.lock();
+        for key in &keys {
+            slots.remove(key);
+            self.events.lag(&key.0, key.1, None);
+        }
+        drop(slots);
+        if keys.is_empty() {
+            return;
+        }
+        if let Err(error) = consumer.incremental_unassign(list) {
+            self.report(&error, "unassign");
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        *self.shared.partitions.lock() = self.slots.lock().partitions();
+    }
+
+    /// Commits what the trackers of these partitions say.
+    fn commit(&self, consumer: &BaseConsumer<Self>, keys: &[Key], mode: CommitMode) {
+        let mut list = TopicPartitionList::new();
+        let mut slots = self.slots.lock();
+        for key in keys {
+            let Some(slot) = slots.get_mut(&key.0, key.1) else { continue };
+            let Some(commit) = slot.partition.tracker().lock().commit() else { continue };
+            let mut element = list.add_partition(&key.0, key.1);
+            if element.set_offset(Offset::Offset(commit.offset)).is_err() {
+                continue;
+            }
+            element.set_metadata(&commit.metadata);
+            slot.committing = Some(commit);
+        }
+        if list.count() == 0 {
+            return;
+        }
+        slots.commit_sent = Some(Instant::now());
+        drop(slots);
+        let result = consumer.commit(&list, mode);
+        if matches!(mode, CommitMode::Sync) || result.is_err() {
+            self.settle_commit(&result, &list);
+        }
+    }
+
+    fn settle_commit(&self, result: &KafkaResult<()>, list: &TopicPartitionList) {
+        let mut slots = self.slots.lock();
+        slots.commit_sent = None;
+        let nothing_to_do =
+            matches!(result, Err(e) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset));
+        let ok = result.is_ok() || nothing_to_do;
+        for element in list.elements() {
+            let slot = slots.get_mut(element.topic(), element.partition());
+            let Some(slot) = slot else { continue };
+            let Some(commit) = slot.committing.take() else { continue };
+            // A late answer to an earlier commit says nothing of this one.
+            let same = element.offset() == Offset::Offset(commit.offset);
+            if ok && same && element.error().is_ok() {
+                slot.partition.tracker().lock().committed(&commit);
+            }
+        }
+        drop(slots);
+        self.events.committed(ok);
+        if let Err(error) = result
+            && !ok
+        {
+            // The next commit covers the same and more; a rebalance under way is a normal cause.
+            tracing::debug!(%error, "commit failed, will be repeated");
+        }
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
+        self.events.rebalanced();
+        match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                tracing::info!(partitions = list.count(), "partitions assigned");
+                self.assign(consumer, list);
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
+                tracing::info!(partitions = list.count(), "partitions revoked");
+                self.revoke(consumer, list);
+            }
+            other => {
+                tracing::error!(code = ?other, "rebalance failed");
+                self.revoke(consumer, list);
+            }
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        // Synchronous commits are settled where they are made.
+        if self.slots.lock().commit_sent.is_some() {
+            self.settle_commit(&result, offsets);
+        }
+    }
+
+    fn main_queue_min_poll_interval(&self) -> Timeout {
+        Timeout::After(POLL)
+    }
+}
+
+struct Poller {
+    consumer: BaseConsumer<GroupContext>,
+    grace: Duration,
+}
+
+impl Poller {
+    fn run(self) {
+        let mut last_commit = Instant::now();
+        let shared = Arc::clone(&self.context().shared);
+        while !shared.stop.load(Ordering::Acquire) && shared.fatal.lock().is_none() {
+            self.round();
+            self.hand_over();
+            if last_commit.elapsed() >= COMMIT_INTERVAL {
+                last_commit = Instant::now();
+                self.commit_all(CommitMode::Async);
+            }
+        }
+        self.shut_down();
+    }
+
+    fn context(&self) -> &GroupContext {
+        self.consumer.context()
+    }
+
+    /// Takes what the library has fetched, up to a bound.
+    fn round(&self) {
+        let any_paused = self.context().slots.lock().iter().any(|slot| slot.paused);
+        let mut wait = if any_paused { POLL_PAUSED } else { POLL };
+        for _ in 0..MAX_ROUND {
+            match self.consumer.poll(wait) {
+                None => return,
+                Some(Ok(message)) => {
+                    let record = Record::copy(&message);
+                    let mut slots = self.context().slots.lock();
+                    if let Some(slot) = slots.get_mut(message.topic(), message.partition()) {
+                        slot.partition.queue(1, record.size());
+                        slot.pending.push(record);
+                    }
+                }
+                Some(Err(error)) => self.consume_error(&error),
+            }
+            wait = Duration::ZERO;
+        }
+    }
+
+    fn consume_error(&self, error: &ClientError) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                self.reset_lost_positions();
+            }
+            _ => self.context().report(error, "consuming"),
+        }
+    }
+
+    /// A committed offset points at records that are gone (retention) or never were (the topic was
+    /// made anew). Going on at the oldest record is the only way, and it is said loudly.
+    fn reset_lost_positions(&self) {
+        let partitions = self.context().slots.lock().partitions();
+        let committed = self.consumer.committed(Duration::from_secs(5)).ok();
+        let position = self.consumer.position().ok();
+        for partition in partitions {
+            let (topic, number) = (partition.topic(), partition.number());
+            let find = |list: &Option<TopicPartitionList>| {
+                let list = list.as_ref()?;
+                list.find_partition(topic, number)?.offset().to_raw().filter(|offset| *offset >= 0)
+            };
+            // Without any position the partition could not start at all.
+            let at = find(&position).or_else(|| find(&committed)).unwrap_or(-1);
+            let Ok((low, high)) =
+                self.consumer.fetch_watermarks(topic, number, Duration::from_secs(5))
+            else {
+                continue;
+            };
+            if at < low || at > high {
+                tracing::error!(
+                    %topic, partition = number, offset = at, low, high,
+                    "the committed offset is out of range: records were deleted before they were read; going on at the oldest"
+                );
+                self.context().events.error("OffsetOutOfRange");
+                let seek =
+                    self.consumer.seek(topic, number, Offset::Offset(low), Duration::from_secs(5));
+                if let Err(error) = seek {
+                    self.context().report(&error, "seeking to the oldest record");
+                }
+            }
+        }
+    }
+
+    /// Hands pending records to the partitions' queues; pauses and resumes partitions.
+    fn hand_over(&self) {
+        let mut pause = TopicPartitionList::new();
+        let mut resume = TopicPartitionList::new();
+        {
+            let mut slots = self.context().slots.lock();
+            for slot in slots.iter_mut() {
+                if !slot.pending.is_empty() {
+                    match slot.queue.try_send(std::mem::take(&mut slot.pending)) {
+                        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                        Err(mpsc::error::TrySendError::Full(records)) => slot.pending = records,
+                    }
+                }
+                let (records, bytes) = slot.partition.queued();
+                let full = records >= PAUSE_RECORDS || bytes >= PAUSE_BYTES;
+                if full && !slot.paused {
+                    slot.paused = true;
+                    pause.add_partition(slot.partition.topic(), slot.partition.number());
+                } else if slot.paused && records < RESUME_RECORDS && bytes < PAUSE_BYTES / 2 {
+                    slot.paused = false;
+                    resume.add_partition(slot.partition.topic(), slot.partition.number());
+                }
+            }
+        }
+        if pause.count() > 0
+            && let Err(error) = self.consumer.pause(&pause)
+        {
+            self.context().report(&error, "pausing");
+        }
+        if resume.count() > 0
+            && let Err(error) = self.consumer.resume(&resume)
+        {
+            self.context().report(&error, "resuming");
+        }
+    }
+
+    fn commit_all(&self, mode: CommitMode) {
+        let keys: Vec<Key> = {
+            let mut slots = self.context().slots.lock();
+            if slots.commit_sent.is_some_and(|at| at.elapsed() < COMMIT_TIMEOUT) {
+                return;
+            }
+            slots.commit_sent = None;
+            slots
+                .iter()
+                .map(|slot| (Arc::clone(slot.partition.topic()), slot.partition.number()))
+                .collect()
+        };
+        self.context().commit(&self.consumer, &keys, mode);
+    }
+
+    /// Stops fetching, waits for what is under way, commits and leaves the group.
+    fn shut_down(self) {
+        let partitions = self.context().slots.lock().partitions();
+        if let Ok(assignment) = self.consumer.assignment()
+            && assignment.count() > 0
+        {
+            // What is fetched from now on is thrown away, so pausing only saves work.
+            let _ = self.consumer.pause(&assignment);
+        }
+        for partition in &partitions {
+            partition.release();
+        }
+        self.context().events.released(&partitions);
+        let deadline = Instant::now() + self.grace;
+        while Instant::now() < deadline && !partitions.iter().all(|partition| partition.is_quiet())
+        {
+            // The group must see that this member lives.
+            if let Some(Err(error)) = self.consumer.poll(Duration::from_millis(20)) {
+                self.context().report(&error, "while stopping");
+            }
+        }
+        let unfinished = partitions.iter().filter(|partition| !partition.is_quiet()).count();
+        if unfinished > 0 {
+            tracing::warn!(
+                partitions = unfinished,
+                "stopping with requests under way; they may repeat"
+            );
+        }
+        self.context().slots.lock().commit_sent = None;
+        self.commit_all(CommitMode::Sync);
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline && self.context().slots.lock().iter().next().is_some() {
+            let _ = self.consumer.poll(Duration::from_millis(20));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The only room that knows Kafka's client library.
+
+mod admin;
+mod consumer;
+mod embedded;
+mod group;
+mod partition;
+mod producer;
+mod reader;
+mod topics;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
+
+pub use admin::{Admin, Difference};
+pub use consumer::{Record, headers_of};
+pub use embedded::EmbeddedBroker;
+pub use group::{Assigned, GroupConsumer, GroupEvents, GroupOptions};
+pub use partition::Partition;
+pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
+pub use reader::{Reader, ReaderEvent};
+pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};
+
+/// How long a request to the broker that somebody waits for may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest record that this program writes or reads, in bytes: an event of the largest size,
+/// its envelope, and room for escapes.
+pub const MAX_RECORD_BYTES: usize = 4 << 20;
+
+/// Where the brokers are and how to talk to them.
+#[derive(Clone)]
+pub struct Connection {
+    bootstrap_servers: String,
+    properties: BTreeMap<String, String>,
+}
+
+impl Connection {
+    /// A connection to these brokers; the properties go to librdkafka as they are.
+    pub fn new(bootstrap_servers: String, properties: BTreeMap<String, String>) -> Self {
+        Self { bootstrap_servers, properties }
+    }
+
+    /// The addresses.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    /// The common settings of every client; `own` are this client's, which the operator's
+    /// properties may override.
+    fn client(&self, own: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "dunmore")
+            .set("client.software.name", "dunmore-connectors")
+            .set("client.software.version", env!("CARGO_PKG_VERSION"))
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("reconnect.backoff.max.ms", "3000")
+            .set("socket.keepalive.enable", "true")
+            // Small requests are what this program waits for; Nagle's delay only hurts them.
+            .set("socket.nagle.disable", "true");
+        for (key, value) in own {
+            config.set(*key, *value);
+        }
+        for (key, value) in &self.properties {
+            config.set(key, value);
+        }
+        config
+    }
+}
+
+/// What went wrong with Kafka, in a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// A setting was refused by the client library.
+    #[error("kafka.properties: {0}")]
+    Settings(String),
+    /// The brokers did not answer.
+    #[error(
+        "no answer from Kafka at {servers} ({detail}); check kafka.bootstrap_servers and that the broker runs"
+    )]
+    Unreachable {
+        /// The addresses tried.
+        servers: String,
+        /// The client library's words.
+        detail: String,
+    },
+    /// A topic that this program needs is not there.
+    #[error("topic {0} does not exist; create the topics with `dunmore topics ensure`")]
+    TopicMissing(String),
+    /// Something else.
+    #[error("Kafka: {0}")]
+    Other(String),
+}
+
+impl KafkaError {
+    fn settings(error: &rdkafka::error::KafkaError) -> Self {
+        Self::Settings(error.to_string())
+    }
+
+    fn request(connection: &Connection, error: &rdkafka::error::KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(
+                Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::Resolve
+                | Code::RequestTimedOut,
+            ) => Self::Unreachable {
+                servers: connection.bootstrap_servers.clone(),
+                detail: error.to_string(),
+            },
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One partition during one assignment.
+//!
+//! A new assignment of the same partition is a new [`Partition`]: completions that arrive for an
+//! old one find its own tracker and change nothing for the new one. That is the epoch rule, made
+//! by construction.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use crate::offsets::{Begin, Tracker};
+
+/// A partition that this instance owns, or owned.
+#[derive(Debug)]
+pub struct Partition {
+    topic: Arc<str>,
+    number: i32,
+    tracker: Mutex<Tracker>,
+    room: Notify,
+    released: AtomicBool,
+    /// Requests and produces under way for this partition.
+    active: Mutex<usize>,
+    quiet: Condvar,
+    /// Records and bytes handed over and not yet taken up by the worker.
+    queued_records: AtomicUsize,
+    queued_bytes: AtomicUsize,
+}
+
+impl Partition {
+    pub(super) fn new(topic: Arc<str>, number: i32, tracker: Tracker) -> Self {
+        Self {
+            topic,
+            number,
+            tracker: Mutex::new(tracker),
+            room: Notify::new(),
+            released: AtomicBool::new(false),
+            active: Mutex::new(0),
+            quiet: Condvar::new(),
+            queued_records: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The topic's full name.
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// The partition's number.
+    pub fn number(&self) -> i32 {
+        self.number
+    }
+
+    /// A record was read; waits while too many offsets are incomplete. `None` when the partition
+    /// was given up meanwhile.
+    pub async fn begin(&self, offset: i64) -> Option<Begin> {
+        loop {
+            let room = self.room.notified();
+            if self.is_released() {
+                return None;
+            }
+            {
+                let mut tracker = self.tracker.lock();
+                if !tracker.is_full() {
+                    return Some(tracker.begin(offset));
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// The offset is complete.
+    pub fn complete(&self, offset: i64) {
+        let mut tracker = self.tracker.lock();
+        let was_full = tracker.is_full();
+        tracker.complete(offset);
+        drop(tracker);
+        if was_full {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether the partition was given up: nothing more is started for it.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
+
+    /// Marks a request or a produce for this partition as under way.
+    pub fn enter(&self) {
+        *self.active.lock() += 1;
+    }
+
+    /// It ended.
+    pub fn leave(&self) {
+        let mut active = self.active.lock();
+        *active = active.saturating_sub(1);
+        if *active == 0 {
+            self.quiet.notify_all();
+        }
+    }
+
+    /// The tracker.
+    pub(super) fn tracker(&self) -> &Mutex<Tracker> {
+        &self.tracker
+    }
+
+    /// In flight plus completed since the last acknowledged commit: what a crash would repeat.
+    pub fn repeat_bound(&self) -> u64 {
+        let tracker = self.tracker.lock();
+        tracker.incomplete() as u64 + tracker.uncommitted()
+    }
+
+    pub(super) fn release(&self) {
+        self.released.store(true, Ordering::Release);
+        self.room.notify_waiters();
+    }
+
+    /// Waits until nothing is under way, on the polling thread.
+    pub(super) fn wait_quiet(&self, deadline: Instant) -> bool {
+        let mut active = self.active.lock();
+        while *active > 0 {
+            if self.quiet.wait_until(&mut active, deadline).timed_out() {
+                return *active == 0;
+            }
+        }
+        true
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        *self.active.lock() == 0
+    }
+
+    pub(super) fn queue(&self, records: usize, bytes: usize) {
+        self.queued_records.fetch_add(records, Ordering::Relaxed);
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The worker took up a record of this size.
+    pub fn taken(&self, bytes: usize) {
+        self.queued_records.fetch_sub(1, Ordering::Relaxed);
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn queued(&self) -> (usize, usize) {
+        let records = self.queued_records.load(Ordering::Relaxed);
+        (records, self.queued_bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// How long a partition that is revoked may finish what is under way.
+pub(super) fn revoke_grace(session_timeout: Duration) -> Duration {
+    Duration::from_secs(2).min(session_timeout / 4)
+}

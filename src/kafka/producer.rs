@@ -1,0 +1,243 @@
+//! Producers: an idempotent one whose acknowledgements are waited for, and one for the attempt
+//! log that nobody waits for.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus::IntCounterVec;
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
+    message::{Header, Message, OwnedHeaders},
+    producer::{
+        BaseRecord, DeliveryResult, FutureProducer, FutureRecord, Producer as _, ProducerContext,
+        ThreadedProducer,
+    },
+};
+
+use super::{Connection, KafkaError};
+
+/// How long the client library tries to get a record acknowledged. Idempotence keeps it from
+/// being written twice meanwhile.
+const DELIVERY_TIMEOUT_MS: &str = "120000";
+/// What may wait in the client library before `send` waits.
+const QUEUE_KBYTES: &str = "65536";
+
+/// A record to be written.
+#[derive(Debug)]
+pub struct Outgoing<'a> {
+    /// The topic's full name.
+    pub topic: &'a str,
+    /// The partition, when it is not the key's.
+    pub partition: Option<i32>,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// The headers.
+    pub headers: Vec<(&'a str, Vec<u8>)>,
+}
+
+/// Why a record was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// The broker refuses records of this size for the topic.
+    #[error("the record is larger than the topic takes (max.message.bytes)")]
+    TooLarge,
+    /// The topic does not exist.
+    #[error("the topic does not exist")]
+    TopicMissing,
+    /// It was not acknowledged; trying again may help.
+    #[error("{0}")]
+    NotAcknowledged(String),
+}
+
+/// A producer whose records are acknowledged by all in-sync replicas.
+#[derive(Clone)]
+pub struct Producer {
+    inner: FutureProducer<Context>,
+}
+
+impl Producer {
+    /// A producer. Errors of the client library are counted by code.
+    pub fn new(connection: &Connection, errors: IntCounterVec) -> Result<Self, KafkaError> {
+        let inner = connection
+            .client(&[
+                ("enable.idempotence", "true"),
+                ("acks", "all"),
+                // The partitioner of the Java clients, so that every language's records of a
+                // project meet in one partition.
+                ("partitioner", "murmur2_random"),
+                ("linger.ms", "5"),
+                ("compression.type", "lz4"),
+                ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
+                ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
+                ("queue.buffering.max.kbytes", QUEUE_KBYTES),
+            ])
+            .create_with_context(Context { errors })
+            .map_err(|e| KafkaError::settings(&e))?;
+        Ok(Self { inner })
+    }
+
+    /// Writes a record and waits until it is durable; returns its partition and offset.
+    pub async fn send(&self, record: &Outgoing<'_>) -> Result<(i32, i64), ProduceError> {
+        loop {
+            let mut next = FutureRecord::to(record.topic).key(record.key);
+            next.payload = record.value;
+            next.partition = record.partition;
+            next.headers = Some(headers(&record.headers));
+            match self.inner.send_result(next) {
+                Ok(delivery) => {
+                    return match delivery.await {
+                        Ok(Ok(written)) => Ok((written.partition, written.offset)),
+                        Ok(Err((error, _))) => Err(refused(&error)),
+                        Err(_) => Err(ProduceError::NotAcknowledged("producer closed".to_owned())),
+                    };
+                }
+                Err((error, _)) if is_full(&error) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err((error, _)) => return Err(refused(&error)),
+            }
+        }
+    }
+
+    /// Waits until everything is written, at most so long.
+    pub async fn flush(&self, timeout: Duration) {
+        let inner = self.inner.clone();
+        let _ = tokio::task::spawn_blocking(move || inner.flush(timeout)).await;
+    }
+
+    /// How many partitions a topic has.
+    pub async fn partitions(&self, topic: &str) -> Result<i32, String> {
+        let (inner, topic) = (self.inner.clone(), topic.to_owned());
+        let counted = tokio::task::spawn_blocking(move || {
+            let metadata = inner.client().fetch_metadata(Some(&topic), super::REQUEST_TIMEOUT)?;
+            Ok::<_, ClientError>(metadata.topics().first().map_or(0, |t| t.partitions().len()))
+        });
+        match counted.await {
+            Ok(Ok(count)) => Ok(i32::try_from(count).unwrap_or(i32::MAX)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn refused(error: &ClientError) -> ProduceError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+            ProduceError::TooLarge
+        }
+        Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+            ProduceError::TopicMissing
+        }
+        _ => ProduceError::NotAcknowledged(error.to_string()),
+    }
+}
+
+fn is_full(error: &ClientError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+}
+
+fn headers(pairs: &[(&str, Vec<u8>)]) -> OwnedHeaders {
+    pairs.iter().fold(OwnedHeaders::new_with_capacity(pairs.len()), |headers, (key, value)| {
+        headers.insert(Header { key, value: Some(value) })
+    })
+}
+
+/// Writes attempt records without waiting; what does not fit is dropped and counted.
+pub struct AttemptLog {
+    inner: ThreadedProducer<Context>,
+    topic: String,
+    dropped: prometheus::IntCounter,
+}
+
+impl AttemptLog {
+    /// A log into this topic.
+    pub fn new(
+        connection: &Connection,
+        topic: String,
+        errors: IntCounterVec,
+        dropped: prometheus::IntCounter,
+    ) -> Result<Self, KafkaError> {
+        let inner = connection
+            .client(&[
+                ("enable.idempotence", "true"),
+                ("acks", "all"),
+                ("partitioner", "murmur2_random"),
+                // Nobody waits for these: large batches are cheap batches.
+                ("linger.ms", "100"),
+                ("compression.type", "lz4"),
+                ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
+                ("queue.buffering.max.kbytes", QUEUE_KBYTES),
+                ("queue.buffering.max.messages", "200000"),
+            ])
+            .create_with_context(Context { errors })
+            .map_err(|e| KafkaError::settings(&e))?;
+        Ok(Self { inner, topic, dropped })
+    }
+
+    /// Hands a record over.
+    pub fn write(&self, key: &str, value: &[u8]) {
+        let record = BaseRecord::to(&self.topic).key(key).payload(value);
+        if self.inner.send(record).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    /// Waits until everything is written, at most so long.
+    pub async fn flush(self: Arc<Self>, timeout: Duration) {
+        let _ = tokio::task::spawn_blocking(move || self.inner.flush(timeout)).await;
+    }
+}
+
+#[derive(Clone)]
+struct Context {
+    errors: IntCounterVec,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: ClientError, reason: &str) {
+        let name = error
+            .rdkafka_error_code()
+            .map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
+        self.errors.with_label_values(&[&name]).inc();
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            tracing::error!(%error, reason, "the Kafka producer cannot go on; restart it");
+        } else {
+            tracing::warn!(%error, reason, "Kafka producer");
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            let name = error
+                .rdkafka_error_code()
+                .map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
+            self.errors.with_label_values(&[&name]).inc();
+            tracing::warn!(%error, topic = message.topic(), "record not written");
+        }
+    }
+}
+
+/// The client library's own log lines.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, "{message}");
+        }
+        // Lost connections are logged as errors by the library, which mends them by itself.
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!(target: "librdkafka", facility, "{message}");
+        }
+        _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+    }
+}

@@ -1,0 +1,132 @@
+//! Reads partitions from given offsets without a group: the view, results, tools.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError as ClientError,
+    message::Message,
+};
+
+use super::{Connection, KafkaError, REQUEST_TIMEOUT, Record};
+
+/// What a reader found.
+#[derive(Debug)]
+pub enum ReaderEvent {
+    /// A record.
+    Record(Record),
+    /// The end of this partition was reached for now; the offset read next.
+    End {
+        /// The partition.
+        partition: i32,
+        /// The offset read next.
+        next_offset: i64,
+    },
+    /// The position is not in the log (any more).
+    OutOfRange,
+    /// Nothing came in time.
+    Idle,
+    /// A passing trouble; the client library goes on by itself.
+    Trouble(String),
+}
+
+/// Reads one topic's partitions from given offsets.
+pub struct Reader {
+    consumer: BaseConsumer,
+    topic: String,
+    connection: Connection,
+}
+
+impl Reader {
+    /// A reader of these partitions, each from an offset.
+    pub fn new(
+        connection: &Connection,
+        topic: &str,
+        from: &BTreeMap<i32, Offset>,
+    ) -> Result<Self, KafkaError> {
+        let consumer: BaseConsumer = connection
+            .client(&[
+                // A group's name is asked for even where no group is joined; nothing is committed.
+                ("group.id", "dunmore-reader"),
+                ("enable.auto.commit", "false"),
+                ("enable.auto.offset.store", "false"),
+                ("auto.offset.reset", "error"),
+                ("enable.partition.eof", "true"),
+                ("fetch.wait.max.ms", "100"),
+                ("queued.max.messages.kbytes", "16384"),
+                ("isolation.level", "read_committed"),
+            ])
+            .create()
+            .map_err(|e| KafkaError::settings(&e))?;
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in from {
+            list.add_partition_offset(topic, *partition, *offset)
+                .map_err(|e| KafkaError::Other(e.to_string()))?;
+        }
+        consumer.assign(&list).map_err(|e| KafkaError::request(connection, &e))?;
+        Ok(Self { consumer, topic: topic.to_owned(), connection: connection.clone() })
+    }
+
+    /// A reader of all partitions of a topic, from its oldest or its newest record.
+    pub fn all(connection: &Connection, topic: &str, from: Offset) -> Result<Self, KafkaError> {
+        let count = super::Admin::new(connection)?.partitions(topic)?;
+        if count == 0 {
+            return Err(KafkaError::TopicMissing(topic.to_owned()));
+        }
+        let reader = Self::new(connection, topic, &BTreeMap::new())?;
+        let mut list = TopicPartitionList::new();
+        for partition in 0..count {
+            // "The end" is fixed now, not when the first fetch happens: what is written after this
+            // call must be seen.
+            let offset = match from {
+                Offset::End => Offset::Offset(reader.watermarks(partition)?.1),
+                other => other,
+            };
+            list.add_partition_offset(topic, partition, offset)
+                .map_err(|e| KafkaError::Other(e.to_string()))?;
+        }
+        reader.consumer.assign(&list).map_err(|e| KafkaError::request(connection, &e))?;
+        Ok(reader)
+    }
+
+    /// A partition's oldest offset and the one after its newest.
+    pub fn watermarks(&self, partition: i32) -> Result<(i64, i64), KafkaError> {
+        self.consumer
+            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
+            .map_err(|e| KafkaError::request(&self.connection, &e))
+    }
+
+    /// Waits for the next thing to happen.
+    pub fn poll(&self, timeout: Duration) -> ReaderEvent {
+        match self.consumer.poll(timeout) {
+            None => ReaderEvent::Idle,
+            Some(Ok(message)) => {
+                debug_assert_eq!(message.topic(), self.topic);
+                ReaderEvent::Record(Record::copy(&message))
+            }
+            Some(Err(ClientError::PartitionEOF(partition))) => {
+                match self.position(partition) {
+                    Some(next_offset) => ReaderEvent::End { partition, next_offset },
+                    // Nothing was read yet: the end is where reading began.
+                    None => match self.watermarks(partition) {
+                        Ok((_, high)) => ReaderEvent::End { partition, next_offset: high },
+                        Err(error) => ReaderEvent::Trouble(error.to_string()),
+                    },
+                }
+            }
+            Some(Err(error)) => {
+                use rdkafka::error::RDKafkaErrorCode as Code;
+                match error.rdkafka_error_code() {
+                    Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => ReaderEvent::OutOfRange,
+                    _ => ReaderEvent::Trouble(error.to_string()),
+                }
+            }
+        }
+    }
+
+    fn position(&self, partition: i32) -> Option<i64> {
+        let list = self.consumer.position().ok()?;
+        list.find_partition(&self.topic, partition)?.offset().to_raw().filter(|offset| *offset >= 0)
+    }
+}

@@ -1,0 +1,140 @@
+//! The topics: their names and how they must be configured.
+
+use crate::delivery::RetryPolicy;
+
+/// What a topic is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TopicKind {
+    /// Connector commands.
+    Commands,
+    /// The connectors' state.
+    State,
+    /// The commands' results.
+    Results,
+    /// Payment events.
+    Events,
+    /// Deliveries that wait in a retry tier (its index).
+    Retry(usize),
+    /// Deliveries to be replayed.
+    Replay,
+    /// Dead letters.
+    Dead,
+    /// The record of every attempt.
+    Attempts,
+}
+
+/// What happens to old records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cleanup {
+    /// They are deleted after so many days.
+    DeleteAfterDays(u64),
+    /// The last record of each key stays.
+    Compact,
+}
+
+/// How a topic must be configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicPlan {
+    /// Its full name.
+    pub name: String,
+    /// What happens to old records.
+    pub cleanup: Cleanup,
+    /// The topic's other settings.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+/// The names of all topics.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    prefix: String,
+    tiers: Vec<String>,
+}
+
+impl Topics {
+    /// The topics under a prefix, with one retry topic per tier.
+    pub fn new(prefix: &str, policy: &RetryPolicy) -> Self {
+        let tiers = policy.tiers().iter().map(|tier| tier.name().to_owned()).collect();
+        Self { prefix: prefix.to_owned(), tiers }
+    }
+
+    /// A topic's full name.
+    pub fn name(&self, kind: TopicKind) -> String {
+        let prefix = &self.prefix;
+        match kind {
+            TopicKind::Commands => format!("{prefix}connectors.commands"),
+            TopicKind::State => format!("{prefix}connectors.state"),
+            TopicKind::Results => format!("{prefix}connectors.results"),
+            TopicKind::Events => format!("{prefix}payments.events"),
+            TopicKind::Retry(tier) => {
+                format!("{prefix}deliveries.retry.{}", self.tiers.get(tier).map_or("", |t| t))
+            }
+            TopicKind::Replay => format!("{prefix}deliveries.replay"),
+            TopicKind::Dead => format!("{prefix}deliveries.dead"),
+            TopicKind::Attempts => format!("{prefix}deliveries.attempts"),
+        }
+    }
+
+    /// Every topic.
+    pub fn all(&self) -> Vec<TopicKind> {
+        let mut kinds =
+            vec![TopicKind::Commands, TopicKind::State, TopicKind::Results, TopicKind::Events];
+        kinds.extend((0..self.tiers.len()).map(TopicKind::Retry));
+        kinds.extend([TopicKind::Replay, TopicKind::Dead, TopicKind::Attempts]);
+        kinds
+    }
+
+    /// How a topic must be configured.
+    pub fn plan(&self, kind: TopicKind) -> TopicPlan {
+        let large = ("max.message.bytes", super::MAX_RECORD_BYTES.to_string());
+        let (cleanup, settings) = match kind {
+            TopicKind::Commands => (Cleanup::DeleteAfterDays(7), Vec::new()),
+            TopicKind::State => (
+                Cleanup::Compact,
+                // A registrar that takes over looks up the latest decisions in the records.
+                vec![("min.compaction.lag.ms", "600000".to_owned())],
+            ),
+            TopicKind::Results => (Cleanup::DeleteAfterDays(1), Vec::new()),
+            TopicKind::Events => (Cleanup::DeleteAfterDays(30), Vec::new()),
+            TopicKind::Retry(_) | TopicKind::Replay => (Cleanup::DeleteAfterDays(7), vec![large]),
+            TopicKind::Dead => (Cleanup::DeleteAfterDays(30), vec![large]),
+            TopicKind::Attempts => (Cleanup::DeleteAfterDays(7), Vec::new()),
+        };
+        TopicPlan { name: self.name(kind), cleanup, settings }
+    }
+}
+
+impl TopicPlan {
+    /// All settings as the broker names them.
+    pub fn broker_settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = match self.cleanup {
+            Cleanup::DeleteAfterDays(days) => vec![
+                ("cleanup.policy", "delete".to_owned()),
+                ("retention.ms", (days * 24 * 3600 * 1000).to_string()),
+            ],
+            Cleanup::Compact => vec![("cleanup.policy", "compact".to_owned())],
+        };
+        settings.extend(self.settings.iter().cloned());
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topic_has_its_contracted_name_and_cleanup() {
+        let topics = Topics::new("dunmore.", &"5s,6h".parse().unwrap());
+        let text: String = topics
+            .all()
+            .into_iter()
+            .map(|kind| {
+                let plan = topics.plan(kind);
+                let settings: Vec<String> =
+                    plan.broker_settings().iter().map(|(k, v)| format!("{k}={v}")).collect();
+                format!("{} {}\n", plan.name, settings.join(" "))
+            })
+            .collect();
+        insta::assert_snapshot!(text);
+    }
+}

@@ -1,0 +1,264 @@
+//! Sends requests: the only room that knows the HTTP client.
+//!
+//! Every request of this program to a third party goes through [`Outbound::send`]: first attempts,
+//! retries, replays and tests alike. Users' URLs are resolved here, each resolved address is
+//! checked, and the connection is made to an address that was checked. Redirects are not followed.
+
+use std::{
+    error::Error as StdError,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header::USER_AGENT};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Host;
+
+use crate::{
+    clock,
+    delivery::Reason,
+    destination::{MAX_RESPONSE_BYTES, Request, Response},
+    egress::EgressPolicy,
+};
+
+/// How long connecting may take, name resolution included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections are closed after this; below the 60 s that many servers use.
+const POOL_IDLE: Duration = Duration::from_secs(50);
+/// Idle connections kept per host.
+const MAX_IDLE_PER_HOST: usize = 128;
+
+/// Who called.
+pub const AGENT: &str = concat!("dunmore-connectors/", env!("CARGO_PKG_VERSION"));
+
+/// Why no answer came.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct SendError {
+    /// The reason.
+    pub reason: Reason,
+    /// In words, without URL or address.
+    pub detail: String,
+}
+
+/// The sender of all requests.
+#[derive(Clone)]
+pub struct Outbound {
+    /// For users' URLs over https.
+    guarded: reqwest::Client,
+    /// For users' URLs over plain http, to networks that the operator named.
+    permitted: reqwest::Client,
+    /// For URLs that the operator set.
+    trusted: reqwest::Client,
+    policy: Arc<EgressPolicy>,
+}
+
+impl Outbound {
+    /// A sender that keeps to this policy.
+    pub fn new(policy: EgressPolicy) -> Result<Self, String> {
+        // A second call finds the provider already installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let policy = Arc::new(policy);
+        let client = |rule: Option<Rule>| {
+            let mut builder = reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+                .tcp_nodelay(true)
+                .no_proxy()
+                .referer(false);
+            if let Some(rule) = rule {
+                builder =
+                    builder.dns_resolver(Arc::new(Guard { policy: Arc::clone(&policy), rule }));
+            }
+            builder.build().map_err(|error| format!("cannot set up the HTTP client: {error}"))
+        };
+        Ok(Self {
+            guarded: client(Some(Rule::Allowed))?,
+            permitted: client(Some(Rule::Permitted))?,
+            trusted: client(None)?,
+            policy,
+        })
+    }
+
+    /// Sends a request and reads the answer. `trusted` URLs are the operator's and not checked.
+    pub async fn send(
+        &self,
+        request: Request,
+        trusted: bool,
+        timeout: Duration,
+    ) -> Result<Response, SendError> {
+        let client = self.client(&request, trusted)?;
+        let mut raw = reqwest::Request::new(request.method, request.url);
+        let headers = raw.headers_mut();
+        headers.reserve(request.headers.len() + 1);
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        for (name, value) in request.headers {
+            headers.insert(name, value);
+        }
+        if !request.body.is_empty() {
+            *raw.body_mut() = Some(request.body.into());
+        }
+        match tokio::time::timeout(timeout, Self::exchange(client, raw)).await {
+            Ok(result) => result,
+            Err(_) => Err(SendError {
+                reason: Reason::Timeout,
+                detail: format!("no complete answer within {} s", timeout.as_secs_f64()),
+            }),
+        }
+    }
+
+    async fn exchange(
+        client: &reqwest::Client,
+        request: reqwest::Request,
+    ) -> Result<Response, SendError> {
+        let mut response = client.execute(request).await.map_err(|error| explain(&error))?;
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        let body = read_body(&mut response).await?;
+        Ok(Response { status, headers, body, received_at: clock::now() })
+    }
+
+    fn client(&self, request: &Request, trusted: bool) -> Result<&reqwest::Client, SendError> {
+        if trusted {
+            return Ok(&self.trusted);
+        }
+        let rule = if request.url.scheme() == "https" { Rule::Allowed } else { Rule::Permitted };
+        // The client connects to literal addresses without asking its resolver.
+        let literal = match request.url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            _ => None,
+        };
+        if literal.is_some_and(|address| !rule.admits(&self.policy, address)) {
+            return Err(refused_address());
+        }
+        Ok(match rule {
+            Rule::Allowed => &self.guarded,
+            Rule::Permitted => &self.permitted,
+        })
+    }
+}
+
+/// Reads a body up to the cap; the rest is not read.
+async fn read_body(response: &mut reqwest::Response) -> Result<Bytes, SendError> {
+    let mut body = BytesMut::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(body.freeze()),
+            Ok(Some(chunk)) if body.is_empty() && chunk.len() <= MAX_RESPONSE_BYTES => {
+                // Most answers are one chunk.
+                body = chunk.try_into_mut().unwrap_or_else(|chunk| BytesMut::from(&chunk[..]));
+            }
+            Ok(Some(chunk)) => {
+                let room = MAX_RESPONSE_BYTES.saturating_sub(body.len());
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if body.len() >= MAX_RESPONSE_BYTES {
+                    return Ok(body.freeze());
+                }
+            }
+            Err(error) => return Err(explain(&error)),
+        }
+    }
+}
+
+/// Which addresses a client may connect to.
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    /// Public ones and those the operator named.
+    Allowed,
+    /// Only those the operator named.
+    Permitted,
+}
+
+impl Rule {
+    fn admits(self, policy: &EgressPolicy, address: IpAddr) -> bool {
+        match self {
+            Self::Allowed => policy.allows(address),
+            Self::Permitted => policy.allow_http && policy.permits(address),
+        }
+    }
+}
+
+/// Resolves names and lets only admitted addresses through.
+struct Guard {
+    policy: Arc<EgressPolicy>,
+    rule: Rule,
+}
+
+/// The marker by which a refused address is known again in the client's error.
+#[derive(Debug, thiserror::Error)]
+#[error("the host has no address that may be called")]
+struct AddressRefused;
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (policy, rule) = (Arc::clone(&self.policy), self.rule);
+        Box::pin(async move {
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsFailed)?.collect();
+            // One private address among public ones is as suspicious as a private one alone.
+            if found.iter().all(|address| rule.admits(&policy, address.ip())) && !found.is_empty() {
+                Ok(Box::new(found.into_iter()) as Addrs)
+            } else if found.is_empty() {
+                Err(Box::new(DnsFailed(io::Error::from(io::ErrorKind::NotFound))) as _)
+            } else {
+                Err(Box::new(AddressRefused) as _)
+            }
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("name not resolved: {0}")]
+struct DnsFailed(io::Error);
+
+fn refused_address() -> SendError {
+    SendError {
+        reason: Reason::AddressRefused,
+        detail: "the destination's address is private or reserved, and the operator has not \
+                 allowed it"
+            .to_owned(),
+    }
+}
+
+/// What an error of the client means; its text without the URL.
+fn explain(error: &reqwest::Error) -> SendError {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    let mut words = String::new();
+    let mut reason = None;
+    while let Some(cause) = source {
+        if cause.is::<AddressRefused>() {
+            return refused_address();
+        }
+        if cause.is::<DnsFailed>() {
+            reason = Some(Reason::DnsFailed);
+        } else if cause.is::<rustls::Error>() {
+            reason = Some(Reason::TlsFailed);
+        } else if let Some(io) = cause.downcast_ref::<io::Error>() {
+            // A TLS error may sit inside an I/O error, beyond its `source`.
+            let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            if inner.is_some() {
+                reason = Some(Reason::TlsFailed);
+            }
+        }
+        // The first level's text has the URL; the causes' have not.
+        if !cause.is::<reqwest::Error>() {
+            words = cause.to_string();
+        }
+        source = cause.source();
+    }
+    let reason = reason.unwrap_or(if error.is_timeout() {
+        Reason::Timeout
+    } else if error.is_connect() {
+        Reason::ConnectFailed
+    } else {
+        Reason::ConnectionLost
+    });
+    let detail = if words.is_empty() { reason.help().to_owned() } else { words };
+    SendError { reason, detail }
+}
