@@ -10,6 +10,7 @@
 //! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
 
 pub mod clock;
+pub mod connector;
 pub mod delivery;
 pub mod destination;
 pub mod egress;
