@@ -17,3 +17,4 @@ pub mod egress;
 pub mod event;
 pub mod id;
 pub mod money;
+pub mod secrets;
