@@ -18,3 +18,4 @@ pub mod event;
 pub mod id;
 pub mod money;
 pub mod secrets;
+pub mod view;
