@@ -11,6 +11,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod connector;
 pub mod delivery;
 pub mod destination;
 pub mod egress;
@@ -22,3 +23,6 @@ pub mod metrics;
 pub mod money;
 pub mod offsets;
 pub mod outbound;
+pub mod pipeline;
+pub mod secrets;
+pub mod view;

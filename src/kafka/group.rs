@@ -86,6 +86,27 @@ pub struct GroupConsumer {
     thread: Option<thread::JoinHandle<()>>,
 }
 
+/// Tells how a group consumer is.
+#[derive(Clone)]
+pub struct GroupHandle(Arc<Shared>);
+
+impl GroupHandle {
+    /// Whether the group has given this instance its share, which may be nothing.
+    pub fn is_assigned(&self) -> bool {
+        self.0.assigned_once.load(Ordering::Acquire)
+    }
+
+    /// Why the consumer stopped for good, if it did.
+    pub fn fatal(&self) -> Option<String> {
+        self.0.fatal.lock().clone()
+    }
+
+    /// The partitions that this instance owns.
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.0.partitions.lock().clone()
+    }
+}
+
 struct Shared {
     stop: AtomicBool,
     assigned_once: AtomicBool,
@@ -141,19 +162,9 @@ impl GroupConsumer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Whether the group has given this instance its share, which may be nothing.
-    pub fn is_assigned(&self) -> bool {
-        self.shared.assigned_once.load(Ordering::Acquire)
-    }
-
-    /// Why the consumer stopped for good, if it did.
-    pub fn fatal(&self) -> Option<String> {
-        self.shared.fatal.lock().clone()
-    }
-
-    /// The partitions that this instance owns.
-    pub fn partitions(&self) -> Vec<Arc<Partition>> {
-        self.shared.partitions.lock().clone()
+    /// Something to ask how it is.
+    pub fn handle(&self) -> GroupHandle {
+        GroupHandle(Arc::clone(&self.shared))
     }
 
     /// Begins to stop: finishes what is under way, commits, leaves the group.

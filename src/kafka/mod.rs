@@ -16,7 +16,7 @@ use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 pub use admin::{Admin, Difference};
 pub use consumer::{Record, headers_of};
 pub use embedded::EmbeddedBroker;
-pub use group::{Assigned, GroupConsumer, GroupEvents, GroupOptions};
+pub use group::{Assigned, GroupConsumer, GroupEvents, GroupHandle, GroupOptions};
 pub use partition::Partition;
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
 pub use reader::{Reader, ReaderEvent};

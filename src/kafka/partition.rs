@@ -92,9 +92,16 @@ impl Partition {
         self.released.load(Ordering::Acquire)
     }
 
-    /// Marks a request or a produce for this partition as under way.
-    pub fn enter(&self) {
-        *self.active.lock() += 1;
+    /// Marks a request or a produce for this partition as under way; false when the partition was
+    /// given up, so that nothing may start for it.
+    #[must_use]
+    pub fn enter(&self) -> bool {
+        let mut active = self.active.lock();
+        if self.is_released() {
+            return false;
+        }
+        *active += 1;
+        true
     }
 
     /// It ended.
@@ -118,7 +125,11 @@ impl Partition {
     }
 
     pub(super) fn release(&self) {
-        self.released.store(true, Ordering::Release);
+        {
+            // Under the lock, so that whoever waits for quiet afterwards misses no start.
+            let _active = self.active.lock();
+            self.released.store(true, Ordering::Release);
+        }
         self.room.notify_waiters();
     }
 

@@ -79,6 +79,26 @@ impl Producer {
         Ok(Self { inner })
     }
 
+    /// A producer whose records of a partition become durable in order and without a gap, or not
+    /// at all: a failure is final.
+    pub fn gapless(connection: &Connection, errors: IntCounterVec) -> Result<Self, KafkaError> {
+        let inner = connection
+            .client(&[
+                ("enable.idempotence", "true"),
+                ("enable.gapless.guarantee", "true"),
+                ("acks", "all"),
+                ("partitioner", "murmur2_random"),
+                // Somebody waits for each of these.
+                ("linger.ms", "1"),
+                ("compression.type", "lz4"),
+                ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
+                ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
+            ])
+            .create_with_context(Context { errors })
+            .map_err(|e| KafkaError::settings(&e))?;
+        Ok(Self { inner })
+    }
+
     /// Writes a record and waits until it is durable; returns its partition and offset.
     pub async fn send(&self, record: &Outgoing<'_>) -> Result<(i32, i64), ProduceError> {
         loop {

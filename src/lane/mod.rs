@@ -50,6 +50,8 @@ const MAX_BLOCK: Duration = Duration::from_secs(3600);
 /// What a connector's destination bears.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LaneLimits {
+    /// What the lane is counted under.
+    pub label: usize,
     /// Requests at once.
     pub concurrency: u32,
     /// Requests per second.
@@ -194,9 +196,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         self.queued
     }
 
-    /// Each lane's key and whether its circuit is open, for gauges.
-    pub fn circuits(&self) -> impl Iterator<Item = (&K, bool)> {
-        self.lanes.iter().flatten().map(|lane| (&lane.key, lane.circuit.is_open()))
+    /// Each lane's label and whether its circuit is open, for gauges.
+    pub fn circuits(&self) -> impl Iterator<Item = (usize, bool)> {
+        self.lanes.iter().flatten().map(|lane| (lane.limits.label, lane.circuit.is_open()))
     }
 
     /// Offers a delivery to its connector's lane. `version` is the connector's: a newer one lifts

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const LIMITS: LaneLimits = LaneLimits { concurrency: 16, rate: None, batch_items: 1 };
+const LIMITS: LaneLimits = LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
 
 fn ms(millis: u64) -> Moment {
     Duration::from_millis(millis)

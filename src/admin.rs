@@ -1,0 +1,97 @@
+//! The admin server: `/metrics`, `/healthz`, `/readyz`.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Request, State},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::metrics::Metrics;
+
+/// Whether this instance is alive and ready, asked at each request.
+pub trait Health: Send + Sync + 'static {
+    /// What is not ready yet; nothing when it is ready.
+    fn not_ready(&self) -> Vec<&'static str>;
+    /// Why it cannot go on without a restart, if so.
+    fn failure(&self) -> Option<String>;
+}
+
+#[derive(Clone)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    health: Arc<dyn Health>,
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    status: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+}
+
+/// Serves until the future is dropped. The address was bound before, so that a taken port is told
+/// at the start.
+pub async fn serve(
+    listener: TcpListener,
+    metrics: Arc<Metrics>,
+    health: Arc<dyn Health>,
+) -> std::io::Result<()> {
+    let shared = Shared { metrics, health };
+    let app = Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .layer(middleware::from_fn_with_state(shared.clone(), count))
+        .with_state(shared);
+    axum::serve(listener, app).await
+}
+
+/// Binds an address, with an error that names the setting.
+pub async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address} ({setting}): {error}"))
+}
+
+async fn metrics_text(State(shared): State<Shared>) -> Response {
+    let content = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
+    (content, shared.metrics.render()).into_response()
+}
+
+async fn healthz(State(shared): State<Shared>) -> Response {
+    match shared.health.failure() {
+        None => Json(Status { status: "ok", waiting_for: Vec::new(), failure: None }).into_response(),
+        failure => {
+            let body = Json(Status { status: "failed", waiting_for: Vec::new(), failure });
+            (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        }
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let waiting_for = shared.health.not_ready();
+    if waiting_for.is_empty() && shared.health.failure().is_none() {
+        return Json(Status { status: "ready", waiting_for, failure: None }).into_response();
+    }
+    let body = Json(Status { status: "not ready", waiting_for, failure: shared.health.failure() });
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().to_string();
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let route = path.unwrap_or_else(|| "none".to_owned());
+    shared.metrics.http(&method, &route, response.status().as_u16(), began.elapsed());
+    response
+}

@@ -1,0 +1,493 @@
+//! Commands: what somebody asks for, read strictly and completely.
+//!
+//! A sender that misspells a field must learn it, so everything that is unknown or wrong is named
+//! at once. What needs the project's state is the decision's business, not the reader's.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use super::{FieldError, Problem, ProblemCode, Tier, did_you_mean};
+use crate::{
+    destination::{ConnectorType, cut},
+    event::EventTypes,
+    id::{CommandId, ConnectorId, IdError, ProjectId},
+};
+
+/// A connector command.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Command {
+    /// The sender's unique id.
+    pub id: CommandId,
+    /// The project that it is about.
+    pub project: ProjectId,
+    /// What is asked.
+    pub body: CommandBody,
+}
+
+/// What a command asks for. Its `Debug` shows no values of a configuration.
+#[derive(Clone, PartialEq)]
+pub enum CommandBody {
+    /// Make a connector.
+    Create {
+        /// Its id.
+        connector: ConnectorId,
+        /// The service.
+        kind: ConnectorType,
+        /// Its settings, of which some may be encrypted.
+        config: Map<String, Value>,
+        /// The event types that it wants.
+        event_types: EventTypes,
+    },
+    /// Change a connector.
+    Update {
+        /// Which one.
+        connector: ConnectorId,
+        /// What is different.
+        patch: Patch,
+    },
+    /// Remove a connector.
+    Delete {
+        /// Which one.
+        connector: ConnectorId,
+    },
+    /// Hold a connector's deliveries until its configuration changes.
+    Suspend {
+        /// Which one.
+        connector: ConnectorId,
+        /// Why, for its owner.
+        reason: String,
+        /// Only if the connector is not newer than this version.
+        if_version: Option<i64>,
+    },
+    /// Say what a project pays for.
+    SetTier {
+        /// The tier.
+        tier: Tier,
+    },
+}
+
+/// What is different about a connector; what is absent stays.
+#[derive(Clone, PartialEq, Default)]
+pub struct Patch {
+    /// Fields to replace; null removes an optional one.
+    pub config: Option<Map<String, Value>>,
+    /// The event types that replace the current ones.
+    pub event_types: Option<EventTypes>,
+    /// Switches the connector on or off.
+    pub is_active: Option<bool>,
+}
+
+/// Why a record's value is no command that could be decided.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Refused {
+    /// Nobody can be told: it is no JSON object or has no valid id.
+    Unanswerable(String),
+    /// Its sender is told with a result.
+    Rejected {
+        /// The command.
+        id: CommandId,
+        /// Its project, when it names one.
+        project: Option<ProjectId>,
+        /// Its name for the metric.
+        name: &'static str,
+        /// What is wrong.
+        problem: Problem,
+    },
+}
+
+const CREATE: &str = "connector.create";
+const UPDATE: &str = "connector.update";
+const DELETE: &str = "connector.delete";
+const SUSPEND: &str = "connector.suspend";
+const SET_TIER: &str = "project.set_tier";
+
+impl CommandBody {
+    /// The name of each command, and `unknown` for all others: the values of a metric label.
+    pub const NAMES: &[&'static str] = &[CREATE, UPDATE, DELETE, SUSPEND, SET_TIER, UNKNOWN];
+
+    /// The command's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => CREATE,
+            Self::Update { .. } => UPDATE,
+            Self::Delete { .. } => DELETE,
+            Self::Suspend { .. } => SUSPEND,
+            Self::SetTier { .. } => SET_TIER,
+        }
+    }
+
+    /// The connector that it is about, if it is about one.
+    #[must_use]
+    pub const fn connector(&self) -> Option<&ConnectorId> {
+        match self {
+            Self::Create { connector, .. }
+            | Self::Update { connector, .. }
+            | Self::Delete { connector }
+            | Self::Suspend { connector, .. } => Some(connector),
+            Self::SetTier { .. } => None,
+        }
+    }
+
+    /// The configuration that it brings, if any.
+    #[must_use]
+    pub const fn config_mut(&mut self) -> Option<&mut Map<String, Value>> {
+        match self {
+            Self::Create { config, .. } => Some(config),
+            Self::Update { patch, .. } => patch.config.as_mut(),
+            _ => None,
+        }
+    }
+}
+
+const UNKNOWN: &str = "unknown";
+
+impl Command {
+    /// The command's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.body.name()
+    }
+
+    /// Reads a record's value.
+    pub fn read(json: &[u8]) -> Result<Self, Refused> {
+        let value = serde_json::from_slice(json)
+            .map_err(|error| Refused::Unanswerable(format!("the value is no JSON: {error}")))?;
+        Self::from_value(value)
+    }
+
+    /// Reads a JSON value.
+    pub fn from_value(value: Value) -> Result<Self, Refused> {
+        let Value::Object(map) = value else {
+            return Err(Refused::Unanswerable("the value is no JSON object".to_owned()));
+        };
+        let mut fields = Fields { map, errors: Vec::new() };
+        let id = match fields.map.shift_remove("id") {
+            None => return Err(Refused::Unanswerable("the command has no id".to_owned())),
+            Some(Value::String(id)) => CommandId::parse(&id)
+                .map_err(|error| Refused::Unanswerable(format!("the command's id {error}")))?,
+            Some(_) => {
+                return Err(Refused::Unanswerable("the command's id is no string".to_owned()));
+            }
+        };
+        let project = fields.id("projectId", ProjectId::parse);
+        let (name, body) = match read_body(&mut fields) {
+            Ok(read) => read,
+            Err(problem) => {
+                return Err(Refused::Rejected { id, project, name: UNKNOWN, problem });
+            }
+        };
+        match (project, body, fields.errors) {
+            (Some(project), Some(body), errors) if errors.is_empty() => {
+                Ok(Self { id, project, body })
+            }
+            (project, _, errors) => {
+                let problem = Problem::with_fields(ProblemCode::ValidationFailed, errors);
+                Err(Refused::Rejected { id, project, name, problem })
+            }
+        }
+    }
+
+    /// The record's value.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = json!({
+            "id": self.id,
+            "type": self.body.name(),
+            "projectId": self.project,
+        });
+        if let Some(connector) = self.body.connector() {
+            json["connectorId"] = json!(connector);
+        }
+        match &self.body {
+            CommandBody::Create { kind, config, event_types, .. } => {
+                json["connector"] =
+                    json!({ "type": kind, "config": config, "eventTypes": event_types });
+            }
+            CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
+            CommandBody::Delete { .. } => {}
+            CommandBody::Suspend { reason, if_version, .. } => {
+                json["reason"] = json!(reason);
+                if let Some(version) = if_version {
+                    json["ifVersion"] = json!(version);
+                }
+            }
+            CommandBody::SetTier { tier } => json["tier"] = json!(tier),
+        }
+        json.to_string().into_bytes()
+    }
+}
+
+impl Patch {
+    fn to_value(&self) -> Value {
+        let mut patch = Map::new();
+        if let Some(config) = &self.config {
+            patch.insert("config".to_owned(), json!(config));
+        }
+        if let Some(event_types) = &self.event_types {
+            patch.insert("eventTypes".to_owned(), json!(event_types));
+        }
+        if let Some(is_active) = self.is_active {
+            patch.insert("isActive".to_owned(), json!(is_active));
+        }
+        Value::Object(patch)
+    }
+}
+
+/// The body of a command that has a known name; `None` when its fields have errors.
+fn read_body(fields: &mut Fields) -> Result<(&'static str, Option<CommandBody>), Problem> {
+    let given = match fields.map.shift_remove("type") {
+        Some(Value::String(name)) => name,
+        Some(_) => return Err(unknown_command("must be a string")),
+        None => return Err(unknown_command("is missing")),
+    };
+    Ok(match given.as_str() {
+        CREATE => (CREATE, read_create(fields)),
+        UPDATE => (UPDATE, read_update(fields)),
+        DELETE => (DELETE, read_delete(fields)),
+        SUSPEND => (SUSPEND, read_suspend(fields)),
+        SET_TIER => (SET_TIER, read_set_tier(fields)),
+        other => {
+            let known = CommandBody::NAMES.iter().copied().filter(|name| *name != UNKNOWN);
+            let hint = did_you_mean(other, known);
+            return Err(unknown_command(&format!("is unknown: {}{hint}", quoted(other))));
+        }
+    })
+}
+
+fn unknown_command(message: &str) -> Problem {
+    let errors = vec![FieldError::new("type", message)];
+    Problem::with_fields(ProblemCode::InvalidCommand, errors)
+}
+
+fn read_create(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let body = fields.object("connector");
+    fields.finish(&["id", "type", "projectId", "connectorId", "connector"]);
+    let mut body = fields.inner(body?);
+    let kind = body.connector_type();
+    let config = body.required_object("config");
+    let event_types = body.event_types(true);
+    body.finish(&["type", "config", "eventTypes"]);
+    fields.errors.append(&mut body.errors);
+    Some(CommandBody::Create {
+        connector: connector?,
+        kind: kind?,
+        config: config?,
+        event_types: event_types?,
+    })
+}
+
+fn read_update(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let body = fields.object("patch");
+    fields.finish(&["id", "type", "projectId", "connectorId", "patch"]);
+    let mut body = fields.inner(body?);
+    let patch = Patch {
+        config: body.optional_object("config"),
+        event_types: body.event_types(false),
+        is_active: body.boolean("isActive"),
+    };
+    body.finish(&["config", "eventTypes", "isActive"]);
+    fields.errors.append(&mut body.errors);
+    Some(CommandBody::Update { connector: connector?, patch })
+}
+
+fn read_delete(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    fields.finish(&["id", "type", "projectId", "connectorId"]);
+    Some(CommandBody::Delete { connector: connector? })
+}
+
+fn read_suspend(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let reason = fields.text("reason");
+    let if_version = match fields.map.shift_remove("ifVersion") {
+        None => None,
+        Some(value) => {
+            let version = value.as_i64();
+            if version.is_none() {
+                fields.error("ifVersion", "must be a whole number");
+            }
+            version
+        }
+    };
+    fields.finish(&["id", "type", "projectId", "connectorId", "reason", "ifVersion"]);
+    Some(CommandBody::Suspend { connector: connector?, reason: reason?, if_version })
+}
+
+fn read_set_tier(fields: &mut Fields) -> Option<CommandBody> {
+    let tier = fields.text("tier").and_then(|text| match text.parse() {
+        Ok(tier) => Some(tier),
+        Err(message) => {
+            fields.error::<String>("tier", message);
+            None
+        }
+    });
+    fields.finish(&["id", "type", "projectId", "tier"]);
+    Some(CommandBody::SetTier { tier: tier? })
+}
+
+/// The fields of a JSON object that were not read yet, and what is wrong with those that were.
+struct Fields {
+    map: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    fn inner(&self, map: Map<String, Value>) -> Self {
+        Self { map, errors: Vec::with_capacity(self.errors.len()) }
+    }
+
+    fn error<T: Into<String>>(&mut self, field: &str, message: T) {
+        self.errors.push(FieldError::new(field, message));
+    }
+
+    fn text(&mut self, field: &str) -> Option<String> {
+        match self.map.shift_remove(field) {
+            Some(Value::String(text)) => return Some(text),
+            Some(_) => self.error(field, "must be a string"),
+            None => self.error(field, "is missing"),
+        }
+        None
+    }
+
+    fn id<T>(&mut self, field: &str, parse: fn(&str) -> Result<T, IdError>) -> Option<T> {
+        let text = self.text(field)?;
+        parse(&text).map_err(|error| self.error(field, error.to_string())).ok()
+    }
+
+    fn boolean(&mut self, field: &str) -> Option<bool> {
+        match self.map.shift_remove(field)? {
+            Value::Bool(value) => return Some(value),
+            _ => self.error(field, "must be true or false"),
+        }
+        None
+    }
+
+    fn object(&mut self, field: &str) -> Option<Map<String, Value>> {
+        self.required_object(field)
+    }
+
+    fn required_object(&mut self, field: &str) -> Option<Map<String, Value>> {
+        if !self.map.contains_key(field) {
+            self.error(field, "is missing");
+        }
+        self.optional_object(field)
+    }
+
+    fn optional_object(&mut self, field: &str) -> Option<Map<String, Value>> {
+        match self.map.shift_remove(field)? {
+            Value::Object(map) => return Some(map),
+            _ => self.error(field, "must be an object"),
+        }
+        None
+    }
+
+    fn connector_type(&mut self) -> Option<ConnectorType> {
+        let text = self.text("type")?;
+        if let Ok(kind) = text.parse() {
+            return Some(kind);
+        }
+        let hint = did_you_mean(&text, ConnectorType::ALL.iter().map(|kind| kind.as_str()));
+        self.error("type", format!("is unknown: {}{hint}", quoted(&text)));
+        None
+    }
+
+    fn event_types(&mut self, required: bool) -> Option<EventTypes> {
+        const FIELD: &str = "eventTypes";
+        let items = match self.map.shift_remove(FIELD) {
+            Some(Value::Array(items)) => items,
+            Some(_) => {
+                self.error(FIELD, "must be a list of event types");
+                return None;
+            }
+            None => {
+                if required {
+                    self.error(FIELD, "is missing");
+                }
+                return None;
+            }
+        };
+        let names: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+        let Some(names) = names else {
+            self.error(FIELD, "must be a list of strings");
+            return None;
+        };
+        // A huge name would come back in the message.
+        if let Some(long) = names.iter().find(|name| name.len() > MAX_QUOTED_CHARS) {
+            self.error(FIELD, format!("has an unknown event type {}", quoted(long)));
+            return None;
+        }
+        match EventTypes::parse(&names) {
+            Ok(event_types) => Some(event_types),
+            Err(messages) => {
+                for message in messages {
+                    self.error(FIELD, message);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whatever was not read is unknown.
+    fn finish(&mut self, known: &[&str]) {
+        for (name, _) in std::mem::take(&mut self.map) {
+            let hint = did_you_mean(&name, known.iter().copied());
+            self.error(&cut(&name, MAX_QUOTED_CHARS), format!("is no known field{hint}"));
+        }
+    }
+}
+
+/// The longest name of a sender that a message repeats, in characters.
+const MAX_QUOTED_CHARS: usize = 64;
+
+fn quoted(text: &str) -> String {
+    format!("{:?}", cut(text, MAX_QUOTED_CHARS))
+}
+
+/// The names of a configuration's fields, without their values.
+struct Names<'a>(&'a Map<String, Value>);
+
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl fmt::Debug for Patch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Patch")
+            .field("config", &self.config.as_ref().map(Names))
+            .field("event_types", &self.event_types)
+            .field("is_active", &self.is_active)
+            .finish()
+    }
+}
+
+impl fmt::Debug for CommandBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct(self.name());
+        if let Some(connector) = self.connector() {
+            out.field("connector", connector);
+        }
+        match self {
+            Self::Create { kind, config, event_types, .. } => {
+                out.field("kind", kind).field("config", &Names(config));
+                out.field("event_types", event_types);
+            }
+            Self::Update { patch, .. } => {
+                out.field("patch", patch);
+            }
+            Self::Suspend { reason, if_version, .. } => {
+                out.field("reason", reason).field("if_version", if_version);
+            }
+            Self::SetTier { tier } => {
+                out.field("tier", tier);
+            }
+            Self::Delete { .. } => {}
+        }
+        out.finish()
+    }
+}

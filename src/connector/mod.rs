@@ -1,0 +1,38 @@
+//! Connectors: what a project configured, the commands that change it, and the decision about
+//! each command.
+//!
+//! Commands are asked, state changes are facts: [`decide()`] turns a command into one [`Change`]
+//! or a [`Problem`], and [`ProjectState::apply`] folds changes into state. Nothing here does I/O,
+//! asks a clock or rolls dice; ids and times come from the command and its Kafka record.
+
+mod command;
+mod config;
+mod decide;
+mod problem;
+mod result;
+mod state;
+mod tier;
+
+pub use command::{Command, CommandBody, Patch, Refused};
+pub(crate) use config::to_setting;
+pub use config::{Config, ConfigValue, SEALED, Sealed, mask};
+pub use decide::{Context, Decision, MAX_SUSPENDED_REASON_CHARS, decide};
+pub use problem::{FieldError, MAX_FIELD_ERRORS, Problem, ProblemCode};
+pub use result::{CommandOutcome, CommandResult};
+pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey};
+pub use tier::Tier;
+
+/// The known name that a misspelt one probably means, as the end of a sentence.
+fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    // The distance takes time in proportion to the product of the lengths.
+    if text.len() > 64 {
+        return String::new();
+    }
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(text, name), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| format!(", did you mean {name:?}?"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,76 @@
+//! A project's tier: how many connectors it may have.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::did_you_mean;
+
+/// What a project pays for. A project that billing never named is on [`Tier::Starter`].
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// No connectors.
+    #[default]
+    Starter,
+    /// Some connectors.
+    Pro,
+    /// More connectors.
+    Business,
+    /// As many connectors as it likes.
+    Enterprise,
+}
+
+impl Tier {
+    /// Every tier, from the smallest.
+    pub const ALL: &[Self] = &[Self::Starter, Self::Pro, Self::Business, Self::Enterprise];
+
+    /// The name in commands and settings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starter => "starter",
+            Self::Pro => "pro",
+            Self::Business => "business",
+            Self::Enterprise => "enterprise",
+        }
+    }
+
+    /// How many connectors a project of this tier may have; `None` is no limit.
+    #[must_use]
+    pub const fn limit(self) -> Option<u32> {
+        match self {
+            Self::Starter => Some(0),
+            Self::Pro => Some(5),
+            Self::Business => Some(15),
+            Self::Enterprise => None,
+        }
+    }
+
+    /// Whether a project that has so many connectors may have one more.
+    #[must_use]
+    pub fn has_room_beside(self, count: usize) -> bool {
+        self.limit().is_none_or(|limit| usize::try_from(limit).is_ok_and(|limit| count < limit))
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Tier {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|tier| tier.as_str() == text).ok_or_else(|| {
+            let names = Self::ALL.iter().map(|tier| tier.as_str());
+            format!(
+                "must be starter, pro, business or enterprise{}",
+                did_you_mean(text, names.collect::<Vec<_>>())
+            )
+        })
+    }
+}

@@ -1,0 +1,335 @@
+//! The one path to an HTTP request: first attempts, retries and replays all come through here.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::HeaderName;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{TRACEPARENT, dispatch::Dispatcher, park, work::Delivery};
+use crate::{
+    clock,
+    delivery::{Reason, Verdict},
+    destination::{Destination, Item, MAX_DETAIL_CHARS, MAX_SETUP_STEPS, Request, Response, Setup},
+    event::Event,
+    id::DeliveryId,
+    lane::{Report, Start},
+    outbound::{Outbound, SendError},
+    view::Target,
+};
+
+/// What a request said of one delivery.
+#[derive(Debug)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The response's status, when there was a response.
+    pub status: Option<u16>,
+    /// How long the request took, when one was made.
+    pub duration: Option<Duration>,
+}
+
+/// Sends what a lane started, then whatever may start next.
+pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
+    loop {
+        let (lane, at) = (start.lane, start.at);
+        let total = start.items.len();
+        // What belongs to a partition that was given up is its next owner's.
+        let deliveries: Vec<Delivery> =
+            start.items.into_iter().filter(|d| d.work.partition().enter()).collect();
+        let (report, judged) = if deliveries.is_empty() {
+            (Report::Unused, Vec::new())
+        } else {
+            let judged = send_all(&dispatcher, &deliveries).await;
+            (report(&deliveries, &judged), judged)
+        };
+        // The lane first: what may start next need not wait for records to be written.
+        let mut starts = dispatcher.finish(lane, at, total, report);
+        for (delivery, judged) in deliveries.into_iter().zip(judged) {
+            park::settle(&dispatcher, delivery, judged);
+        }
+        match starts.pop() {
+            Some(next) => start = next,
+            None => return,
+        }
+        dispatcher.launch(starts);
+    }
+}
+
+/// What the lane should learn from the verdicts of one start.
+fn report(deliveries: &[Delivery], judged: &[Judged]) -> Report {
+    let mut report = Report::Working;
+    for (delivery, judged) in deliveries.iter().zip(judged) {
+        match &judged.verdict {
+            Verdict::Broken { .. } => return Report::Broken { version: delivery.target.version },
+            Verdict::Retry { reason: Reason::RateLimited | Reason::QuotaExceeded, after, .. } => {
+                report = Report::SlowDown(*after);
+            }
+            Verdict::Retry { reason: Reason::PrerequisiteMissing, .. } => {}
+            Verdict::Retry { .. } if report == Report::Working => report = Report::Failing,
+            _ => {}
+        }
+    }
+    report
+}
+
+/// Sends deliveries of one connector, in as many requests as needed; one judgement for each.
+async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<Judged> {
+    let Some(first) = deliveries.first() else { return Vec::new() };
+    let target = Arc::clone(&first.target);
+    let Ok(destination) = &target.destination else {
+        let verdict = || Verdict::retry(Reason::Unusable, "the connector cannot be used");
+        return deliveries.iter().map(|_| unsent(verdict())).collect();
+    };
+    let timeout = dispatcher.timeout(target.kind);
+    let sender = Sender { outbound: &dispatcher.options.outbound, target: &target, timeout };
+    let setup = match sender.set_up(destination.as_ref()).await {
+        Ok(setup) => setup,
+        Err(verdict) => return deliveries.iter().map(|_| unsent(verdict.clone())).collect(),
+    };
+    let sent_at = clock::now();
+    let items: Vec<Item<'_>> = deliveries.iter().map(|d| d.item(sent_at, &setup)).collect();
+    let traceparent = first.traceparent.as_deref();
+    let mut judged: Vec<Option<Judged>> = items.iter().map(|_| None).collect();
+    // Ranges still to be sent, the next one last.
+    let mut ranges = vec![(0, items.len())];
+    while let Some((from, to)) = ranges.pop() {
+        let end = sender.batch_end(destination.as_ref(), &items, from, to);
+        if end < to {
+            ranges.push((end, to));
+        }
+        let (answers, split) =
+            sender.exchange(destination.as_ref(), &items[from..end], traceparent).await;
+        if split && end - from > 1 {
+            let middle = from + (end - from) / 2;
+            ranges.push((middle, end));
+            ranges.push((from, middle));
+            continue;
+        }
+        for (slot, answer) in judged[from..end].iter_mut().zip(answers) {
+            *slot = Some(answer);
+        }
+    }
+    let metrics = &dispatcher.options.metrics;
+    let judged: Vec<Judged> = judged
+        .into_iter()
+        .map(|judged| judged.unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict"))))
+        .collect();
+    if let Some(duration) = judged.iter().find_map(|judged| judged.duration) {
+        metrics.attempt(target.kind, first.source, duration);
+    }
+    let stale = judged.iter().any(|judged| {
+        matches!(judged.verdict, Verdict::Retry { reason: Reason::PrerequisiteMissing, .. })
+    });
+    if stale {
+        *target.setup.lock() = None;
+    }
+    judged
+}
+
+fn unsent(verdict: Verdict) -> Judged {
+    Judged { verdict, status: None, duration: None }
+}
+
+/// Sends requests for one connector.
+struct Sender<'a> {
+    outbound: &'a Outbound,
+    target: &'a Target,
+    timeout: Duration,
+}
+
+impl Sender<'_> {
+    /// What the destination needs to know first; asked once and kept.
+    async fn set_up(&self, destination: &dyn Destination) -> Result<Arc<str>, Verdict> {
+        if let Some(setup) = self.target.setup.lock().clone() {
+            return Ok(setup);
+        }
+        let mut answers: Vec<Response> = Vec::new();
+        while answers.len() <= MAX_SETUP_STEPS {
+            match guarded(|| destination.setup(&answers))? {
+                Setup::Ready(text) => {
+                    *self.target.setup.lock() = Some(Arc::clone(&text));
+                    return Ok(text);
+                }
+                Setup::Failed(verdict) => return Err(self.scrubbed(verdict)),
+                Setup::Ask(request) => match self.send(request).await {
+                    Ok(response) => answers.push(response),
+                    Err(error) => return Err(Verdict::retry(error.reason, error.detail)),
+                },
+            }
+        }
+        Err(Verdict::dead(Reason::Bug, "the destination asks without end"))
+    }
+
+    /// Where the batch that begins at `from` ends.
+    fn batch_end(
+        &self,
+        destination: &dyn Destination,
+        items: &[Item<'_>],
+        from: usize,
+        to: usize,
+    ) -> usize {
+        let Some(batching) = destination.batching() else { return from + 1 };
+        let most = to.min(from + batching.limits().items.max(1));
+        let joins = |next: &usize| {
+            guarded(|| batching.takes(&items[from..*next], &items[*next])).unwrap_or(false)
+        };
+        (from + 1..most).take_while(joins).last().map_or(from + 1, |last| last + 1)
+    }
+
+    /// One request and what it means for each item; true when the items should be sent in two
+    /// halves because the request is too large.
+    async fn exchange(
+        &self,
+        destination: &dyn Destination,
+        items: &[Item<'_>],
+        traceparent: Option<&str>,
+    ) -> (Vec<Judged>, bool) {
+        let batching = destination.batching();
+        let built = guarded(|| match (batching, items) {
+            (None, [item]) => destination.build(item),
+            (None, _) => Err(Verdict::dead(Reason::Bug, "no batches here")),
+            (Some(batching), _) => batching.build(items),
+        });
+        let request = match built.and_then(|built| built) {
+            Ok(request) => request,
+            Err(verdict) => {
+                let verdict = self.scrubbed(verdict);
+                return (items.iter().map(|_| unsent(verdict.clone())).collect(), false);
+            }
+        };
+        if let Some(batching) = batching
+            && items.len() > 1
+            && request.body.len() > batching.limits().bytes
+        {
+            return (Vec::new(), true);
+        }
+        let request = match traceparent {
+            Some(trace) => request.header(HeaderName::from_static(TRACEPARENT), trace),
+            None => request,
+        };
+        let began = Instant::now();
+        let sent = self.send(request).await;
+        let duration = Some(began.elapsed());
+        match sent {
+            Err(error) => {
+                let verdict = self.scrubbed(transport(error));
+                let judged = |_| Judged { verdict: verdict.clone(), status: None, duration };
+                (items.iter().map(judged).collect(), false)
+            }
+            Ok(response) => {
+                let status = Some(response.status);
+                let verdicts = guarded(|| match (batching, items) {
+                    (None, [item]) => vec![destination.judge(item, &response)],
+                    (None, _) => Vec::new(),
+                    (Some(batching), _) => batching.judge(items, &response),
+                });
+                let verdicts = match verdicts {
+                    Ok(verdicts) if verdicts.len() == items.len() => verdicts,
+                    Ok(_) => vec![Verdict::dead(Reason::Bug, "verdicts missing"); items.len()],
+                    Err(verdict) => vec![verdict; items.len()],
+                };
+                let too_large = |verdict: &Verdict| {
+                    matches!(verdict, Verdict::Dead { reason: Reason::PayloadTooLarge, .. })
+                };
+                let split = items.len() > 1 && verdicts.iter().all(too_large);
+                let judged = verdicts.into_iter().map(|verdict| Judged {
+                    verdict: self.scrubbed(verdict),
+                    status,
+                    duration,
+                });
+                (judged.collect(), split)
+            }
+        }
+    }
+
+    async fn send(&self, request: Request) -> Result<Response, SendError> {
+        self.outbound.send(request, self.target.trusted, self.timeout).await
+    }
+
+    /// The verdict without the connector's secrets, whatever the destination quoted.
+    fn scrubbed(&self, verdict: Verdict) -> Verdict {
+        let clean = |detail: String| scrub(detail, &self.target.secrets);
+        match verdict {
+            Verdict::Retry { reason, detail, after } => {
+                Verdict::Retry { reason, detail: clean(detail), after }
+            }
+            Verdict::Dead { reason, detail } => Verdict::Dead { reason, detail: clean(detail) },
+            Verdict::Broken { reason, detail } => Verdict::Broken { reason, detail: clean(detail) },
+            other => other,
+        }
+    }
+}
+
+/// Runs a destination's function; a panic in it is this program's bug and ends one delivery only.
+fn guarded<T>(function: impl FnOnce() -> T) -> Result<T, Verdict> {
+    catch_unwind(AssertUnwindSafe(function))
+        .map_err(|_| Verdict::dead(Reason::Bug, "the destination's code failed; please report it"))
+}
+
+/// What it means that no answer came.
+fn transport(error: SendError) -> Verdict {
+    match error.reason {
+        Reason::AddressRefused => Verdict::broken(error.reason, error.detail),
+        reason => Verdict::retry(reason, error.detail),
+    }
+}
+
+fn scrub(mut detail: String, secrets: &[SecretString]) -> String {
+    for secret in secrets {
+        let secret = secret.expose_secret();
+        // The last part of a webhook's URL is its secret, and may be quoted alone.
+        let tail = secret.rsplit('/').find(|part| part.len() >= 8).unwrap_or(secret);
+        for text in [secret, tail] {
+            if !text.is_empty() && detail.contains(text) {
+                detail = detail.replace(text, "…");
+            }
+        }
+    }
+    detail.chars().take(MAX_DETAIL_CHARS + 100).collect()
+}
+
+/// Sends one event to a connector outside of any lane, for a user who tests the connector.
+pub async fn test_send(
+    dispatcher: &Arc<Dispatcher>,
+    target: &Target,
+    event: &Event,
+    id: DeliveryId,
+) -> Judged {
+    let destination = match &target.destination {
+        Ok(destination) => destination.as_ref(),
+        Err(words) => return unsent(Verdict::broken(Reason::Unusable, words.clone())),
+    };
+    let timeout = dispatcher.timeout(target.kind);
+    let sender = Sender { outbound: &dispatcher.options.outbound, target, timeout };
+    let setup = match sender.set_up(destination).await {
+        Ok(setup) => setup,
+        Err(verdict) => return unsent(verdict),
+    };
+    let item = Item { event, delivery_id: id, attempt: 1, sent_at: clock::now(), setup: &setup };
+    let (mut judged, _) = sender.exchange(destination, &[item], None).await;
+    judged.pop().unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_destination_quotes_is_scrubbed() {
+        let url = SecretString::from("https://hooks.slack.com/services/T1/B1/s3cr3ts3cr3t");
+        let token = SecretString::from("tok-12345");
+        let detail = "no hook s3cr3ts3cr3t at https://hooks.slack.com/services/T1/B1/s3cr3ts3cr3t for tok-12345";
+        let clean = scrub(detail.to_owned(), &[url, token]);
+        assert!(!clean.contains("s3cr3t") && !clean.contains("tok-12345"), "{clean}");
+    }
+
+    #[test]
+    fn a_panic_is_a_bug_of_one_delivery() {
+        let verdict = guarded(|| -> u8 { panic!("on purpose") });
+        assert!(matches!(verdict, Err(Verdict::Dead { reason: Reason::Bug, .. })));
+    }
+}

@@ -1,0 +1,371 @@
+//! The dispatcher: offers deliveries to lanes and starts what the lanes let go.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::{attempt, park, work::Delivery};
+use crate::{
+    config::AttemptLogging,
+    delivery::{RetryPolicy, Source},
+    destination::{ConnectorType, Rate},
+    id::{ConnectorKey, ProjectId},
+    kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
+    lane::{Lanes, LaneLimits, Moment, Offer, Start},
+    metrics::Metrics,
+    outbound::Outbound,
+    view::{Subscriptions, Target, View},
+};
+
+/// Bytes of events that may be in memory for delivery, in KiB.
+pub const MAX_EVENT_KIB: u32 = 64 * 1024;
+/// How often lanes are looked after.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a lane that is full but fast is offered a delivery again.
+const BUSY_WAIT: Duration = Duration::from_millis(2);
+
+/// What an operator set for a destination type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TypeLimits {
+    /// Requests per second; 0 = no limit.
+    pub rate_per_second: Option<f64>,
+    /// Requests at once.
+    pub concurrency: Option<u32>,
+    /// How long an answer may take.
+    pub timeout: Option<Duration>,
+}
+
+/// What a dispatcher is made of.
+pub struct DispatchOptions {
+    /// The connectors.
+    pub view: Arc<View>,
+    /// The sender.
+    pub outbound: Outbound,
+    /// The producer for retries, dead letters and commands.
+    pub producer: Producer,
+    /// The log of attempts, and which of them it gets.
+    pub attempt_log: Option<Arc<AttemptLog>>,
+    /// Which attempts are recorded.
+    pub attempt_logging: AttemptLogging,
+    /// The topics' names.
+    pub topics: Topics,
+    /// The retry policy.
+    pub policy: RetryPolicy,
+    /// What the operator set per type.
+    pub limits: BTreeMap<ConnectorType, TypeLimits>,
+    /// Deliveries at once.
+    pub max_in_flight: u32,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Hands deliveries to lanes and runs what they start.
+pub struct Dispatcher {
+    pub(super) options: DispatchOptions,
+    pub(super) retry_topics: Vec<String>,
+    pub(super) dead_topic: String,
+    pub(super) commands_topic: String,
+    lanes: Mutex<Lanes<ConnectorKey, Delivery>>,
+    lane_limits: Vec<(LaneLimits, LaneLimits)>,
+    timeouts: Vec<Duration>,
+    began: Instant,
+    /// Wakes the housekeeping when a timer was set that is due before its next round.
+    wake: Notify,
+    next_round: AtomicU64,
+    budget: Arc<Semaphore>,
+    /// Retries and replays may only use a part of the budget, so that live traffic always moves.
+    retry_budget: Arc<Semaphore>,
+    replay_budget: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    tasks: TaskTracker,
+    pub(super) suspending: Mutex<BTreeMap<ConnectorKey, i64>>,
+}
+
+impl Dispatcher {
+    /// A dispatcher with its housekeeping task on the current runtime.
+    pub fn start(options: DispatchOptions) -> Arc<Self> {
+        let tiers = 0..options.policy.tiers().len();
+        let retry_topics = tiers.map(|tier| options.topics.name(TopicKind::Retry(tier))).collect();
+        let permits = options.max_in_flight as usize;
+        let limits = ConnectorType::ALL.iter().map(|kind| lane_limits(*kind, &options.limits));
+        let timeouts = ConnectorType::ALL.iter().map(|kind| {
+            let set = options.limits.get(kind).and_then(|limits| limits.timeout);
+            set.unwrap_or(kind.spec().timeout)
+        });
+        let dispatcher = Arc::new(Self {
+            retry_topics,
+            dead_topic: options.topics.name(TopicKind::Dead),
+            commands_topic: options.topics.name(TopicKind::Commands),
+            lanes: Mutex::new(Lanes::new(permits)),
+            lane_limits: limits.collect(),
+            timeouts: timeouts.collect(),
+            began: Instant::now(),
+            wake: Notify::new(),
+            next_round: AtomicU64::new(0),
+            budget: Arc::new(Semaphore::new(permits)),
+            retry_budget: Arc::new(Semaphore::new((permits / 2).max(1))),
+            replay_budget: Arc::new(Semaphore::new((permits / 4).max(1))),
+            bytes: Arc::new(Semaphore::new(MAX_EVENT_KIB as usize)),
+            tasks: TaskTracker::new(),
+            suspending: Mutex::new(BTreeMap::new()),
+            options,
+        });
+        tokio::spawn(housekeeping(Arc::downgrade(&dispatcher)));
+        dispatcher
+    }
+
+    /// Waits for a share of the in-flight budget.
+    pub async fn permit(&self, source: Source) -> Option<OwnedSemaphorePermit> {
+        // A retry's own share first: holding a part of the common budget while waiting for one's
+        // own would take it from others.
+        let budget = match source {
+            Source::Live => &self.budget,
+            Source::Retry => &self.retry_budget,
+            Source::Replay => &self.replay_budget,
+        };
+        Arc::clone(budget).acquire_owned().await.ok()
+    }
+
+    /// Waits for memory for an event of this size.
+    pub async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(MAX_EVENT_KIB).min(MAX_EVENT_KIB);
+        Arc::clone(&self.bytes).acquire_many_owned(kib).await.ok()
+    }
+
+    /// Who of a project wants what. The view is on local disk: when it cannot be read, nothing can
+    /// be decided, so this waits until it can.
+    pub async fn subscriptions(&self, project: &ProjectId) -> Arc<Subscriptions> {
+        loop {
+            match self.options.view.subscriptions(project) {
+                Ok(subscriptions) => return subscriptions,
+                Err(error) => {
+                    tracing::error!(%error, "the view cannot be read; check the disk of data_dir");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    /// The dispatcher's clock for lanes.
+    pub fn moment(&self) -> Moment {
+        self.began.elapsed()
+    }
+
+    /// How long an answer of this type may take.
+    pub fn timeout(&self, kind: ConnectorType) -> Duration {
+        self.timeouts[kind.index()]
+    }
+
+    /// Hands a delivery to its lane. Waits only for a lane that is full but fast.
+    pub async fn offer(self: &Arc<Self>, mut delivery: Delivery) {
+        let target = Arc::clone(&delivery.target);
+        if let Some(words) = &target.suspended {
+            park::spawn_suspended(self, delivery, words.clone());
+            return;
+        }
+        if let Err(words) = &target.destination {
+            park::spawn_unusable(self, delivery, words.clone());
+            return;
+        }
+        let limits = self.limits(&target);
+        let background = delivery.source == Source::Replay;
+        loop {
+            let (offer, starts) = {
+                let now = self.moment();
+                let mut lanes = self.lanes.lock();
+                let key = &target.key;
+                let offer = lanes.offer(key, limits, target.version, background, delivery, now);
+                let starts = take_starts(&mut lanes, now);
+                self.note_timer(lanes.wake_at());
+                (offer, starts)
+            };
+            self.launch(starts);
+            match offer {
+                Offer::Queued => return,
+                Offer::Deferred(deferral) => {
+                    park::spawn_deferral(self, deferral);
+                    return;
+                }
+                Offer::Busy(back) => {
+                    if back.work.partition().is_released() {
+                        return;
+                    }
+                    delivery = back;
+                    tokio::time::sleep(BUSY_WAIT).await;
+                }
+            }
+        }
+    }
+
+    fn limits(&self, target: &Target) -> LaneLimits {
+        let (vendor, trusted) = self.lane_limits[target.kind.index()];
+        let mut limits = if target.trusted { trusted } else { vendor };
+        if let Ok(destination) = &target.destination
+            && let Some(batching) = destination.batching()
+        {
+            limits.batch_items = batching.limits().items;
+        }
+        limits
+    }
+
+    /// Runs each start in a task of its own.
+    pub(super) fn launch(self: &Arc<Self>, starts: Vec<Start<Delivery>>) {
+        for start in starts {
+            let dispatcher = Arc::clone(self);
+            self.tasks.spawn(async move { attempt::run(dispatcher, start).await });
+        }
+    }
+
+    /// Reports a finished request to its lane; returns what may start next.
+    pub(super) fn finish(
+        self: &Arc<Self>,
+        lane: crate::lane::LaneId,
+        started: Moment,
+        items: usize,
+        report: crate::lane::Report,
+    ) -> Vec<Start<Delivery>> {
+        let (evicted, starts) = {
+            let now = self.moment();
+            let mut lanes = self.lanes.lock();
+            let evicted = lanes.finish(lane, started, items, report, now);
+            let starts = take_starts(&mut lanes, now);
+            self.note_timer(lanes.wake_at());
+            (evicted, starts)
+        };
+        for deferral in evicted {
+            park::spawn_deferral(self, deferral);
+        }
+        starts
+    }
+
+    fn note_timer(&self, timer: Option<Moment>) {
+        let micros = timer.map(|at| u64::try_from(at.as_micros()).unwrap_or(u64::MAX));
+        if micros.is_some_and(|at| at < self.next_round.load(Ordering::Relaxed)) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A task that the shutdown waits for.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Drops what waits for partitions that are given up: their next owner delivers it.
+    pub fn release(&self, partitions: &[Arc<Partition>]) {
+        let dropped = self.lanes.lock().drain(|delivery| {
+            partitions.iter().any(|partition| Arc::ptr_eq(partition, delivery.work.partition()))
+        });
+        drop(dropped);
+    }
+
+    /// How many deliveries are in memory.
+    pub fn in_flight(&self) -> usize {
+        let total = self.options.max_in_flight as usize;
+        let used = |semaphore: &Semaphore, size: usize| {
+            size.saturating_sub(semaphore.available_permits())
+        };
+        used(&self.budget, total)
+            + used(&self.retry_budget, (total / 2).max(1))
+            + used(&self.replay_budget, (total / 4).max(1))
+    }
+
+    /// Waits until every task has ended, at most so long.
+    pub async fn stopped(&self, timeout: Duration) {
+        self.tasks.close();
+        let _ = tokio::time::timeout(timeout, self.tasks.wait()).await;
+    }
+
+    fn sweep(self: &Arc<Self>) {
+        let (evicted, starts, counts) = {
+            let now = self.moment();
+            let mut lanes = self.lanes.lock();
+            let evicted = lanes.sweep(now);
+            (evicted, take_starts(&mut lanes, now), Self::count(&lanes))
+        };
+        for deferral in evicted {
+            park::spawn_deferral(self, deferral);
+        }
+        self.launch(starts);
+        self.options.metrics.set_lanes(&counts);
+        self.options.metrics.set_in_flight(self.in_flight());
+    }
+
+    fn count(lanes: &Lanes<ConnectorKey, Delivery>) -> Vec<(usize, usize)> {
+        let mut counts = vec![(0, 0); ConnectorType::ALL.len()];
+        for (kind, open) in lanes.circuits() {
+            let count = &mut counts[kind];
+            count.0 += 1;
+            count.1 += usize::from(open);
+        }
+        counts
+    }
+}
+
+/// Starts what timers allow, sweeps lanes and sets gauges, as long as the dispatcher lives.
+async fn housekeeping(dispatcher: std::sync::Weak<Dispatcher>) {
+    let mut last_sweep = Instant::now();
+    loop {
+        let Some(dispatcher) = dispatcher.upgrade() else { return };
+        let pause = {
+            if last_sweep.elapsed() >= SWEEP_INTERVAL {
+                last_sweep = Instant::now();
+                dispatcher.sweep();
+            }
+            let (starts, wake_at) = {
+                let now = dispatcher.moment();
+                let mut lanes = dispatcher.lanes.lock();
+                (take_starts(&mut lanes, now), lanes.wake_at())
+            };
+            dispatcher.launch(starts);
+            let now = dispatcher.moment();
+            let until_timer = wake_at.map(|at| at.saturating_sub(now));
+            let pause = until_timer.unwrap_or(SWEEP_INTERVAL);
+            let pause = pause.clamp(Duration::from_millis(1), SWEEP_INTERVAL);
+            let round = u64::try_from((now + pause).as_micros()).unwrap_or(u64::MAX);
+            dispatcher.next_round.store(round, Ordering::Relaxed);
+            pause
+        };
+        // Woken early or not, the next round looks at everything again.
+        let _ = tokio::time::timeout(pause, dispatcher.wake.notified()).await;
+    }
+}
+
+fn take_starts(lanes: &mut Lanes<ConnectorKey, Delivery>, now: Moment) -> Vec<Start<Delivery>> {
+    std::iter::from_fn(|| lanes.next(now)).collect()
+}
+
+/// The limits of a type: for the vendor itself, and for what the operator calls instead.
+fn lane_limits(
+    kind: ConnectorType,
+    set: &BTreeMap<ConnectorType, TypeLimits>,
+) -> (LaneLimits, LaneLimits) {
+    let spec = kind.spec();
+    let set = set.get(&kind).copied().unwrap_or_default();
+    let rate = |default: Option<Rate>| match set.rate_per_second {
+        None => default,
+        Some(0.0) => None,
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+        Some(per_second) => Some(Rate { per_second, burst: per_second.ceil().max(1.0) as u32 }),
+    };
+    let concurrency = set.concurrency.unwrap_or(spec.concurrency).max(1);
+    let vendor = LaneLimits { label: kind.index(), concurrency, rate: rate(spec.rate), batch_items: 1 };
+    // The vendor's published limits say nothing of a gateway that stands in its place.
+    let trusted = LaneLimits {
+        concurrency: set.concurrency.unwrap_or(spec.concurrency.max(TRUSTED_CONCURRENCY)).max(1),
+        rate: rate(None),
+        ..vendor
+    };
+    (vendor, trusted)
+}
+
+/// Requests at once per connector to what an operator set in the vendor's place.
+const TRUSTED_CONCURRENCY: u32 = 32;

@@ -1,0 +1,102 @@
+//! The pipeline: the loops that move records between Kafka, the view and the lanes. They hold no
+//! business rules; those are in the pure rooms.
+
+mod attempt;
+mod dispatch;
+mod live;
+mod park;
+mod registrar;
+mod retries;
+mod view_feed;
+mod work;
+
+pub use attempt::test_send;
+pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
+pub use registrar::{Registrar, RegistrarEvents, partition_of};
+pub use view_feed::{Repairs, ViewFeed};
+pub use work::{Delivery, RecordWork};
+
+use std::sync::Arc;
+
+use crate::{
+    delivery::Source,
+    kafka::{Assigned, GroupEvents, Partition, TopicKind, Topics},
+    metrics::Metrics,
+};
+
+/// Header of a state record: the offset of the command that caused it.
+pub const COMMAND_OFFSET: &str = "dunmore-command-offset";
+/// Header of a state record: the id of the command that caused it.
+pub const COMMAND_ID: &str = "dunmore-command-id";
+/// Header that is carried through from the event to the destination.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// What the delivery group's consumer tells, turned into workers.
+pub struct DeliveryEvents {
+    dispatcher: Arc<Dispatcher>,
+    metrics: Arc<Metrics>,
+    /// Topic name and what its records are.
+    topics: Vec<(String, TopicKind)>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl DeliveryEvents {
+    /// Workers run on the current runtime.
+    pub fn new(dispatcher: Arc<Dispatcher>, metrics: Arc<Metrics>, topics: &Topics) -> Self {
+        let topics = delivery_topics(topics).into_iter().map(|kind| (topics.name(kind), kind));
+        let topics = topics.collect();
+        Self { dispatcher, metrics, topics, runtime: tokio::runtime::Handle::current() }
+    }
+}
+
+/// The topics that the delivery group reads.
+pub fn delivery_topics(topics: &Topics) -> Vec<TopicKind> {
+    topics
+        .all()
+        .into_iter()
+        .filter(|kind| matches!(kind, TopicKind::Events | TopicKind::Retry(_) | TopicKind::Replay))
+        .collect()
+}
+
+impl GroupEvents for DeliveryEvents {
+    fn assigned(&self, assigned: Assigned) {
+        let dispatcher = Arc::clone(&self.dispatcher);
+        let kind = self
+            .topics
+            .iter()
+            .find(|(name, _)| **name == **assigned.partition.topic())
+            .map(|(_, kind)| *kind);
+        match kind {
+            Some(TopicKind::Events) => {
+                self.runtime.spawn(live::run(dispatcher, assigned));
+            }
+            Some(TopicKind::Retry(tier)) => {
+                self.runtime.spawn(retries::run(dispatcher, assigned, Source::Retry, Some(tier)));
+            }
+            Some(TopicKind::Replay) => {
+                self.runtime.spawn(retries::run(dispatcher, assigned, Source::Replay, None));
+            }
+            _ => tracing::error!(topic = %assigned.partition.topic(), "a topic nobody asked for"),
+        }
+    }
+
+    fn released(&self, partitions: &[Arc<Partition>]) {
+        self.dispatcher.release(partitions);
+    }
+
+    fn error(&self, code: &str) {
+        self.metrics.kafka_error(code);
+    }
+
+    fn committed(&self, ok: bool) {
+        self.metrics.committed(ok);
+    }
+
+    fn lag(&self, topic: &str, partition: i32, records: Option<i64>) {
+        self.metrics.set_lag(topic, partition, records);
+    }
+
+    fn rebalanced(&self) {
+        self.metrics.rebalanced();
+    }
+}

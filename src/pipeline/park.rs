@@ -1,0 +1,487 @@
+//! What happens to a delivery after an attempt, or instead of one: the one place that writes
+//! retries, dead letters, attempt records and outcomes.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use super::{TRACEPARENT, attempt::Judged, dispatch::Dispatcher, work::Delivery};
+use crate::{
+    clock::{self, Timestamp},
+    config::AttemptLogging,
+    connector::{Command, CommandBody, Patch},
+    delivery::{
+        AttemptRecord, DeliveryRecord, LastError, Next, Outcome, Reason, Source, Verdict,
+    },
+    id::CommandId,
+    kafka::{Outgoing, Partition, ProduceError, Record},
+    lane::Deferral,
+};
+
+/// A record that Kafka does not take is tried again after this, doubled each time …
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// … up to this.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// The header names of dead letters.
+mod header {
+    pub const REASON: &str = "dunmore-error-reason";
+    pub const DETAIL: &str = "dunmore-error-detail";
+    pub const SOURCE_TOPIC: &str = "dunmore-source-topic";
+    pub const SOURCE_PARTITION: &str = "dunmore-source-partition";
+    pub const SOURCE_OFFSET: &str = "dunmore-source-offset";
+    pub const ATTEMPTS: &str = "dunmore-attempts";
+    pub const CONNECTOR_ID: &str = "dunmore-connector-id";
+    pub const CONNECTOR_TYPE: &str = "dunmore-connector-type";
+}
+
+/// How a step ended, for its record.
+struct Ending<'a> {
+    outcome: Outcome,
+    reason: Option<Reason>,
+    detail: Option<&'a str>,
+    status: Option<u16>,
+    duration: Option<Duration>,
+    tier: Option<&'a str>,
+}
+
+impl Ending<'_> {
+    const fn plain(outcome: Outcome) -> Self {
+        Self { outcome, reason: None, detail: None, status: None, duration: None, tier: None }
+    }
+}
+
+/// Ends an attempt. The partition was entered before it.
+pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judged) {
+    let now = clock::now();
+    let Judged { verdict, status, duration } = judged;
+    if duration.is_some() {
+        delivery.attempts += 1;
+        let began = duration.unwrap_or_default();
+        delivery.first_attempt_at.get_or_insert(Timestamp::from_millis(
+            now.millis() - i64::try_from(began.as_millis()).unwrap_or_default(),
+        ));
+    }
+    match verdict {
+        Verdict::Delivered => {
+            let latency = now.since(delivery.accepted_at);
+            let metrics = &dispatcher.options.metrics;
+            metrics.delivered(delivery.target.kind, delivery.event.kind, latency);
+            let ending = Ending { status, duration, ..Ending::plain(Outcome::Delivered) };
+            log_attempt(dispatcher, &delivery, &ending, now);
+            delivery.work.done();
+            delivery.work.partition().leave();
+        }
+        Verdict::Retry { reason, detail, after } => {
+            let next = dispatcher.options.policy.after_failure(delivery.steps, after);
+            let park = Park { next, outcome: Outcome::Retry, reason, detail, status, duration };
+            spawn(dispatcher, delivery, park);
+        }
+        Verdict::Dead { reason, detail } => {
+            let next = Next::Dead;
+            let park = Park { next, outcome: Outcome::Retry, reason, detail, status, duration };
+            spawn(dispatcher, delivery, park);
+        }
+        Verdict::Broken { reason, detail } => {
+            suspend(dispatcher, &delivery, reason, &detail);
+            let next = dispatcher.options.policy.after_failure(delivery.steps, None);
+            let park = Park { next, outcome: Outcome::Retry, reason, detail, status, duration };
+            spawn(dispatcher, delivery, park);
+        }
+        Verdict::Moved { field, value } => {
+            change_setting(dispatcher, &delivery, field, &value);
+            let next = dispatcher.options.policy.after_failure(delivery.steps, None);
+            let (outcome, reason) = (Outcome::Retry, Reason::NotReady);
+            let detail = format!("the destination has a new {field}; it is being stored");
+            spawn(dispatcher, delivery, Park { next, outcome, reason, detail, status, duration });
+        }
+    }
+}
+
+/// A delivery that its lane handed back.
+pub fn spawn_deferral(dispatcher: &Arc<Dispatcher>, deferral: Deferral<Delivery>) {
+    let Deferral { item, reason, wait } = deferral;
+    defer(dispatcher, item, reason, reason.help().to_owned(), wait);
+}
+
+/// A delivery of a suspended connector.
+pub fn spawn_suspended(dispatcher: &Arc<Dispatcher>, delivery: Delivery, words: String) {
+    defer(dispatcher, delivery, Reason::Suspended, words, Duration::ZERO);
+}
+
+/// A delivery of a connector whose configuration cannot be used.
+pub fn spawn_unusable(dispatcher: &Arc<Dispatcher>, delivery: Delivery, words: String) {
+    defer(dispatcher, delivery, Reason::Unusable, words, Duration::ZERO);
+}
+
+fn defer(
+    dispatcher: &Arc<Dispatcher>,
+    mut delivery: Delivery,
+    reason: Reason,
+    detail: String,
+    wait: Duration,
+) {
+    if !delivery.work.partition().enter() {
+        return;
+    }
+    let now = clock::now();
+    let since = *delivery.deferred_since.get_or_insert(now);
+    let policy = &dispatcher.options.policy;
+    let next = policy.after_deferral(reason, delivery.steps, wait, now.since(since));
+    let outcome = Outcome::Deferred;
+    let park = Park { next, outcome, reason, detail, status: None, duration: None };
+    spawn(dispatcher, delivery, park);
+}
+
+/// Ends a delivery that the destination has nothing to do for; gives any other back.
+pub fn skip(dispatcher: &Arc<Dispatcher>, delivery: Delivery) -> Option<Delivery> {
+    let Ok(destination) = &delivery.target.destination else { return Some(delivery) };
+    let Some(why) = destination.skips(&delivery.event) else { return Some(delivery) };
+    let ending = Ending { detail: Some(why), ..Ending::plain(Outcome::Skipped) };
+    let metrics = &dispatcher.options.metrics;
+    metrics.step(delivery.target.kind, delivery.event.kind, Outcome::Skipped);
+    log_attempt(dispatcher, &delivery, &ending, clock::now());
+    delivery.work.done();
+    None
+}
+
+/// Records that a waiting delivery is not wanted any more.
+pub fn cancel(
+    dispatcher: &Arc<Dispatcher>,
+    waited: &DeliveryRecord,
+    source: Source,
+    reason: Reason,
+) {
+    let kind = waited.connector_type;
+    dispatcher.options.metrics.step(kind, waited.event.kind, Outcome::Cancelled);
+    let record = AttemptRecord {
+        delivery_id: waited.delivery_id,
+        project_id: waited.connector.project.as_str().into(),
+        connector_id: waited.connector.connector.as_str().into(),
+        connector_type: kind,
+        event_id: waited.event.id.as_str().into(),
+        event_type: waited.event.kind.as_str().into(),
+        source,
+        attempt: waited.attempts,
+        outcome: Outcome::Cancelled,
+        reason: Some(reason),
+        detail: Some(reason.help().into()),
+        status: None,
+        duration_ms: None,
+        tier: None,
+        at: clock::now(),
+    };
+    write_attempt(dispatcher, &record);
+}
+
+/// What is to be written for a delivery that was not delivered.
+struct Park {
+    next: Next,
+    outcome: Outcome,
+    reason: Reason,
+    detail: String,
+    status: Option<u16>,
+    duration: Option<Duration>,
+}
+
+fn spawn(dispatcher: &Arc<Dispatcher>, delivery: Delivery, park: Park) {
+    let task = write_and_complete(Arc::clone(dispatcher), delivery, park);
+    dispatcher.spawn(task);
+}
+
+/// Writes the record in which the delivery goes on, and completes it when that is durable.
+async fn write_and_complete(dispatcher: Arc<Dispatcher>, mut delivery: Delivery, park: Park) {
+    let now = clock::now();
+    delivery.last_error = Some(LastError { reason: park.reason, detail: park.detail.clone() });
+    let policy = &dispatcher.options.policy;
+    let (outcome, tier, written) = match park.next {
+        Next::Wait { tier, steps } => {
+            delivery.steps = steps;
+            if park.outcome == Outcome::Retry {
+                delivery.deferred_since = None;
+            }
+            let delay = policy.tiers().get(tier).map_or(Duration::ZERO, |tier| tier.delay());
+            let topic = &dispatcher.retry_topics[tier.min(dispatcher.retry_topics.len() - 1)];
+            let value = delivery.record(now.plus(delay)).to_json();
+            let headers = trace_header(&delivery);
+            let written = write(&dispatcher, &delivery, topic, &value, headers).await;
+            let name = policy.tiers().get(tier).map(|tier| tier.name().to_owned());
+            (park.outcome, name, written)
+        }
+        Next::Dead => {
+            let value = delivery.record(now).to_json();
+            let headers = dead_headers(&delivery, &park);
+            let topic = dispatcher.dead_topic.clone();
+            let written = write(&dispatcher, &delivery, &topic, &value, headers).await;
+            (Outcome::Dead, None, written)
+        }
+    };
+    if written {
+        let metrics = &dispatcher.options.metrics;
+        metrics.step(delivery.target.kind, delivery.event.kind, outcome);
+        match &tier {
+            Some(tier) => metrics.retried(tier, park.reason),
+            None => metrics.dead(delivery.target.kind, park.reason),
+        }
+        let ending = Ending {
+            outcome,
+            reason: Some(park.reason),
+            detail: Some(&park.detail),
+            status: park.status,
+            duration: park.duration,
+            tier: tier.as_deref(),
+        };
+        log_attempt(&dispatcher, &delivery, &ending, now);
+        delivery.work.done();
+    }
+    delivery.work.partition().leave();
+}
+
+fn trace_header(delivery: &Delivery) -> Vec<(&'static str, Vec<u8>)> {
+    let trace = delivery.traceparent.as_ref();
+    trace.map(|trace| (TRACEPARENT, trace.as_bytes().to_vec())).into_iter().collect()
+}
+
+fn dead_headers(delivery: &Delivery, park: &Park) -> Vec<(&'static str, Vec<u8>)> {
+    let detail = match park.outcome {
+        Outcome::Retry if delivery.attempts > 1 => {
+            format!("after {} attempts: {}", delivery.attempts, park.detail)
+        }
+        _ => park.detail.clone(),
+    };
+    let mut headers = error_headers(
+        park.reason,
+        &detail,
+        &delivery.origin.topic,
+        delivery.origin.partition,
+        delivery.origin.offset,
+        delivery.attempts,
+    );
+    headers.push((header::CONNECTOR_ID, delivery.target.key.connector.as_str().into()));
+    headers.push((header::CONNECTOR_TYPE, delivery.target.kind.as_str().into()));
+    headers.extend(trace_header(delivery));
+    headers
+}
+
+fn error_headers(
+    reason: Reason,
+    detail: &str,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    attempts: u32,
+) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (header::REASON, reason.as_str().into()),
+        (header::DETAIL, detail.as_bytes().to_vec()),
+        (header::SOURCE_TOPIC, topic.as_bytes().to_vec()),
+        (header::SOURCE_PARTITION, partition.to_string().into_bytes()),
+        (header::SOURCE_OFFSET, offset.to_string().into_bytes()),
+        (header::ATTEMPTS, attempts.to_string().into_bytes()),
+    ]
+}
+
+/// Writes until it is durable. False when the partition was given up before: then its next owner
+/// does the work again.
+async fn write(
+    dispatcher: &Arc<Dispatcher>,
+    delivery: &Delivery,
+    topic: &str,
+    value: &[u8],
+    headers: Vec<(&str, Vec<u8>)>,
+) -> bool {
+    let key = delivery.target.key.project.as_str().as_bytes();
+    write_until_durable(dispatcher, delivery.work.partition(), topic, key, value, headers).await
+}
+
+async fn write_until_durable(
+    dispatcher: &Arc<Dispatcher>,
+    partition: &Partition,
+    topic: &str,
+    key: &[u8],
+    value: &[u8],
+    headers: Vec<(&str, Vec<u8>)>,
+) -> bool {
+    let producer = &dispatcher.options.producer;
+    let mut record = Outgoing { topic, partition: None, key, value: Some(value), headers };
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        match producer.send(&record).await {
+            Ok(_) => return true,
+            Err(ProduceError::TooLarge) if record.value.is_some_and(|value| !value.is_empty()) => {
+                // The payload stays where it came from; the headers say where that is.
+                tracing::error!(topic, "a record is larger than the topic takes; only its headers are kept: raise max.message.bytes (dunmore topics check)");
+                record.topic = &dispatcher.dead_topic;
+                record.value = Some(b"");
+            }
+            Err(error) => {
+                if partition.is_released() {
+                    return false;
+                }
+                tracing::warn!(topic, %error, "a record could not be written; trying again");
+            }
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+/// The headers of the dead letter of a record: where it came from and why, then its own.
+pub fn record_headers(
+    reason: Reason,
+    detail: &str,
+    topic: &str,
+    record: &Record,
+) -> Vec<(String, Vec<u8>)> {
+    let found = error_headers(reason, detail, topic, record.partition, record.offset, 0);
+    let found = found.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let own = record.headers.iter().filter(|(key, _)| !key.starts_with("dunmore-"));
+    found.chain(own.map(|(key, value)| (key.clone(), value.to_vec()))).collect()
+}
+
+/// A record that cannot be understood goes to the dead letters as it is.
+pub fn spawn_poison(
+    dispatcher: &Arc<Dispatcher>,
+    partition: &Arc<Partition>,
+    record: Record,
+    reason: Reason,
+    detail: String,
+) {
+    if !partition.enter() {
+        return;
+    }
+    tracing::warn!(
+        topic = %partition.topic(), partition = record.partition, offset = record.offset,
+        %reason, detail, "record refused; it is in the dead letters"
+    );
+    let (dispatcher, partition) = (Arc::clone(dispatcher), Arc::clone(partition));
+    let task_owner = Arc::clone(&dispatcher);
+    task_owner.spawn(async move {
+        let topic = dispatcher.dead_topic.clone();
+        let headers = record_headers(reason, &detail, partition.topic(), &record);
+        let headers = headers.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        let value = record.value.as_deref().unwrap_or_default();
+        let key = record.key.as_deref().unwrap_or_default();
+        if write_until_durable(&dispatcher, &partition, &topic, key, value, headers).await {
+            partition.complete(record.offset);
+        }
+        partition.leave();
+    });
+}
+
+/// Asks the registrar to suspend the connector, once per version of it.
+fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, reason: Reason, detail: &str) {
+    let target = &delivery.target;
+    let known = dispatcher.suspending.lock().insert(target.key.clone(), target.version);
+    if known == Some(target.version) {
+        return;
+    }
+    tracing::warn!(
+        connector = %target.key, kind = %target.kind, %reason, detail,
+        "the connector cannot work until its owner acts; suspending it"
+    );
+    let body = CommandBody::Suspend {
+        connector: target.key.connector.clone(),
+        reason: format!("{reason}: {detail}"),
+        if_version: Some(target.version),
+    };
+    send_command(dispatcher, delivery, body);
+}
+
+fn change_setting(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, field: &str, value: &str) {
+    let config = [(field.to_owned(), value.into())].into_iter().collect();
+    let patch = Patch { config: Some(config), ..Patch::default() };
+    let connector = delivery.target.key.connector.clone();
+    send_command(dispatcher, delivery, CommandBody::Update { connector, patch });
+}
+
+fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: CommandBody) {
+    let project = delivery.target.key.project.clone();
+    let id = CommandId::from_uuid(uuid::Uuid::now_v7());
+    let command = Command { id, project, body };
+    let value = command.to_json();
+    let sender = Arc::clone(dispatcher);
+    dispatcher.spawn(async move {
+        let record = Outgoing {
+            topic: &sender.commands_topic,
+            partition: None,
+            key: command.project.as_str().as_bytes(),
+            value: Some(&value),
+            headers: Vec::new(),
+        };
+        // When it fails, the next refused delivery asks again.
+        if let Err(error) = sender.options.producer.send(&record).await {
+            tracing::warn!(%error, command = command.name(), "command not sent");
+            sender.suspending.lock().clear();
+        }
+    });
+}
+
+fn log_attempt(
+    dispatcher: &Arc<Dispatcher>,
+    delivery: &Delivery,
+    ending: &Ending<'_>,
+    at: Timestamp,
+) {
+    let duration_ms =
+        ending.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let record = AttemptRecord {
+        delivery_id: delivery.id,
+        project_id: delivery.target.key.project.as_str().into(),
+        connector_id: delivery.target.key.connector.as_str().into(),
+        connector_type: delivery.target.kind,
+        event_id: delivery.event.id.as_str().into(),
+        event_type: delivery.event.kind.as_str().into(),
+        source: delivery.source,
+        attempt: delivery.attempts,
+        outcome: ending.outcome,
+        reason: ending.reason,
+        detail: ending.detail.map(Cow::Borrowed),
+        status: ending.status,
+        duration_ms,
+        tier: ending.tier.map(Cow::Borrowed),
+        at,
+    };
+    write_attempt(dispatcher, &record);
+}
+
+/// One wide log line and one record per step.
+fn write_attempt(dispatcher: &Arc<Dispatcher>, record: &AttemptRecord<'_>) {
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(
+                target: "dunmore_connectors::attempt",
+                $level,
+                delivery = %record.delivery_id,
+                project = %record.project_id,
+                connector = %record.connector_id,
+                kind = %record.connector_type,
+                event = %record.event_id,
+                event_type = %record.event_type,
+                source = record.source.as_str(),
+                attempt = record.attempt,
+                outcome = record.outcome.as_str(),
+                reason = record.reason.map(Reason::as_str),
+                detail = record.detail.as_deref(),
+                status = record.status,
+                duration_ms = record.duration_ms,
+                tier = record.tier.as_deref(),
+            )
+        };
+    }
+    let went_well = matches!(record.outcome, Outcome::Delivered | Outcome::Skipped);
+    if went_well || record.outcome == Outcome::Deferred {
+        line!(tracing::Level::DEBUG);
+    } else {
+        line!(tracing::Level::INFO);
+    }
+    let wanted = match dispatcher.options.attempt_logging {
+        AttemptLogging::All => true,
+        AttemptLogging::Failures => !went_well,
+        AttemptLogging::Off => false,
+    };
+    if wanted
+        && let Some(log) = &dispatcher.options.attempt_log
+        && let Ok(value) = serde_json::to_vec(record)
+    {
+        log.write(&record.project_id, &value);
+    }
+}

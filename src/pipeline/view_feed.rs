@@ -1,0 +1,262 @@
+//! Feeds the view: reads the state topic on a thread of its own and applies it in batches.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rdkafka::Offset;
+use tokio::sync::watch;
+
+use super::{COMMAND_ID, COMMAND_OFFSET};
+use crate::{
+    connector::StateKey,
+    id::CommandId,
+    kafka::{Admin, Connection, KafkaError, Reader, ReaderEvent, Record},
+    metrics::Metrics,
+    view::{StateRecord, View},
+};
+
+/// Records applied in one atomic batch.
+const MAX_BATCH: usize = 1000;
+const POLL: Duration = Duration::from_millis(100);
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Records that an older one stands behind in the topic, by partition: the partition's registrar
+/// writes them again, so that compaction keeps the right one.
+pub type Repairs = Arc<Mutex<HashMap<i32, Vec<StateRecord>>>>;
+
+/// The thread that feeds the view.
+pub struct ViewFeed {
+    caught_up: watch::Receiver<bool>,
+    stop: Arc<AtomicBool>,
+    failed: Arc<Mutex<Option<String>>>,
+    repairs: Repairs,
+    partitions: i32,
+}
+
+impl ViewFeed {
+    /// Starts feeding. The view must belong to the cluster behind the connection.
+    pub fn start(
+        connection: &Connection,
+        topic: &str,
+        view: Arc<View>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, KafkaError> {
+        let partitions = Admin::new(connection)?.partitions(topic)?;
+        if partitions == 0 {
+            return Err(KafkaError::TopicMissing(topic.to_owned()));
+        }
+        let from: BTreeMap<i32, Offset> =
+            (0..partitions).map(|p| (p, start_of(view.position(p).next_offset))).collect();
+        let reader = Reader::new(connection, topic, &from)?;
+        let mut ends = BTreeMap::new();
+        for partition in 0..partitions {
+            ends.insert(partition, reader.watermarks(partition)?.1);
+        }
+        let (tell, caught_up) = watch::channel(false);
+        let stop = Arc::new(AtomicBool::new(false));
+        let failed = Arc::new(Mutex::new(None));
+        let repairs = Repairs::default();
+        let feeder = Feeder {
+            reader,
+            view,
+            metrics,
+            ends,
+            tell,
+            stop: Arc::clone(&stop),
+            repairs: Arc::clone(&repairs),
+            last_lag: Instant::now(),
+            partitions,
+        };
+        let failure = Arc::clone(&failed);
+        thread::Builder::new()
+            .name("view".to_owned())
+            .spawn(move || {
+                if let Err(error) = feeder.run() {
+                    tracing::error!(error, "the view cannot be fed; restart this instance");
+                    *failure.lock() = Some(error);
+                }
+            })
+            .map_err(|error| KafkaError::Other(format!("cannot start a thread: {error}")))?;
+        Ok(Self { caught_up, stop, failed, repairs, partitions })
+    }
+
+    /// Waits until the view has everything that was in the topic when this program started.
+    pub async fn caught_up(&self) {
+        let mut caught_up = self.caught_up.clone();
+        // The sender lives as long as the thread; when it failed, `failure` tells.
+        let _ = caught_up.wait_for(|done| *done).await;
+    }
+
+    /// Whether the view has caught up.
+    pub fn is_caught_up(&self) -> bool {
+        *self.caught_up.borrow()
+    }
+
+    /// Why feeding stopped for good, if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.failed.lock().clone()
+    }
+
+    /// Records to be written again.
+    pub fn repairs(&self) -> Repairs {
+        Arc::clone(&self.repairs)
+    }
+
+    /// How many partitions the state topic has.
+    pub fn partitions(&self) -> i32 {
+        self.partitions
+    }
+}
+
+impl Drop for ViewFeed {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// An offset of zero is the beginning, wherever that is by now.
+fn start_of(next_offset: i64) -> Offset {
+    if next_offset == 0 { Offset::Beginning } else { Offset::Offset(next_offset) }
+}
+
+struct Feeder {
+    reader: Reader,
+    view: Arc<View>,
+    metrics: Arc<Metrics>,
+    /// Partitions that have not reached what was their end at the start.
+    ends: BTreeMap<i32, i64>,
+    tell: watch::Sender<bool>,
+    stop: Arc<AtomicBool>,
+    repairs: Repairs,
+    last_lag: Instant,
+    partitions: i32,
+}
+
+impl Feeder {
+    fn run(mut self) -> Result<(), String> {
+        self.ends.retain(|partition, end| self.view.position(*partition).next_offset < *end);
+        self.check_caught_up();
+        let mut batch: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
+        let mut count = 0;
+        while !self.stop.load(Ordering::Acquire) {
+            let wait = if count == 0 { POLL } else { Duration::ZERO };
+            match self.reader.poll(wait) {
+                ReaderEvent::Record(record) => {
+                    batch.entry(record.partition).or_default().push(record);
+                    count += 1;
+                    if count < MAX_BATCH {
+                        continue;
+                    }
+                    self.apply(&mut batch)?;
+                    count = 0;
+                }
+                ReaderEvent::End { partition, next_offset } => {
+                    self.apply(&mut batch)?;
+                    count = 0;
+                    self.reached(partition, next_offset)?;
+                }
+                ReaderEvent::Idle => {
+                    self.apply(&mut batch)?;
+                    count = 0;
+                }
+                ReaderEvent::OutOfRange => {
+                    return Err(
+                        "the state topic does not have the records that the view continues from; \
+                         it was made anew"
+                            .to_owned(),
+                    );
+                }
+                ReaderEvent::Trouble(error) => {
+                    tracing::warn!(error, "reading the state topic");
+                    thread::sleep(POLL);
+                }
+            }
+            self.show_lag();
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, batch: &mut BTreeMap<i32, Vec<Record>>) -> Result<(), String> {
+        for (partition, records) in std::mem::take(batch) {
+            let Some(last) = records.last() else { continue };
+            let next_offset = last.offset + 1;
+            let total = records.len();
+            let states: Vec<StateRecord> = records.into_iter().filter_map(read).collect();
+            let skipped = total - states.len();
+            let applied = self
+                .view
+                .apply(partition, &states, next_offset)
+                .map_err(|error| format!("the view cannot be written: {error}"))?;
+            if applied.unreadable + skipped > 0 {
+                tracing::error!(
+                    partition,
+                    records = applied.unreadable + skipped,
+                    "state records that cannot be read were left out"
+                );
+                self.metrics.view_unreadable(applied.unreadable + skipped);
+            }
+            if !applied.overtaken.is_empty() {
+                self.repairs.lock().entry(partition).or_default().extend(applied.overtaken);
+            }
+            self.reached_end_of_start(partition, next_offset);
+        }
+        let (connectors, projects) = self.view.counts();
+        let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
+        self.metrics.set_view(count(connectors), count(projects));
+        Ok(())
+    }
+
+    fn reached(&mut self, partition: i32, next_offset: i64) -> Result<(), String> {
+        if self.view.position(partition).next_offset < next_offset {
+            self.view
+                .set_position(partition, next_offset)
+                .map_err(|error| format!("the view cannot be written: {error}"))?;
+        }
+        self.reached_end_of_start(partition, next_offset);
+        Ok(())
+    }
+
+    fn reached_end_of_start(&mut self, partition: i32, next_offset: i64) {
+        if self.ends.get(&partition).is_some_and(|end| next_offset >= *end) {
+            self.ends.remove(&partition);
+            self.check_caught_up();
+        }
+    }
+
+    fn check_caught_up(&self) {
+        if self.ends.is_empty() && !*self.tell.borrow() {
+            let (connectors, projects) = self.view.counts();
+            tracing::info!(connectors, projects, "the view has caught up");
+            let _ = self.tell.send(true);
+        }
+    }
+
+    fn show_lag(&mut self) {
+        if self.last_lag.elapsed() < LAG_INTERVAL {
+            return;
+        }
+        self.last_lag = Instant::now();
+        let mut lag = 0;
+        for partition in 0..self.partitions {
+            let Ok((_, high)) = self.reader.watermarks(partition) else { return };
+            lag += (high - self.view.position(partition).next_offset).max(0);
+        }
+        self.metrics.set_view_lag(lag);
+    }
+}
+
+fn read(record: Record) -> Option<StateRecord> {
+    let command_offset = record.header_text(COMMAND_OFFSET)?.parse().ok()?;
+    let command_id = CommandId::parse(record.header_text(COMMAND_ID)?).ok()?;
+    let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
+    let key = StateKey::parse(key).ok()?;
+    Some(StateRecord { command_offset, command_id, key, value: record.value.map(|v| v.to_vec()) })
+}

@@ -1,0 +1,251 @@
+//! Secrets at rest: what encrypts and decrypts the secret fields of connectors.
+//!
+//! AES-256-GCM with a random nonce for each value. Project, connector and field are authenticated
+//! with it, so that an encrypted value cannot be moved to another place and be sent to a host of
+//! somebody else's choice.
+
+use std::fmt;
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{Aead, AeadCore, OsRng, Payload, rand_core::RngCore},
+};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use url::Url;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    connector::{
+        Change, Command, ConfigValue, Connector, FieldError, Problem, ProblemCode, Sealed, mask,
+        to_setting,
+    },
+    destination::{ConnectorType, Setting, Settings},
+    id::ConnectorKey,
+};
+
+/// The length of a key, in bytes.
+const KEY_BYTES: usize = 32;
+/// The longest id of a key, in characters.
+const MAX_KEY_ID_CHARS: usize = 64;
+
+/// The keys of this installation: the first encrypts, all decrypt. Its `Debug` shows only ids.
+pub struct Keyring {
+    keys: Vec<Key>,
+}
+
+struct Key {
+    id: String,
+    cipher: Aes256Gcm,
+}
+
+/// An encrypted value cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The key is not among those of the settings.
+    #[error(
+        "{field} was encrypted with key {key:?}, which secrets.keys does not have: \
+         add that key behind the first one, or give the value again"
+    )]
+    UnknownKey {
+        /// The field.
+        field: String,
+        /// The key's id.
+        key: String,
+    },
+    /// The value does not belong here, or was damaged.
+    #[error(
+        "{field} cannot be decrypted with key {key:?}: \
+         it was damaged, made for another connector, or the key is another one; \
+         give the value again"
+    )]
+    Refused {
+        /// The field.
+        field: String,
+        /// The key's id.
+        key: String,
+    },
+}
+
+impl Keyring {
+    /// Reads a list of `id:base64key`.
+    pub fn parse(list: &[String]) -> Result<Self, String> {
+        let mut keys: Vec<Key> = Vec::with_capacity(list.len());
+        for (index, text) in list.iter().enumerate() {
+            let key = Key::parse(text).map_err(|error| format!("key {}: {error}", index + 1))?;
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(format!("key {}: the id {:?} is there twice", index + 1, key.id));
+            }
+            keys.push(key);
+        }
+        if keys.is_empty() {
+            return Err("at least one key is needed".to_owned());
+        }
+        Ok(Self { keys })
+    }
+
+    /// A fresh key as `id:base64key`, for the settings.
+    #[must_use]
+    pub fn generate() -> String {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        OsRng.fill_bytes(&mut *key);
+        format!("k{:08x}:{}", OsRng.next_u32(), BASE64.encode(*key))
+    }
+
+    /// Encrypts the value of a connector's field.
+    #[must_use]
+    pub fn seal(&self, key: &ConnectorKey, field: &str, plain: &str) -> Sealed {
+        // `parse` lets no empty ring through.
+        let first = &self.keys[0];
+        let nonce = Aes256Gcm::generate_nonce(&mut OsRng);
+        let payload = Payload { msg: plain.as_bytes(), aad: &place(key, field) };
+        // Only texts beyond 64 GiB are refused; fields have 8 KiB. Nothing would be kept of it.
+        let ciphertext = first.cipher.encrypt(&nonce, payload).unwrap_or_default();
+        Sealed { key_id: first.id.clone(), nonce: nonce.into(), ciphertext, mask: mask(plain) }
+    }
+
+    /// Decrypts the value of a connector's field.
+    pub fn open(
+        &self,
+        key: &ConnectorKey,
+        field: &str,
+        sealed: &Sealed,
+    ) -> Result<SecretString, SecretError> {
+        let names = || (field.to_owned(), sealed.key_id.clone());
+        let unknown = || {
+            let (field, key) = names();
+            SecretError::UnknownKey { field, key }
+        };
+        let refused = || {
+            let (field, key) = names();
+            SecretError::Refused { field, key }
+        };
+        let found = self.keys.iter().find(|key| key.id == sealed.key_id).ok_or_else(unknown)?;
+        let payload = Payload { msg: &sealed.ciphertext, aad: &place(key, field) };
+        let plain = found.cipher.decrypt(&sealed.nonce.into(), payload).map_err(|_| refused())?;
+        let plain = Zeroizing::new(plain);
+        let text = std::str::from_utf8(&plain).map_err(|_| refused())?;
+        Ok(SecretString::from(text.to_owned()))
+    }
+
+    /// Encrypts every secret of a change that is still plain.
+    pub fn seal_change(&self, change: &mut Change) {
+        let Change::ConnectorSet(connector) = change else { return };
+        for (name, value) in connector.config.iter_mut() {
+            if connector.kind.field(name).is_some_and(|field| field.secret)
+                && let ConfigValue::Plain(plain) = value
+            {
+                *value = ConfigValue::Sealed(self.seal_value(&connector.key, name, plain));
+            }
+        }
+    }
+
+    /// Encrypts every secret that a command brings, before it goes to a topic. An update does not
+    /// say the connector's type, so the caller does.
+    pub fn seal_command(&self, command: &mut Command, kind: ConnectorType) {
+        let Some((key, config)) = place_of(command) else { return };
+        for (name, value) in config.iter_mut() {
+            let is_secret = kind.field(name).is_some_and(|field| field.secret);
+            if is_secret && (value.is_string() || value.is_number()) {
+                *value = self.seal_value(&key, name, value).to_value();
+            }
+        }
+    }
+
+    /// Replaces the encrypted values of a command by plain ones.
+    pub fn open_command(&self, command: &mut Command) -> Result<(), Problem> {
+        let Some((key, config)) = place_of(command) else { return Ok(()) };
+        let mut errors = Vec::new();
+        for (name, value) in config.iter_mut().filter(|(_, value)| Sealed::is_meant_by(value)) {
+            let opened = Sealed::from_value(value).and_then(|sealed| {
+                self.open(&key, name, &sealed).map_err(|error| error.to_string())
+            });
+            match opened {
+                Ok(plain) => *value = Value::String(plain.expose_secret().to_owned()),
+                Err(error) => errors.push(FieldError::new(format!("config.{name}"), error)),
+            }
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::with_fields(ProblemCode::SecretUnreadable, errors))
+        }
+    }
+
+    /// A connector's settings in plain, to make its destination from.
+    pub fn settings(
+        &self,
+        connector: &Connector,
+        base_url: Option<Url>,
+    ) -> Result<Settings, SecretError> {
+        let mut settings = Settings::new(base_url);
+        for field in connector.kind.spec().fields {
+            let setting = match connector.config.get(field.name) {
+                None => None,
+                Some(ConfigValue::Plain(value)) => to_setting(field, value),
+                Some(ConfigValue::Sealed(sealed)) => {
+                    Some(Setting::Text(self.open(&connector.key, field.name, sealed)?))
+                }
+            };
+            if let Some(setting) = setting {
+                settings.insert(field.name, setting);
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Encrypts a JSON value as text, and wipes the text that it had.
+    fn seal_value(&self, key: &ConnectorKey, field: &str, value: &mut Value) -> Sealed {
+        if let Value::String(text) = value {
+            let sealed = self.seal(key, field, text);
+            text.zeroize();
+            sealed
+        } else {
+            self.seal(key, field, &Zeroizing::new(value.to_string()))
+        }
+    }
+}
+
+fn place_of(command: &mut Command) -> Option<(ConnectorKey, &mut Map<String, Value>)> {
+    let connector = command.body.connector()?.clone();
+    let key = ConnectorKey { project: command.project.clone(), connector };
+    Some((key, command.body.config_mut()?))
+}
+
+/// Where a value belongs, without ambiguity: each part behind its length.
+fn place(key: &ConnectorKey, field: &str) -> Vec<u8> {
+    let parts = [key.project.as_str(), key.connector.as_str(), field];
+    let mut place = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    for part in parts {
+        place.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        place.extend_from_slice(part.as_bytes());
+    }
+    place
+}
+
+impl Key {
+    fn parse(text: &str) -> Result<Self, String> {
+        let form = "must look like id:base64key, with a key of 32 bytes";
+        let (id, key) = text.split_once(':').ok_or(form)?;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if id.is_empty() || id.len() > MAX_KEY_ID_CHARS || !id.chars().all(allowed) {
+            return Err(format!(
+                "its id must have 1 to {MAX_KEY_ID_CHARS} letters, digits and _ . -; {form}"
+            ));
+        }
+        // The key itself must not get into the message.
+        let bytes =
+            BASE64.decode(key.trim()).map_err(|_| format!("{id:?} is no base64; {form}"))?;
+        let bytes = Zeroizing::new(bytes);
+        let cipher = Aes256Gcm::new_from_slice(&bytes)
+            .map_err(|_| format!("{id:?} has {} bytes; {form}", bytes.len()))?;
+        Ok(Self { id: id.to_owned(), cipher })
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
+    }
+}

@@ -1,0 +1,388 @@
+//! The service: the parts of `dunmore serve`, put together and taken apart.
+
+use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::{
+    admin::{self, Health},
+    config::{AttemptLogging, Config},
+    kafka::{
+        Admin, AttemptLog, Connection, GroupConsumer, GroupOptions, Producer, TopicKind, Topics,
+    },
+    metrics::Metrics,
+    outbound::Outbound,
+    pipeline::{
+        DeliveryEvents, DispatchOptions, Dispatcher, Registrar, RegistrarEvents, TypeLimits,
+        ViewFeed, delivery_topics,
+    },
+    secrets::Keyring,
+    view::{BaseUrls, View},
+};
+
+/// How often the service looks after itself.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A part that an instance can play.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// Serves the REST API.
+    Api,
+    /// Decides connector commands.
+    Registrar,
+    /// Delivers events.
+    Delivery,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Api, Self::Registrar, Self::Delivery];
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "api" => Ok(Self::Api),
+            "registrar" => Ok(Self::Registrar),
+            "delivery" => Ok(Self::Delivery),
+            _ => Err(format!("{text:?} is no role; the roles are api, registrar, delivery")),
+        }
+    }
+}
+
+/// A running service.
+pub struct Service {
+    config: Config,
+    metrics: Arc<Metrics>,
+    health: Arc<ServiceHealth>,
+    view: Arc<View>,
+    dispatcher: Option<Arc<Dispatcher>>,
+    delivery: Option<GroupConsumer>,
+    registrar: Option<GroupConsumer>,
+    attempt_log: Option<Arc<AttemptLog>>,
+    producer: Producer,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// What the admin server is asked for.
+struct ServiceHealth {
+    feed: ViewFeed,
+    checks: Mutex<Checks>,
+}
+
+#[derive(Default)]
+struct Checks {
+    waiting_for: Vec<&'static str>,
+    failure: Option<String>,
+}
+
+impl Health for ServiceHealth {
+    fn not_ready(&self) -> Vec<&'static str> {
+        let mut waiting_for = self.checks.lock().waiting_for.clone();
+        if !self.feed.is_caught_up() {
+            waiting_for.push("the view to catch up");
+        }
+        waiting_for
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.checks.lock().failure.clone().or_else(|| self.feed.failure())
+    }
+}
+
+impl Service {
+    /// Starts the service. It returns when the view has caught up and the consumers have joined;
+    /// the admin server answers from the beginning.
+    pub async fn start(config: Config, roles: &BTreeSet<Role>) -> anyhow::Result<Self> {
+        let connection = config.connection()?;
+        let keyring = Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
+        let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+        let metrics = Arc::new(Metrics::new().context("metrics")?);
+        let listener = admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
+
+        let kafka_admin = Admin::new(&connection)?;
+        let cluster_id = kafka_admin.cluster_id().await?;
+        kafka_admin.require(&topics)?;
+        let view = open_view(&config, &connection, &topics, &cluster_id, keyring, &metrics)?;
+        let state = topics.name(TopicKind::State);
+        let feed = ViewFeed::start(&connection, &state, Arc::clone(&view), Arc::clone(&metrics))?;
+        let repairs = feed.repairs();
+        let partitions = feed.partitions();
+        let health = Arc::new(ServiceHealth { feed, checks: Mutex::default() });
+        health.checks.lock().waiting_for.push("the consumers to join their groups");
+        let mut tasks = Vec::new();
+        {
+            let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
+            tasks.push(tokio::spawn(async move {
+                if let Err(error) = admin::serve(listener, metrics, health).await {
+                    tracing::error!(%error, "the admin server stopped");
+                }
+            }));
+        }
+        health.feed.caught_up().await;
+        if let Some(failure) = health.failure() {
+            return Err(anyhow!(failure));
+        }
+
+        let producer = Producer::new(&connection, metrics.kafka_errors())?;
+        let mut service = Self {
+            config,
+            metrics,
+            health,
+            view,
+            dispatcher: None,
+            delivery: None,
+            registrar: None,
+            attempt_log: None,
+            producer,
+            tasks,
+        };
+        if roles.contains(&Role::Registrar) {
+            service.start_registrar(&connection, &topics, repairs, partitions)?;
+        }
+        if roles.contains(&Role::Delivery) {
+            service.start_delivery(&connection, &topics)?;
+        }
+        service.health.checks.lock().waiting_for.clear();
+        service.watch();
+        Ok(service)
+    }
+
+    fn start_registrar(
+        &mut self,
+        connection: &Connection,
+        topics: &Topics,
+        repairs: crate::pipeline::Repairs,
+        partitions: i32,
+    ) -> anyhow::Result<()> {
+        let registrar = Registrar::new(
+            connection,
+            topics.clone(),
+            Arc::clone(&self.view),
+            repairs,
+            self.config.egress_policy(),
+            self.producer.clone(),
+            partitions,
+            Arc::clone(&self.metrics),
+        )?;
+        let options = GroupOptions {
+            group: format!("{}.registrar", self.config.group.id),
+            topics: vec![topics.name(TopicKind::Commands)],
+            grace: self.config.delivery.shutdown_grace,
+        };
+        let events = Arc::new(RegistrarEvents(Arc::clone(&registrar)));
+        self.registrar = Some(GroupConsumer::start(connection, options, events)?);
+        let health = Arc::clone(&self.health);
+        self.tasks.push(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(WATCH_INTERVAL).await;
+                if let Some(failure) = registrar.failure() {
+                    health.checks.lock().failure.get_or_insert(failure);
+                }
+            }
+        }));
+        Ok(())
+    }
+
+    fn start_delivery(&mut self, connection: &Connection, topics: &Topics) -> anyhow::Result<()> {
+        let delivery = &self.config.delivery;
+        if delivery.attempt_log != AttemptLogging::Off {
+            self.attempt_log = Some(Arc::new(AttemptLog::new(
+                connection,
+                topics.name(TopicKind::Attempts),
+                self.metrics.kafka_errors(),
+                self.metrics.attempts_dropped(),
+            )?));
+        }
+        let limits = self.config.destinations.iter().map(|(kind, set)| {
+            let limits = TypeLimits {
+                rate_per_second: set.rate_per_second,
+                concurrency: set.concurrency,
+                timeout: set.timeout,
+            };
+            (*kind, limits)
+        });
+        let outbound = Outbound::new(self.config.egress_policy()).map_err(|e| anyhow!(e))?;
+        let dispatcher = Dispatcher::start(DispatchOptions {
+            view: Arc::clone(&self.view),
+            outbound,
+            producer: self.producer.clone(),
+            attempt_log: self.attempt_log.clone(),
+            attempt_logging: delivery.attempt_log,
+            topics: topics.clone(),
+            policy: delivery.retry_tiers.clone(),
+            limits: limits.collect(),
+            max_in_flight: delivery.max_in_flight,
+            metrics: Arc::clone(&self.metrics),
+        });
+        let options = GroupOptions {
+            group: self.config.group.id.clone(),
+            topics: delivery_topics(topics).into_iter().map(|kind| topics.name(kind)).collect(),
+            grace: delivery.shutdown_grace,
+        };
+        let events = DeliveryEvents::new(Arc::clone(&dispatcher), Arc::clone(&self.metrics), topics);
+        self.delivery = Some(GroupConsumer::start(connection, options, Arc::new(events))?);
+        self.dispatcher = Some(dispatcher);
+        Ok(())
+    }
+
+    /// Keeps readiness and the figures that need looking up to date.
+    fn watch(&mut self) {
+        let consumers: Vec<(&'static str, Arc<dyn Fn() -> GroupState + Send + Sync>)> = [
+            ("the delivery group's partitions", &self.delivery),
+            ("the registrar group's partitions", &self.registrar),
+        ]
+        .into_iter()
+        .filter_map(|(name, consumer)| {
+            let handle = consumer.as_ref()?.handle();
+            let state = move || GroupState {
+                assigned: handle.is_assigned(),
+                fatal: handle.fatal(),
+                repeat_bound: handle.partitions().iter().map(|p| p.repeat_bound()).sum(),
+            };
+            Some((name, Arc::new(state) as _))
+        })
+        .collect();
+        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        let look = move || {
+            let mut waiting_for = Vec::new();
+            let mut repeat_bound = 0;
+            for (name, state) in &consumers {
+                let state = state();
+                if !state.assigned {
+                    waiting_for.push(*name);
+                }
+                repeat_bound += state.repeat_bound;
+                if let Some(failure) = state.fatal {
+                    health.checks.lock().failure.get_or_insert(failure);
+                }
+            }
+            metrics.set_repeat_bound(repeat_bound);
+            health.checks.lock().waiting_for = waiting_for;
+        };
+        look();
+        self.tasks.push(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(WATCH_INTERVAL).await;
+                look();
+            }
+        }));
+    }
+
+    /// Waits until the service is ready.
+    pub async fn ready(&self) {
+        while !self.health.not_ready().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the service cannot go on; returns why.
+    pub async fn failed(&self) -> String {
+        loop {
+            if let Some(failure) = self.health.failure() {
+                return failure;
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The view.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// The dispatcher, when this instance delivers.
+    pub fn dispatcher(&self) -> Option<&Arc<Dispatcher>> {
+        self.dispatcher.as_ref()
+    }
+
+    /// Stops: no new records, what is in flight is finished within the grace time, offsets are
+    /// committed, the groups are left.
+    pub async fn stop(mut self) {
+        let delivery = self.delivery.take();
+        let registrar = self.registrar.take();
+        let stop = |consumer: Option<GroupConsumer>| async {
+            if let Some(consumer) = consumer {
+                consumer.stopped().await;
+            }
+        };
+        tokio::join!(stop(delivery), stop(registrar));
+        if let Some(dispatcher) = &self.dispatcher {
+            dispatcher.stopped(Duration::from_secs(5)).await;
+        }
+        if let Some(log) = self.attempt_log.take() {
+            log.flush(Duration::from_secs(5)).await;
+        }
+        self.producer.flush(Duration::from_secs(5)).await;
+        for task in &self.tasks {
+            task.abort();
+        }
+        if let Err(error) = self.view.store().flush() {
+            tracing::warn!(%error, "the view was not flushed; Kafka supplies what is missing");
+        }
+    }
+}
+
+struct GroupState {
+    assigned: bool,
+    fatal: Option<String>,
+    repeat_bound: u64,
+}
+
+/// Opens the view, or makes it anew when it does not fit the topic that feeds it.
+fn open_view(
+    config: &Config,
+    connection: &Connection,
+    topics: &Topics,
+    cluster_id: &str,
+    keyring: Keyring,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<View>> {
+    let base_urls: BaseUrls = config
+        .destinations
+        .iter()
+        .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
+        .collect();
+    let identity = format!("{cluster_id} {}", topics.name(TopicKind::State));
+    let keyring = Arc::new(keyring);
+    let (view, rebuilt) =
+        View::open(&config.data_dir, &identity, Arc::clone(&keyring), base_urls.clone())?;
+    if let Some(reason) = rebuilt {
+        tracing::warn!(reason = reason.as_str(), "the view is rebuilt from Kafka");
+        metrics.view_rebuilt(reason.as_str());
+        return Ok(Arc::new(view));
+    }
+    if fits(&view, connection, topics)? {
+        return Ok(Arc::new(view));
+    }
+    drop(view);
+    let (view, reason) = View::open_anew(&config.data_dir, &identity, keyring, base_urls)?;
+    tracing::warn!(reason = reason.as_str(), "the view is rebuilt from Kafka");
+    metrics.view_rebuilt(reason.as_str());
+    Ok(Arc::new(view))
+}
+
+/// Whether the state topic still has what the view continues from.
+fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result<bool> {
+    let topic = topics.name(TopicKind::State);
+    let partitions = Admin::new(connection)?.partitions(&topic)?;
+    let reader =
+        crate::kafka::Reader::new(connection, &topic, &std::collections::BTreeMap::new())?;
+    for partition in 0..partitions {
+        let next = view.position(partition).next_offset;
+        let (low, high) = reader.watermarks(partition)?;
+        if next > high || (next > 0 && next < low) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

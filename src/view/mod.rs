@@ -1,0 +1,147 @@
+//! The view: the connectors of all projects as this instance knows them.
+//!
+//! Every instance folds the whole state topic, so a rebalance moves no state and any instance
+//! can answer. The store on disk is derived data; in front of it a bounded cache keeps what the
+//! hot path asks for, compiled.
+
+mod cache;
+mod store;
+mod subscriptions;
+
+use std::{path::Path, sync::Arc};
+
+use tokio::sync::watch;
+
+pub use cache::MAX_CACHED_PROJECTS;
+pub use store::{
+    Applied, MAX_REMEMBERED_COMMANDS, Position, RebuildReason, StateRecord, Store, StoreError,
+};
+pub use subscriptions::{BaseUrls, Subscriptions, Target};
+
+use crate::{
+    connector::{Connector, ProjectState, StateKey},
+    id::{ConnectorKey, ProjectId},
+    secrets::Keyring,
+};
+use cache::Cache;
+
+/// The connectors of all projects, kept on disk and compiled on demand.
+#[derive(Debug)]
+pub struct View {
+    store: Store,
+    cache: Cache,
+    keyring: Arc<Keyring>,
+    base_urls: BaseUrls,
+    /// Counts the changes of positions, to wake those who wait for one.
+    moved: watch::Sender<u64>,
+}
+
+impl View {
+    /// A view of this store.
+    #[must_use]
+    pub fn new(store: Store, keyring: Arc<Keyring>, base_urls: BaseUrls) -> Self {
+        let (moved, _) = watch::channel(0);
+        Self { store, cache: Cache::default(), keyring, base_urls, moved }
+    }
+
+    /// Opens the view that a data folder holds, or an empty one.
+    pub fn open(
+        data_dir: &Path,
+        cluster_id: &str,
+        keyring: Arc<Keyring>,
+        base_urls: BaseUrls,
+    ) -> Result<(Self, Option<RebuildReason>), StoreError> {
+        let (store, rebuild) = Store::open(data_dir, cluster_id)?;
+        Ok((Self::new(store, keyring, base_urls), rebuild))
+    }
+
+    /// The store behind the view, for tools.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The keys that open the secrets of connectors.
+    #[must_use]
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
+    /// Takes state records in; when it returns, every reader sees them.
+    pub fn apply(
+        &self,
+        partition: i32,
+        records: &[StateRecord],
+        next_offset: i64,
+    ) -> Result<Applied, StoreError> {
+        let applied = self.store.apply(partition, records, next_offset)?;
+        for project in &applied.projects {
+            self.cache.forget(project);
+        }
+        self.moved.send_modify(|count| *count = count.wrapping_add(1));
+        Ok(applied)
+    }
+
+    /// Moves a position past what is no state record.
+    pub fn set_position(&self, partition: i32, next_offset: i64) -> Result<(), StoreError> {
+        self.store.set_position(partition, next_offset)?;
+        self.moved.send_modify(|count| *count = count.wrapping_add(1));
+        Ok(())
+    }
+
+    /// How far a partition was taken in.
+    #[must_use]
+    pub fn position(&self, partition: i32) -> Position {
+        self.store.position(partition)
+    }
+
+    /// What the command at this offset changed, when it was accepted not long ago.
+    #[must_use]
+    pub fn was_accepted(&self, partition: i32, command_offset: i64) -> Option<StateKey> {
+        self.store.was_accepted(partition, command_offset)
+    }
+
+    /// How many connectors and projects there are.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        self.store.counts()
+    }
+
+    /// All that is known about a project.
+    pub fn project(&self, project: &ProjectId) -> Result<ProjectState, StoreError> {
+        self.store.project(project)
+    }
+
+    /// A connector.
+    pub fn connector(&self, key: &ConnectorKey) -> Result<Option<Connector>, StoreError> {
+        self.store.connector(key)
+    }
+
+    /// Who of a project wants what.
+    pub fn subscriptions(&self, project: &ProjectId) -> Result<Arc<Subscriptions>, StoreError> {
+        self.cache.get_or_fill(project, || {
+            let state = self.store.project(project)?;
+            Ok(Subscriptions::compile(&state, &self.keyring, &self.base_urls))
+        })
+    }
+
+    /// Waits until the state record of this command, or of a later one, was taken in.
+    pub async fn wait_for_command(&self, partition: i32, command_offset: i64) {
+        self.wait_until(partition, |position| position.last_command >= command_offset).await;
+    }
+
+    /// Waits until everything before this offset of a state partition was taken in.
+    pub async fn wait_for_offset(&self, partition: i32, next_offset: i64) {
+        self.wait_until(partition, |position| position.next_offset >= next_offset).await;
+    }
+
+    async fn wait_until(&self, partition: i32, is_there: impl Fn(Position) -> bool) {
+        let mut moved = self.moved.subscribe();
+        while !is_there(self.store.position(partition)) {
+            // The sender is part of this view, so it cannot have gone.
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,700 @@
+//! The store: connectors, projects and positions on disk. The only place that knows sled.
+//!
+//! It holds derived data, so whatever is wrong with it is cured by moving it aside and reading
+//! the state topic again; only a folder that cannot be used at all is an error. State and position
+//! change in one atomic batch: a crash can move both back together, never one of them.
+//!
+//! One tree, keys by prefix (`·` is a zero byte, which no id contains):
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `m` | format version and cluster id, JSON |
+//! | `p` partition | next offset, last command offset, commands remembered so far |
+//! | `r` partition, slot | number, command offset, command id · state key |
+//! | `s` project · connector | command offset, the record's JSON; no connector: the project |
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock,
+    connector::{Change, Connector, ProjectState, StateKey},
+    id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
+};
+
+/// The format of the keys and values; another one is rebuilt.
+const FORMAT: u32 = 1;
+/// What sled may keep in memory, in bytes. Its default is 1 GiB.
+const CACHE_BYTES: u64 = 64 << 20;
+/// How many of the last applied commands of a partition are remembered.
+pub const MAX_REMEMBERED_COMMANDS: usize = 1024;
+/// How many folders that were moved aside are kept.
+const MAX_BROKEN_FOLDERS: usize = 2;
+
+const FOLDER: &str = "view";
+const BROKEN: &str = "view.broken-";
+
+const META: &[u8] = b"m";
+const POSITION: u8 = b'p';
+const REMEMBERED: u8 = b'r';
+const STATE: u8 = b's';
+
+/// The view cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder cannot be created, read or written.
+    #[error(
+        "the data folder {folder} cannot be used ({error}): \
+         make it a folder that this user may write, or set data_dir to another one"
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Another process has it open.
+    #[error(
+        "the view in {0} is in use by another process: \
+         stop that process, or set data_dir to another folder"
+    )]
+    Locked(PathBuf),
+    /// The store failed while it was open.
+    #[error("the view cannot be read or written ({0}): look at the disk that holds data_dir")]
+    Failed(#[from] sled::Error),
+}
+
+/// Why the view starts empty although there was one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RebuildReason {
+    /// It could not be opened.
+    Unopenable,
+    /// Another version of this program wrote it.
+    Format,
+    /// It is the view of another Kafka cluster.
+    OtherCluster,
+}
+
+impl RebuildReason {
+    /// Every reason.
+    pub const ALL: &[Self] = &[Self::Unopenable, Self::Format, Self::OtherCluster];
+
+    /// The name in metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unopenable => "unopenable",
+            Self::Format => "format",
+            Self::OtherCluster => "other_cluster",
+        }
+    }
+}
+
+/// A record of the state topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateRecord {
+    /// The offset of the command that caused it.
+    pub command_offset: i64,
+    /// That command.
+    pub command_id: CommandId,
+    /// What it is about.
+    pub key: StateKey,
+    /// How that is now; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
+/// How far a partition of the state topic was taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    /// The offset of the next state record to read.
+    pub next_offset: i64,
+    /// The offset of the last command that was applied; -1 when there was none.
+    pub last_command: i64,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self { next_offset: 0, last_command: -1 }
+    }
+}
+
+/// What became of the records that were taken in.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    /// So many changed the state.
+    pub applied: usize,
+    /// So many said what was known already.
+    pub ignored: usize,
+    /// So many could not be read; what they are about stays as it was.
+    pub unreadable: usize,
+    /// The projects that changed.
+    pub projects: BTreeSet<ProjectId>,
+    /// The current records of what an older, ignored record was about. Compaction would keep the
+    /// older one, because it is further behind in the topic; the partition's registrar can
+    /// write these again.
+    pub overtaken: Vec<StateRecord>,
+}
+
+/// Connectors, projects and positions on disk.
+#[derive(Debug)]
+pub struct Store {
+    db: sled::Db,
+    partitions: Mutex<HashMap<i32, Partition>>,
+    connectors: AtomicU64,
+    projects: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    position: Position,
+    /// How many commands were remembered since the beginning; the next one's number.
+    numbered: u64,
+    remembered: VecDeque<Remembered>,
+}
+
+#[derive(Clone, Debug)]
+struct Remembered {
+    command_offset: i64,
+    command_id: CommandId,
+    key: StateKey,
+}
+
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
+struct Meta {
+    format: u32,
+    cluster: String,
+}
+
+impl Store {
+    /// Opens the view in the folder `view` of this data folder, or makes one.
+    ///
+    /// A view that cannot be opened or is not the one of this program and cluster is moved aside.
+    pub fn open(
+        data_dir: &Path,
+        cluster_id: &str,
+    ) -> Result<(Self, Option<RebuildReason>), StoreError> {
+        let folder = data_dir.join(FOLDER);
+        check_writable(data_dir)?;
+        let (db, mut rebuild) = match open_with_cures(&folder)? {
+            Some(db) => (db, None),
+            None => (open_empty(data_dir)?, Some(RebuildReason::Unopenable)),
+        };
+        let meta = Meta { format: FORMAT, cluster: cluster_id.to_owned() };
+        match check_meta(&db, &meta)? {
+            None => Self::load(db).map(|store| (store, rebuild)),
+            Some(reason) => {
+                drop(db);
+                let db = open_empty(data_dir)?;
+                write_meta(&db, &meta)?;
+                rebuild = rebuild.or(Some(reason));
+                Self::load(db).map(|store| (store, rebuild))
+            }
+        }
+    }
+
+    fn load(db: sled::Db) -> Result<Self, StoreError> {
+        let (mut connectors, mut projects) = (0, 0);
+        for key in db.scan_prefix([STATE]).keys() {
+            // The project's own record ends with the zero byte.
+            if key?.last() == Some(&0) { projects += 1 } else { connectors += 1 }
+        }
+        let partitions = Mutex::new(load_partitions(&db)?);
+        let (connectors, projects) = (AtomicU64::new(connectors), AtomicU64::new(projects));
+        Ok(Self { db, partitions, connectors, projects })
+    }
+
+    /// Takes state records and the position behind them in, all or nothing.
+    ///
+    /// A record is ignored when a command that is not older was applied to the same key. That is
+    /// judged key by key, not by the partition's last command: an owner that was replaced may
+    /// write a decision a second time, behind later ones, and compaction then removes the first
+    /// of the two. Who reads the topic from its beginning must still take in what is left.
+    pub fn apply(
+        &self,
+        partition: i32,
+        records: &[StateRecord],
+        next_offset: i64,
+    ) -> Result<Applied, StoreError> {
+        let mut partitions = self.partitions.lock();
+        let known = partitions.entry(partition).or_default();
+        let mut fold = Fold::new(&self.db, known);
+        for record in records {
+            fold.take(record)?;
+        }
+        let Fold { mut batch, remembered, position, applied, overtaken, counts, .. } = fold;
+        let position = Position { next_offset, ..position };
+        for (number, command) in (known.numbered..).zip(&remembered) {
+            batch.insert(remembered_key(partition, number), command.to_bytes(number));
+        }
+        let numbered = known.numbered + remembered.len() as u64;
+        batch.insert(position_key(partition), position_bytes(position, numbered));
+        self.db.apply_batch(batch)?;
+
+        known.position = position;
+        known.numbered = numbered;
+        known.remembered.extend(remembered);
+        let excess = known.remembered.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
+        known.remembered.drain(..excess);
+        add(&self.connectors, counts.connectors);
+        add(&self.projects, counts.projects);
+        let overtaken = self.current_records(known, &overtaken)?;
+        Ok(Applied { overtaken, ..applied })
+    }
+
+    /// Moves a position past what is no state record.
+    pub fn set_position(&self, partition: i32, next_offset: i64) -> Result<(), StoreError> {
+        let mut partitions = self.partitions.lock();
+        let known = partitions.entry(partition).or_default();
+        let position = Position { next_offset, ..known.position };
+        self.db.insert(position_key(partition), position_bytes(position, known.numbered))?;
+        known.position = position;
+        Ok(())
+    }
+
+    /// How far a partition was taken in.
+    #[must_use]
+    pub fn position(&self, partition: i32) -> Position {
+        self.partitions.lock().get(&partition).map(|known| known.position).unwrap_or_default()
+    }
+
+    /// What the command at this offset changed, if it is among the last
+    /// [`MAX_REMEMBERED_COMMANDS`] of its partition that changed something.
+    #[must_use]
+    pub fn was_accepted(&self, partition: i32, command_offset: i64) -> Option<StateKey> {
+        let partitions = self.partitions.lock();
+        let mut commands = partitions.get(&partition)?.remembered.iter().rev();
+        commands.find(|command| command.command_offset == command_offset).map(|c| c.key.clone())
+    }
+
+    /// All that is known about a project.
+    pub fn project(&self, project: &ProjectId) -> Result<ProjectState, StoreError> {
+        let mut state = ProjectState::default();
+        for entry in self.db.scan_prefix(project_prefix(project)) {
+            let (key, value) = entry?;
+            if let Some(change) = read_state(&key, &value) {
+                state.apply(&change);
+            }
+        }
+        Ok(state)
+    }
+
+    /// A connector.
+    pub fn connector(&self, key: &ConnectorKey) -> Result<Option<Connector>, StoreError> {
+        let key = state_key(&StateKey::Connector(key.clone()));
+        Ok(self.db.get(&key)?.and_then(|value| match read_state(&key, &value) {
+            Some(Change::ConnectorSet(connector)) => Some(connector),
+            _ => None,
+        }))
+    }
+
+    /// All connectors, ordered by project, for tools.
+    pub fn connectors(&self) -> impl Iterator<Item = Result<Connector, StoreError>> + use<> {
+        self.db.scan_prefix([STATE]).filter_map(|entry| match entry {
+            Ok((key, value)) => match read_state(&key, &value) {
+                Some(Change::ConnectorSet(connector)) => Some(Ok(connector)),
+                _ => None,
+            },
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+
+    /// How many connectors and projects there are.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.connectors.load(Ordering::Relaxed), self.projects.load(Ordering::Relaxed))
+    }
+
+    /// Makes everything durable now. It happens by itself twice a second, and at the end.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    fn current_records(
+        &self,
+        known: &Partition,
+        keys: &BTreeSet<StateKey>,
+    ) -> Result<Vec<StateRecord>, StoreError> {
+        let mut records = Vec::new();
+        for key in keys {
+            let stored = self.db.get(state_key(key))?;
+            let record = match stored.as_deref().and_then(split_offset) {
+                Some((command_offset, json)) => {
+                    let command_id = match key.read(Some(json)) {
+                        Ok(Change::ConnectorSet(connector)) => connector.command_id,
+                        Ok(Change::ProjectSet(project)) => project.command_id,
+                        _ => continue,
+                    };
+                    let value = Some(json.to_vec());
+                    StateRecord { command_offset, command_id, key: key.clone(), value }
+                }
+                None => match known.newest_command(key) {
+                    Some(command) => StateRecord {
+                        command_offset: command.command_offset,
+                        command_id: command.command_id.clone(),
+                        key: key.clone(),
+                        value: None,
+                    },
+                    None => continue,
+                },
+            };
+            records.push(record);
+        }
+        Ok(records)
+    }
+}
+
+impl Partition {
+    fn newest_command(&self, key: &StateKey) -> Option<&Remembered> {
+        let of_key = self.remembered.iter().filter(|command| command.key == *key);
+        of_key.max_by_key(|command| command.command_offset)
+    }
+}
+
+/// What a run of records changes, before any of it is written.
+struct Fold<'a> {
+    db: &'a sled::Db,
+    known: &'a Partition,
+    batch: sled::Batch,
+    /// What this run did to a key: by which command, and whether something is there now.
+    touched: HashMap<StateKey, (i64, bool)>,
+    remembered: Vec<Remembered>,
+    position: Position,
+    applied: Applied,
+    overtaken: BTreeSet<StateKey>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    connectors: i64,
+    projects: i64,
+}
+
+impl<'a> Fold<'a> {
+    fn new(db: &'a sled::Db, known: &'a Partition) -> Self {
+        Self {
+            db,
+            known,
+            batch: sled::Batch::default(),
+            touched: HashMap::new(),
+            remembered: Vec::new(),
+            position: known.position,
+            applied: Applied::default(),
+            overtaken: BTreeSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    fn take(&mut self, record: &StateRecord) -> Result<(), StoreError> {
+        let (newest, was_there) = self.newest(record)?;
+        if newest.is_some_and(|newest| record.command_offset <= newest) {
+            self.applied.ignored += 1;
+            // An equal one is the same decision, so nothing is lost with either of them.
+            if newest != Some(record.command_offset) {
+                self.overtaken.insert(record.key.clone());
+            }
+            return Ok(());
+        }
+        // What cannot be read was accepted all the same.
+        self.position.last_command = self.position.last_command.max(record.command_offset);
+        self.remembered.push(Remembered {
+            command_offset: record.command_offset,
+            command_id: record.command_id.clone(),
+            key: record.key.clone(),
+        });
+        if record.key.read(record.value.as_deref()).is_err() {
+            self.applied.unreadable += 1;
+            return Ok(());
+        }
+        match &record.value {
+            Some(json) => {
+                let value = [&record.command_offset.to_be_bytes(), json.as_slice()].concat();
+                self.batch.insert(state_key(&record.key), value);
+            }
+            None => self.batch.remove(state_key(&record.key)),
+        }
+        let is_there = record.value.is_some();
+        self.count(&record.key, i64::from(is_there) - i64::from(was_there));
+        self.touched.insert(record.key.clone(), (record.command_offset, is_there));
+        self.overtaken.remove(&record.key);
+        self.applied.applied += 1;
+        self.applied.projects.insert(record.key.project().clone());
+        Ok(())
+    }
+
+    /// The newest command that is known for the record's key, and whether something is there.
+    fn newest(&self, record: &StateRecord) -> Result<(Option<i64>, bool), StoreError> {
+        if let Some((offset, is_there)) = self.touched.get(&record.key) {
+            return Ok((Some(*offset), *is_there));
+        }
+        let stored = self.db.get(state_key(&record.key))?;
+        if let Some((offset, _)) = stored.as_deref().and_then(split_offset) {
+            return Ok((Some(offset), true));
+        }
+        // Only what comes out of order can have been removed by a later command.
+        let offset = if record.command_offset > self.position.last_command {
+            None
+        } else {
+            self.known.newest_command(&record.key).map(|command| command.command_offset)
+        };
+        Ok((offset, false))
+    }
+
+    fn count(&mut self, key: &StateKey, difference: i64) {
+        match key {
+            StateKey::Connector(_) => self.counts.connectors += difference,
+            StateKey::Project(_) => self.counts.projects += difference,
+        }
+    }
+}
+
+fn add(count: &AtomicU64, difference: i64) {
+    // Wrapping addition of a negative number's two's complement subtracts.
+    count.fetch_add(difference.cast_unsigned(), Ordering::Relaxed);
+}
+
+fn position_key(partition: i32) -> Vec<u8> {
+    [&[POSITION], partition.to_be_bytes().as_slice()].concat()
+}
+
+fn position_bytes(position: Position, numbered: u64) -> Vec<u8> {
+    [
+        position.next_offset.to_be_bytes(),
+        position.last_command.to_be_bytes(),
+        numbered.to_be_bytes(),
+    ]
+    .concat()
+}
+
+fn remembered_key(partition: i32, number: u64) -> Vec<u8> {
+    let slot = number % MAX_REMEMBERED_COMMANDS as u64;
+    [&[REMEMBERED], partition.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat()
+}
+
+impl Remembered {
+    fn to_bytes(&self, number: u64) -> Vec<u8> {
+        let texts = format!("{}\0{}", self.command_id, self.key);
+        [&number.to_be_bytes(), &self.command_offset.to_be_bytes(), texts.as_bytes()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<(u64, Self)> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        let (command_offset, texts) = split_offset(rest)?;
+        let (command_id, key) = std::str::from_utf8(texts).ok()?.split_once('\0')?;
+        let command_id = CommandId::parse(command_id).ok()?;
+        let key = StateKey::parse(key).ok()?;
+        Some((u64::from_be_bytes(*number), Self { command_offset, command_id, key }))
+    }
+}
+
+fn split_offset(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let (offset, rest) = bytes.split_first_chunk()?;
+    Some((i64::from_be_bytes(*offset), rest))
+}
+
+fn project_prefix(project: &ProjectId) -> Vec<u8> {
+    [&[STATE], project.as_str().as_bytes(), &[0]].concat()
+}
+
+fn state_key(key: &StateKey) -> Vec<u8> {
+    let mut bytes = project_prefix(key.project());
+    if let StateKey::Connector(key) = key {
+        bytes.extend_from_slice(key.connector.as_str().as_bytes());
+    }
+    bytes
+}
+
+fn parse_state_key(bytes: &[u8]) -> Option<StateKey> {
+    let (project, connector) = std::str::from_utf8(bytes.get(1..)?).ok()?.split_once('\0')?;
+    let project = ProjectId::parse(project).ok()?;
+    if connector.is_empty() {
+        return Some(StateKey::Project(project));
+    }
+    let connector = ConnectorId::parse(connector).ok()?;
+    Some(StateKey::Connector(ConnectorKey { project, connector }))
+}
+
+/// Only readable records are stored, so `None` needs a damaged disk.
+fn read_state(key: &[u8], value: &[u8]) -> Option<Change> {
+    let (_, json) = split_offset(value)?;
+    parse_state_key(key)?.read(Some(json)).ok()
+}
+
+fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Partition>, StoreError> {
+    let mut partitions: HashMap<i32, Partition> = HashMap::new();
+    for entry in db.scan_prefix([POSITION]) {
+        let (key, value) = entry?;
+        let Some((partition, [])) = split_partition(&key) else { continue };
+        let numbers: Vec<i64> = value
+            .chunks_exact(8)
+            .filter_map(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))
+            .collect();
+        if let [next_offset, last_command, numbered] = numbers[..] {
+            let known = partitions.entry(partition).or_default();
+            known.position = Position { next_offset, last_command };
+            known.numbered = numbered.cast_unsigned();
+        }
+    }
+    let mut commands = Vec::new();
+    for entry in db.scan_prefix([REMEMBERED]) {
+        let (key, value) = entry?;
+        if let (Some((partition, _)), Some((number, command))) =
+            (split_partition(&key), Remembered::from_bytes(&value))
+        {
+            commands.push((partition, number, command));
+        }
+    }
+    commands.sort_unstable_by_key(|(partition, number, _)| (*partition, *number));
+    for (partition, _, command) in commands {
+        partitions.entry(partition).or_default().remembered.push_back(command);
+    }
+    Ok(partitions)
+}
+
+fn split_partition(key: &[u8]) -> Option<(i32, &[u8])> {
+    let (partition, rest) = key.get(1..)?.split_first_chunk()?;
+    Some((i32::from_be_bytes(*partition), rest))
+}
+
+/// Why the view in the database is not the one that is wanted; an empty one becomes it.
+fn check_meta(db: &sled::Db, wanted: &Meta) -> Result<Option<RebuildReason>, StoreError> {
+    let Some(found) = db.get(META)? else {
+        if db.is_empty() {
+            write_meta(db, wanted)?;
+            return Ok(None);
+        }
+        return Ok(Some(RebuildReason::Format));
+    };
+    Ok(match serde_json::from_slice::<Meta>(&found) {
+        Ok(found) if found == *wanted => None,
+        Ok(found) if found.format == wanted.format => Some(RebuildReason::OtherCluster),
+        _ => Some(RebuildReason::Format),
+    })
+}
+
+fn write_meta(db: &sled::Db, meta: &Meta) -> Result<(), StoreError> {
+    db.insert(META, serde_json::to_vec(meta).unwrap_or_default())?;
+    db.flush()?;
+    Ok(())
+}
+
+fn folder_error(folder: &Path) -> impl Fn(io::Error) -> StoreError + use<'_> {
+    |error| StoreError::Folder { folder: folder.to_owned(), error }
+}
+
+/// Sled's own words for a folder that it cannot write say little.
+fn check_writable(data_dir: &Path) -> Result<(), StoreError> {
+    fs::create_dir_all(data_dir).map_err(folder_error(data_dir))?;
+    let probe = data_dir.join(format!(".write-test-{}", std::process::id()));
+    fs::write(&probe, b"").map_err(folder_error(data_dir))?;
+    fs::remove_file(&probe).map_err(folder_error(data_dir))
+}
+
+/// Opens the database, removing snapshot files that it does not bear: a kill at the wrong moment
+/// leaves some, and all they hold is in its log too. `None` when that does not help.
+fn open_with_cures(folder: &Path) -> Result<Option<sled::Db>, StoreError> {
+    type Cure = fn(&str) -> bool;
+    let cures: [Cure; 2] = [
+        |name| name.starts_with("snap.") && name.ends_with(".generating"),
+        |name| name.starts_with("snap."),
+    ];
+    if let Some(db) = open_sled(folder)? {
+        return Ok(Some(db));
+    }
+    for is_removed in cures {
+        remove_files(folder, is_removed).map_err(folder_error(folder))?;
+        if let Some(db) = open_sled(folder)? {
+            return Ok(Some(db));
+        }
+    }
+    Ok(None)
+}
+
+/// Opens the database; `None` when it is damaged.
+fn open_sled(folder: &Path) -> Result<Option<sled::Db>, StoreError> {
+    let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES);
+    // Some damage makes sled panic where it should refuse.
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(Some(db)),
+        Ok(Err(sled::Error::Io(error))) if is_locked(&error) => {
+            Err(StoreError::Locked(folder.to_owned()))
+        }
+        Ok(Err(sled::Error::Io(error))) if is_of_the_system(&error) => {
+            Err(folder_error(folder)(error))
+        }
+        Ok(Err(_)) | Err(_) => Ok(None),
+    }
+}
+
+/// Sled has no kind of error for it, only these words.
+fn is_locked(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.to_string().contains("could not acquire lock")
+}
+
+/// Moving the view aside would not help against these.
+fn is_of_the_system(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::PermissionDenied
+            | K::StorageFull
+            | K::QuotaExceeded
+            | K::ReadOnlyFilesystem
+            | K::OutOfMemory
+    )
+}
+
+fn remove_files(folder: &Path, is_removed: fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_removed) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the view aside and makes an empty one.
+fn open_empty(data_dir: &Path) -> Result<sled::Db, StoreError> {
+    let folder = data_dir.join(FOLDER);
+    move_aside(data_dir).map_err(folder_error(data_dir))?;
+    open_sled(&folder)?.ok_or_else(|| {
+        let error = io::Error::other("an empty view cannot be opened in it");
+        folder_error(&folder)(error)
+    })
+}
+
+fn move_aside(data_dir: &Path) -> io::Result<()> {
+    let mut second = clock::now().millis() / 1000;
+    let mut aside = data_dir.join(format!("{BROKEN}{second}"));
+    while aside.exists() {
+        second += 1;
+        aside = data_dir.join(format!("{BROKEN}{second}"));
+    }
+    fs::rename(data_dir.join(FOLDER), aside)?;
+    let mut broken = Vec::new();
+    for entry in fs::read_dir(data_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let second = name.to_str().and_then(|name| name.strip_prefix(BROKEN));
+        if let Some(second) = second.and_then(|second| second.parse::<i64>().ok()) {
+            broken.push((second, entry.path()));
+        }
+    }
+    broken.sort_unstable();
+    let excess = broken.len().saturating_sub(MAX_BROKEN_FOLDERS);
+    for (_, path) in broken.drain(..excess) {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}

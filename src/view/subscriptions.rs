@@ -1,0 +1,165 @@
+//! Who wants what: a project's connectors, compiled for the hot path.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use url::Url;
+
+use crate::{
+    connector::{Connector, ProjectState},
+    destination::{ConnectorType, Destination, Settings},
+    event::{EventType, EventTypes},
+    id::{ConnectorId, ConnectorKey, DeliveryNamespace},
+    secrets::Keyring,
+};
+
+/// Per connector type, what the operator calls instead of the vendor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BaseUrls(BTreeMap<ConnectorType, Url>);
+
+impl BaseUrls {
+    /// Sets the base of a type.
+    pub fn insert(&mut self, kind: ConnectorType, base: Url) {
+        self.0.insert(kind, base);
+    }
+
+    /// The base of a type, when the operator set one.
+    #[must_use]
+    pub fn get(&self, kind: ConnectorType) -> Option<&Url> {
+        self.0.get(&kind)
+    }
+}
+
+impl FromIterator<(ConnectorType, Url)> for BaseUrls {
+    fn from_iter<I: IntoIterator<Item = (ConnectorType, Url)>>(items: I) -> Self {
+        Self(items.into_iter().collect())
+    }
+}
+
+/// One connector, ready to be delivered to. Its `Debug` shows no secrets.
+pub struct Target {
+    /// Its full name.
+    pub key: ConnectorKey,
+    /// The service.
+    pub kind: ConnectorType,
+    /// The version that this was compiled from.
+    pub version: i64,
+    /// The event types that it wants.
+    pub event_types: EventTypes,
+    /// Whether its owner has it switched on.
+    pub is_active: bool,
+    /// Why its deliveries are held, if they are.
+    pub suspended: Option<String>,
+    /// Its half of the delivery ids.
+    pub namespace: DeliveryNamespace,
+    /// What speaks the service, or why nothing can.
+    pub destination: Result<Box<dyn Destination>, String>,
+    /// Its secrets, to keep them out of what others said.
+    pub secrets: Vec<SecretString>,
+    /// Whether the operator chose where its requests go, so that the rules for users' URLs do
+    /// not apply.
+    pub trusted: bool,
+    /// What the destination found out before its first delivery.
+    pub setup: Mutex<Option<Arc<str>>>,
+}
+
+impl Target {
+    fn compile(connector: &Connector, keyring: &Keyring, base_urls: &BaseUrls) -> Self {
+        let base_url = base_urls.get(connector.kind);
+        let settings = keyring.settings(connector, base_url.cloned());
+        let secrets = match &settings {
+            Ok(settings) => settings.secrets(connector.kind.spec().fields),
+            Err(_) => Vec::new(),
+        };
+        let destination = settings
+            .map_err(|error| error.to_string())
+            .and_then(|settings| make(connector, &settings));
+        Self {
+            key: connector.key.clone(),
+            kind: connector.kind,
+            version: connector.version,
+            event_types: connector.event_types.clone(),
+            is_active: connector.is_active,
+            suspended: connector.suspended_reason.clone(),
+            namespace: DeliveryNamespace::of(&connector.key),
+            destination,
+            secrets,
+            trusted: base_url.is_some(),
+            setup: Mutex::new(None),
+        }
+    }
+
+    /// Whether it wants events of this type now; a suspended one does.
+    #[must_use]
+    pub fn wants(&self, kind: EventType) -> bool {
+        self.is_active && self.event_types.contains(kind)
+    }
+}
+
+/// The one place where destinations are made.
+fn make(connector: &Connector, settings: &Settings) -> Result<Box<dyn Destination>, String> {
+    (connector.kind.spec().make)(settings).map_err(|error| error.to_string())
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("key", &self.key)
+            .field("kind", &self.kind)
+            .field("version", &self.version)
+            .field("event_types", &self.event_types)
+            .field("is_active", &self.is_active)
+            .field("suspended", &self.suspended)
+            .field("usable", &self.destination.is_ok())
+            .field("trusted", &self.trusted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The connectors of one project, by event type and by id.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    by_type: [Box<[Arc<Target>]>; EventType::ALL.len()],
+    by_id: HashMap<ConnectorId, Arc<Target>>,
+}
+
+impl Subscriptions {
+    /// Compiles a project's connectors.
+    #[must_use]
+    pub fn compile(state: &ProjectState, keyring: &Keyring, base_urls: &BaseUrls) -> Self {
+        let targets: Vec<Arc<Target>> = state
+            .connectors
+            .values()
+            .map(|connector| Arc::new(Target::compile(connector, keyring, base_urls)))
+            .collect();
+        let mut by_type = <[Box<[Arc<Target>]>; EventType::ALL.len()]>::default();
+        for kind in EventType::ALL {
+            let wanting = targets.iter().filter(|target| target.wants(*kind));
+            by_type[kind.index()] = wanting.cloned().collect();
+        }
+        let by_id = targets.into_iter().map(|t| (t.key.connector.clone(), t)).collect();
+        Self { by_type, by_id }
+    }
+
+    /// The connectors that are switched on and want this type, suspended ones too.
+    #[must_use]
+    pub fn matching(&self, kind: EventType) -> &[Arc<Target>] {
+        &self.by_type[kind.index()]
+    }
+
+    /// A connector of the project, switched on or not.
+    #[must_use]
+    pub fn target(&self, connector: &ConnectorId) -> Option<&Arc<Target>> {
+        self.by_id.get(connector)
+    }
+
+    /// All connectors of the project, in no order.
+    pub fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.by_id.values()
+    }
+}
