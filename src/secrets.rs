@@ -249,3 +249,134 @@ impl fmt::Debug for Keyring {
         f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::Config;
+
+    const URL: &str =
+        "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX";
+
+    fn key_text(id: &str, byte: u8) -> String {
+        format!("{id}:{}", BASE64.encode([byte; KEY_BYTES]))
+    }
+
+    fn ring(keys: &[(&str, u8)]) -> Keyring {
+        let list: Vec<String> = keys.iter().map(|(id, byte)| key_text(id, *byte)).collect();
+        Keyring::parse(&list).unwrap()
+    }
+
+    fn connector() -> Connector {
+        let json = include_str!("../tests/fixtures/records/state-connector-1.json");
+        Connector::from_json(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_recorded_secret_is_opened_for_ever() {
+        let ring = ring(&[("k2", 9), ("k1", 7)]);
+        let settings = ring.settings(&connector(), None).unwrap();
+        assert_eq!(settings.text("webhookUrl").unwrap(), URL);
+    }
+
+    #[test]
+    fn the_first_key_encrypts_and_all_decrypt() {
+        let old = ring(&[("k1", 7)]);
+        let rotated = ring(&[("k2", 9), ("k1", 7)]);
+        let key = connector().key;
+        let sealed = old.seal(&key, "apiKey", "canary-secret");
+        assert_eq!(rotated.open(&key, "apiKey", &sealed).unwrap().expose_secret(), "canary-secret");
+        let sealed = rotated.seal(&key, "apiKey", "canary-secret");
+        assert_eq!(sealed.key_id, "k2");
+        let error = old.open(&key, "apiKey", &sealed).unwrap_err();
+        assert!(matches!(error, SecretError::UnknownKey { .. }), "{error}");
+        assert_ne!(rotated.seal(&key, "apiKey", "canary-secret").nonce, sealed.nonce);
+    }
+
+    #[test]
+    fn a_secret_opens_only_where_it_was_sealed() {
+        let ring = ring(&[("k1", 7)]);
+        let key = connector().key;
+        let sealed = ring.seal(&key, "ab", "canary-secret");
+        let mut shifted = key.clone();
+        shifted.connector = format!("{}a", key.connector).parse().unwrap();
+        let mut other = key.clone();
+        other.project = "proj_2".parse().unwrap();
+        let mut damaged = sealed.clone();
+        damaged.ciphertext[0] ^= 1;
+        for (key, field, sealed) in [
+            (&key, "abc", &sealed),
+            (&shifted, "b", &sealed),
+            (&other, "ab", &sealed),
+            (&key, "ab", &damaged),
+        ] {
+            let error = ring.open(key, field, sealed).unwrap_err();
+            assert!(matches!(error, SecretError::Refused { .. }), "{error}");
+            assert!(!error.to_string().contains("canary"));
+        }
+    }
+
+    #[test]
+    fn wrong_keys_are_refused_without_showing_them() {
+        let short = BASE64.encode([7; 16]);
+        for (list, message) in [
+            (vec![], "at least one"),
+            (vec!["canary".to_owned()], "must look like id:base64key"),
+            (vec![":canary".to_owned()], "its id"),
+            (vec!["k1:canary!".to_owned()], "no base64"),
+            (vec![format!("k1:{short}")], "has 16 bytes"),
+            (vec![key_text("k1", 1), key_text("k1", 2)], "twice"),
+        ] {
+            let error = Keyring::parse(&list).unwrap_err();
+            assert!(error.contains(message), "{error}");
+            assert!(!error.contains("canary") && !error.contains(&short), "{error}");
+        }
+        assert_eq!(format!("{:?}", ring(&[("k1", 7), ("k2", 9)])), r#"["k1", "k2"]"#);
+        let (one, two) = (Keyring::generate(), Keyring::generate());
+        assert_ne!(one, two);
+        Keyring::parse(&[one, two]).unwrap();
+    }
+
+    #[test]
+    fn a_change_is_sealed_once_and_keeps_nothing_plain() {
+        let ring = ring(&[("k1", 7)]);
+        let mut plain = connector();
+        plain.config = Config::default();
+        plain.config.insert("webhookUrl", ConfigValue::Plain(URL.into()));
+        let mut change = Change::ConnectorSet(plain.clone());
+        ring.seal_change(&mut change);
+        let json = String::from_utf8(change.to_value().unwrap()).unwrap();
+        assert!(!json.contains("T00000000"), "{json}");
+        let sealed = change.clone();
+        ring.seal_change(&mut change);
+        assert_eq!(change, sealed);
+        let Change::ConnectorSet(connector) = change else { panic!() };
+        assert_eq!(
+            connector.config.masked(connector.kind),
+            plain.config.masked(plain.kind),
+            "sealing must not change what the owner sees"
+        );
+        let settings = ring.settings(&connector, None).unwrap();
+        assert_eq!(settings.text("webhookUrl").unwrap(), URL);
+    }
+
+    #[test]
+    fn a_command_travels_sealed() {
+        let ring = ring(&[("k1", 7)]);
+        let record = include_str!("../tests/fixtures/records/command-create-1.json");
+        let plain = Command::read(record.as_bytes()).unwrap();
+        let mut command = plain.clone();
+        ring.seal_command(&mut command, ConnectorType::Slack);
+        let json = String::from_utf8(command.to_json()).unwrap();
+        assert!(!json.contains("T00000000"), "{json}");
+        let mut command = Command::read(json.as_bytes()).unwrap();
+        ring.open_command(&mut command).unwrap();
+        assert_eq!(command, plain);
+
+        ring.seal_command(&mut command, ConnectorType::Slack);
+        command.project = "proj_2".parse().unwrap();
+        let problem = ring.open_command(&mut command).unwrap_err();
+        assert_eq!(problem.code, ProblemCode::SecretUnreadable);
+        assert_eq!(problem.errors[0].field, "config.webhookUrl");
+    }
+}

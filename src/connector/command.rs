@@ -101,6 +101,7 @@ const UPDATE: &str = "connector.update";
 const DELETE: &str = "connector.delete";
 const SUSPEND: &str = "connector.suspend";
 const SET_TIER: &str = "project.set_tier";
+const UNKNOWN: &str = "unknown";
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
@@ -141,8 +142,6 @@ impl CommandBody {
     }
 }
 
-const UNKNOWN: &str = "unknown";
-
 impl Command {
     /// The command's name.
     #[must_use]
@@ -151,6 +150,7 @@ impl Command {
     }
 
     /// Reads a record's value.
+    #[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
     pub fn read(json: &[u8]) -> Result<Self, Refused> {
         let value = serde_json::from_slice(json)
             .map_err(|error| Refused::Unanswerable(format!("the value is no JSON: {error}")))?;
@@ -158,11 +158,12 @@ impl Command {
     }
 
     /// Reads a JSON value.
+    #[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
     pub fn from_value(value: Value) -> Result<Self, Refused> {
         let Value::Object(map) = value else {
             return Err(Refused::Unanswerable("the value is no JSON object".to_owned()));
         };
-        let mut fields = Fields { map, errors: Vec::new() };
+        let mut fields = Fields::new(map);
         let id = match fields.map.shift_remove("id") {
             None => return Err(Refused::Unanswerable("the command has no id".to_owned())),
             Some(Value::String(id)) => CommandId::parse(&id)
@@ -263,9 +264,9 @@ fn unknown_command(message: &str) -> Problem {
 
 fn read_create(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
-    let body = fields.object("connector");
+    let body = fields.required_object("connector");
     fields.finish(&["id", "type", "projectId", "connectorId", "connector"]);
-    let mut body = fields.inner(body?);
+    let mut body = Fields::new(body?);
     let kind = body.connector_type();
     let config = body.required_object("config");
     let event_types = body.event_types(true);
@@ -281,9 +282,9 @@ fn read_create(fields: &mut Fields) -> Option<CommandBody> {
 
 fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
-    let body = fields.object("patch");
+    let body = fields.required_object("patch");
     fields.finish(&["id", "type", "projectId", "connectorId", "patch"]);
-    let mut body = fields.inner(body?);
+    let mut body = Fields::new(body?);
     let patch = Patch {
         config: body.optional_object("config"),
         event_types: body.event_types(false),
@@ -321,7 +322,7 @@ fn read_set_tier(fields: &mut Fields) -> Option<CommandBody> {
     let tier = fields.text("tier").and_then(|text| match text.parse() {
         Ok(tier) => Some(tier),
         Err(message) => {
-            fields.error::<String>("tier", message);
+            fields.error("tier", message);
             None
         }
     });
@@ -336,11 +337,11 @@ struct Fields {
 }
 
 impl Fields {
-    fn inner(&self, map: Map<String, Value>) -> Self {
-        Self { map, errors: Vec::with_capacity(self.errors.len()) }
+    fn new(map: Map<String, Value>) -> Self {
+        Self { map, errors: Vec::new() }
     }
 
-    fn error<T: Into<String>>(&mut self, field: &str, message: T) {
+    fn error(&mut self, field: &str, message: impl Into<String>) {
         self.errors.push(FieldError::new(field, message));
     }
 
@@ -364,10 +365,6 @@ impl Fields {
             _ => self.error(field, "must be true or false"),
         }
         None
-    }
-
-    fn object(&mut self, field: &str) -> Option<Map<String, Value>> {
-        self.required_object(field)
     }
 
     fn required_object(&mut self, field: &str) -> Option<Map<String, Value>> {
@@ -489,5 +486,107 @@ impl fmt::Debug for CommandBody {
             Self::Delete { .. } => {}
         }
         out.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<String> {
+        match Command::read(text.as_bytes()) {
+            Err(Refused::Rejected { problem, .. }) => {
+                problem.errors.iter().map(|e| format!("{}: {}", e.field, e.message)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn recorded_commands_are_read_and_written_for_ever() {
+        for (record, name) in [
+            (include_str!("../../tests/fixtures/records/command-create-1.json"), CREATE),
+            (include_str!("../../tests/fixtures/records/command-update-1.json"), UPDATE),
+            (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
+            (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
+            (include_str!("../../tests/fixtures/records/command-set-tier-1.json"), SET_TIER),
+        ] {
+            let command = Command::read(record.as_bytes()).unwrap();
+            assert_eq!(command.name(), name);
+            assert_eq!(String::from_utf8(command.to_json()).unwrap(), record.trim());
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_named_at_once() {
+        insta::assert_debug_snapshot!(
+            errors(
+                r#"{"id":"cmd_1","type":"connector.create","projectId":"proj 1","conectorId":"c",
+                "connector":{"type":"slak","config":[],"eventTypes":["payment.setled"],"activ":1}}"#
+            ),
+            @r#"
+        [
+            "projectId: must consist of letters, digits and _ . : - only, has ' '",
+            "connectorId: is missing",
+            "conectorId: is no known field, did you mean \"connectorId\"?",
+            "type: is unknown: \"slak\", did you mean \"slack\"?",
+            "config: must be an object",
+            "eventTypes: unknown event type \"payment.setled\", did you mean \"payment.settled\"?",
+            "activ: is no known field",
+        ]
+        "#
+        );
+        insta::assert_debug_snapshot!(
+            errors(
+                r#"{"id":"cmd_1","type":"connector.update","projectId":"p","connectorId":"c",
+                "patch":{"config":null,"eventTypes":[1],"isActiv":true,"isActive":"no"}}"#
+            ),
+            @r#"
+        [
+            "config: must be an object",
+            "eventTypes: must be a list of strings",
+            "isActive: must be true or false",
+            "isActiv: is no known field, did you mean \"isActive\"?",
+        ]
+        "#
+        );
+        insta::assert_debug_snapshot!(
+            errors(r#"{"id":"cmd_1","type":"project.set_teir","projectId":"p"}"#),
+            @r#"
+        [
+            "type: is unknown: \"project.set_teir\", did you mean \"project.set_tier\"?",
+        ]
+        "#
+        );
+    }
+
+    #[test]
+    fn what_has_no_id_cannot_be_answered() {
+        for text in ["", "[]", "nonsense", "{}", r#"{"id":7}"#, r#"{"id":"a b","type":"x"}"#] {
+            let refused = Command::read(text.as_bytes()).unwrap_err();
+            assert!(matches!(refused, Refused::Unanswerable(_)), "{text}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_small_and_carries_the_project_when_it_is_known() {
+        let fields: Vec<String> =
+            (0..500).map(|i| format!(",\"{}{i}\":0", "x".repeat(500))).collect();
+        let fields = fields.concat();
+        let text = format!(r#"{{"id":"cmd_1","projectId":"p","type":"project.set_tier"{fields}}}"#);
+        let Err(Refused::Rejected { project, name, problem, .. }) = Command::read(text.as_bytes())
+        else {
+            panic!()
+        };
+        assert_eq!((project.unwrap().as_str(), name), ("p", SET_TIER));
+        assert!(serde_json::to_string(&problem).unwrap().len() < 16_384);
+    }
+
+    #[test]
+    fn a_command_shows_no_configuration() {
+        let record = include_str!("../../tests/fixtures/records/command-create-1.json");
+        let command = Command::read(record.as_bytes()).unwrap();
+        let shown = format!("{command:?}");
+        assert!(shown.contains("webhookUrl") && !shown.contains("hooks.slack.com"), "{shown}");
     }
 }

@@ -258,3 +258,62 @@ fn masked_tail(text: &str) -> String {
     let kept = if count < MIN_RECOGNISABLE_CHARS { 0 } else { 4 };
     std::iter::once(ELLIPSIS).chain(text.chars().skip(count - kept)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_is_recognisable_and_gives_little_away() {
+        let cases = [
+            (
+                "https://hooks.slack.com/services/T0/B0/secretab3f",
+                "https://hooks.slack.com/…/…ab3f",
+            ),
+            (
+                "https://u:pw@n8n.example.com:8443/webhook/0000ab3f",
+                "https://n8n.example.com:8443/…/…ab3f",
+            ),
+            ("https://example.com/x", "https://example.com/…/…"),
+            ("xoxb-000000ab3f", "…ab3f"),
+            ("elevenchars", "…"),
+            ("éééééééééééé", "…éééé"),
+            ("", "…"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(mask(text), expected);
+        }
+    }
+
+    #[test]
+    fn no_value_is_shown() {
+        let mut config = Config::default();
+        config.insert("webhookUrl", ConfigValue::Plain(json!("https://canary.example/secret")));
+        config.insert("region", ConfigValue::Plain(json!("canary")));
+        assert_eq!(format!("{config:?}"), r#"{"region", "webhookUrl"}"#);
+        let values: Vec<_> = config.iter().collect();
+        assert!(!format!("{values:?}").contains("canary"));
+        let masked = Value::Object(config.masked(ConnectorType::Slack)).to_string();
+        assert!(!masked.contains("secret"), "{masked}");
+    }
+
+    #[test]
+    fn only_texts_are_secret_because_only_texts_are_encrypted() {
+        for kind in ConnectorType::ALL {
+            for field in kind.spec().fields {
+                assert!(!field.secret || field.shape == Shape::Text, "{kind} {field:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_encrypted_value_is_an_error_not_a_plain_value() {
+        for text in [
+            r#"{"a":{"$sealed":{}}}"#,
+            r#"{"a":{"$sealed":{"key":"k","nonce":"AAAA","data":"","mask":""}}}"#,
+            r#"{"a":{"$sealed":{"key":"k","nonce":"?","data":"","mask":""}}}"#,
+        ] {
+            assert!(serde_json::from_str::<Config>(text).is_err(), "{text}");
+        }
+    }
+}

@@ -336,3 +336,338 @@ impl Merge<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::id::ProjectId;
+
+    const HOOK: &str = "https://hooks.slack.com/services/T00000000/B00000000/0123456789ab";
+    const OTHER_HOOK: &str = "https://hooks.slack.com/services/T00000000/B00000000/ba9876543210";
+
+    /// A project's story: commands that were accepted, then one that is looked at.
+    #[derive(Default)]
+    struct Story {
+        state: ProjectState,
+        offset: i64,
+    }
+
+    fn given(commands: &[Value]) -> Story {
+        let mut story = Story::default();
+        for command in commands {
+            match story.when(command.clone()) {
+                Decision::Accepted(_) => {}
+                Decision::Rejected(problem) => panic!("{command}: {problem:?}"),
+            }
+        }
+        story
+    }
+
+    fn read(mut command: Value) -> Command {
+        command["projectId"] = json!("proj_1");
+        Command::from_value(command).unwrap()
+    }
+
+    impl Story {
+        fn when(&mut self, command: Value) -> Decision {
+            self.decide(&read(command))
+        }
+
+        fn decide(&mut self, command: &Command) -> Decision {
+            let egress = EgressPolicy::default();
+            let at = Timestamp::from_millis(1_000_000 + self.offset * 1000);
+            let context = Context { at, offset: self.offset, egress: &egress };
+            self.offset += 1;
+            let decision = decide(&self.state, command, &context);
+            assert_eq!(decision, decide(&self.state, command, &context));
+            if let Decision::Accepted(change) = &decision {
+                self.state.apply(change);
+            }
+            decision
+        }
+
+        fn connector(&self, id: &str) -> &Connector {
+            &self.state.connectors[&ConnectorId::parse(id).unwrap()]
+        }
+    }
+
+    fn tier(id: &str, tier: &str) -> Value {
+        json!({"id": id, "type": "project.set_tier", "tier": tier})
+    }
+
+    fn create(id: &str, connector: &str) -> Value {
+        create_with(id, connector, &json!({"webhookUrl": HOOK}))
+    }
+
+    fn create_with(id: &str, connector: &str, config: &Value) -> Value {
+        json!({"id": id, "type": "connector.create", "connectorId": connector, "connector":
+            {"type": "slack", "config": config, "eventTypes": ["payment.settled"]}})
+    }
+
+    fn update(id: &str, connector: &str, patch: &Value) -> Value {
+        json!({"id": id, "type": "connector.update", "connectorId": connector, "patch": patch})
+    }
+
+    fn suspend(id: &str, if_version: Option<i64>) -> Value {
+        let mut command = json!({"id": id, "type": "connector.suspend", "connectorId": "conn_1",
+            "reason": "HTTP 404: no_service"});
+        if let Some(version) = if_version {
+            command["ifVersion"] = json!(version);
+        }
+        command
+    }
+
+    fn delete(id: &str) -> Value {
+        json!({"id": id, "type": "connector.delete", "connectorId": "conn_1"})
+    }
+
+    fn code(decision: Decision) -> ProblemCode {
+        problem(decision).code
+    }
+
+    fn problem(decision: Decision) -> Problem {
+        match decision {
+            Decision::Rejected(problem) => problem,
+            Decision::Accepted(change) => panic!("accepted: {change:?}"),
+        }
+    }
+
+    fn accepted(decision: Decision) -> Change {
+        match decision {
+            Decision::Accepted(change) => change,
+            Decision::Rejected(problem) => panic!("rejected: {problem:?}"),
+        }
+    }
+
+    #[test]
+    fn an_unknown_project_may_have_no_connector() {
+        let problem = problem(given(&[]).when(create("c1", "conn_1")));
+        assert_eq!(problem.code, ProblemCode::ConnectorLimitReached);
+        assert_eq!(problem.status, 403);
+        assert!(problem.detail.contains("starter"), "{}", problem.detail);
+    }
+
+    #[test]
+    fn a_downgrade_deletes_nothing_and_refuses_new_ones_until_there_is_room() {
+        let mut commands = vec![tier("t1", "business")];
+        commands.extend((0..6).map(|i| create(&format!("c{i}"), &format!("conn_{i}"))));
+        let mut story = given(&commands);
+        accepted(story.when(tier("t2", "pro")));
+        assert_eq!(story.state.connectors.len(), 6);
+        assert_eq!(code(story.when(create("x1", "new"))), ProblemCode::ConnectorLimitReached);
+        accepted(story.when(delete("d1")));
+        assert_eq!(code(story.when(create("x2", "new"))), ProblemCode::ConnectorLimitReached);
+        accepted(story.when(json!({"id":"d2","type":"connector.delete","connectorId":"conn_2"})));
+        accepted(story.when(create("x3", "new")));
+    }
+
+    #[test]
+    fn an_id_is_taken_once() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
+        assert_eq!(code(story.when(create("c2", "conn_1"))), ProblemCode::ConnectorExists);
+    }
+
+    #[test]
+    fn a_command_that_comes_twice_changes_only_the_version() {
+        let commands = [
+            tier("t1", "pro"),
+            create("c1", "conn_1"),
+            update("c2", "conn_1", &json!({"isActive": false})),
+            suspend("c3", None),
+        ];
+        let mut story = Story::default();
+        for command in commands {
+            let once = accepted(story.when(command.clone()));
+            let twice = accepted(story.when(command));
+            match (once, twice) {
+                (Change::ConnectorSet(once), Change::ConnectorSet(twice)) => {
+                    assert_eq!(twice.version, once.version + 1);
+                    assert_eq!(Connector { version: once.version, ..twice }, once);
+                }
+                (Change::ProjectSet(once), Change::ProjectSet(twice)) => {
+                    assert_eq!(Project { version: once.version, ..twice }, once);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_repeated_create_is_no_new_connector_for_the_limit() {
+        let mut commands = vec![tier("t1", "pro")];
+        commands.extend((0..5).map(|i| create(&format!("c{i}"), &format!("conn_{i}"))));
+        let mut story = given(&commands);
+        accepted(story.when(create("c4", "conn_4")));
+        assert_eq!(story.state.connectors.len(), 5);
+    }
+
+    #[test]
+    fn every_wrong_field_of_a_configuration_is_named() {
+        let mut story = given(&[tier("t1", "pro")]);
+        let config = json!({"webhokUrl": HOOK, "zzz": 1});
+        let problem = problem(story.when(create_with("c1", "conn_1", &config)));
+        assert_eq!(problem.code, ProblemCode::ValidationFailed);
+        let errors = problem.errors.iter().map(|e| format!("{}: {}", e.field, e.message));
+        insta::assert_debug_snapshot!(errors.collect::<Vec<_>>(), @r#"
+        [
+            "config.webhokUrl: is no setting of slack, did you mean \"webhookUrl\"?",
+            "config.zzz: is no setting of slack",
+            "config.webhookUrl: is missing: The URL of an incoming webhook.",
+        ]
+        "#);
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_once() {
+        let mut story = given(&[tier("t1", "pro")]);
+        for (config, message) in [
+            (json!({"webhookUrl": "http://hooks.slack.com/"}), "must begin with https://"),
+            (json!({"webhookUrl": ["x"]}), "must be a string"),
+            (json!({"webhookUrl": null}), "is missing"),
+            (json!({"webhookUrl": {"$sealed": {}}}), "must be a string"),
+            (json!({"webhookUrl": "https://hooks.slack.com/…/…89ab"}), "is a mask"),
+        ] {
+            let problem = problem(story.when(create_with("c1", "conn_1", &config)));
+            assert_eq!(problem.errors.len(), 1, "{problem:?}");
+            assert_eq!(problem.errors[0].field, "config.webhookUrl");
+            assert!(problem.errors[0].message.contains(message), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_patch_replaces_what_it_names() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
+        let before = story.connector("conn_1").clone();
+        let patch = json!({"isActive": false, "eventTypes": ["*"]});
+        accepted(story.when(update("c2", "conn_1", &patch)));
+        let after = story.connector("conn_1");
+        assert_eq!((after.is_active, &after.event_types), (false, &EventTypes::All));
+        assert_eq!(after.config, before.config);
+        assert_eq!((after.created_at, after.version), (before.created_at, 2));
+        assert!(after.updated_at > before.updated_at);
+        let missing = update("c3", "conn_9", &patch);
+        assert_eq!(code(story.when(missing)), ProblemCode::ConnectorNotFound);
+    }
+
+    #[test]
+    fn a_mask_that_comes_back_keeps_the_secret_and_another_one_is_refused() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1"), suspend("s1", None)]);
+        let config = story.connector("conn_1").config.clone();
+        let mask = config.get("webhookUrl").unwrap().mask();
+        accepted(story.when(update("c2", "conn_1", &json!({"config": {"webhookUrl": mask}}))));
+        assert_eq!(story.connector("conn_1").config, config);
+        assert!(story.connector("conn_1").suspended_reason.is_some());
+        for (value, message) in [
+            (json!(mask.replace("89ab", "0000")), "is a mask"),
+            (Value::Null, "is required and cannot be removed"),
+        ] {
+            let command = update("c3", "conn_1", &json!({"config": {"webhookUrl": value}}));
+            let problem = problem(story.when(command));
+            assert!(problem.errors[0].message.contains(message), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_configuration_lifts_a_suspension_and_nothing_else_does() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1"), suspend("s1", None)]);
+        for (id, patch) in [
+            ("u1", json!({"isActive": true, "eventTypes": ["*"]})),
+            ("u2", json!({"config": {}})),
+            ("u3", json!({"config": {"webhookUrl": HOOK}})),
+        ] {
+            accepted(story.when(update(id, "conn_1", &patch)));
+            assert!(story.connector("conn_1").suspended_reason.is_some(), "{patch}");
+        }
+        let patch = json!({"config": {"webhookUrl": OTHER_HOOK}});
+        accepted(story.when(update("u4", "conn_1", &patch)));
+        assert_eq!(story.connector("conn_1").suspended_reason, None);
+    }
+
+    #[test]
+    fn a_suspension_of_an_older_version_is_refused() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
+        let failed = story.connector("conn_1").version;
+        accepted(story.when(update("u1", "conn_1", &json!({"isActive": true}))));
+        assert_eq!(code(story.when(suspend("s1", Some(failed)))), ProblemCode::ConnectorChanged);
+        let current = story.connector("conn_1").version;
+        accepted(story.when(suspend("s2", Some(current))));
+        let mut long = suspend("s3", None);
+        long["reason"] = json!("é".repeat(2000));
+        accepted(story.when(long));
+        let reason = story.connector("conn_1").suspended_reason.clone().unwrap();
+        assert_eq!(reason.chars().count(), MAX_SUSPENDED_REASON_CHARS);
+    }
+
+    #[test]
+    fn what_is_deleted_is_gone() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
+        let change = accepted(story.when(delete("d1")));
+        assert_eq!(change.state_key().to_string(), "proj_1/conn_1");
+        assert_eq!(change.to_value(), None);
+        assert_eq!(code(story.when(delete("d2"))), ProblemCode::ConnectorNotFound);
+        assert_eq!(code(story.when(suspend("s1", None))), ProblemCode::ConnectorNotFound);
+    }
+
+    fn any_command() -> impl Strategy<Value = CommandBody> {
+        let connector = (0..20_u8).prop_map(|n| ConnectorId::parse(&format!("conn_{n}")).unwrap());
+        let config = prop_oneof![Just(HOOK), Just(OTHER_HOOK), Just("wrong"), Just("…")]
+            .prop_map(|url| json!({"webhookUrl": url}).as_object().unwrap().clone());
+        let patch = (proptest::option::of(config.clone()), proptest::option::of(any::<bool>()))
+            .prop_map(|(config, is_active)| Patch { config, event_types: None, is_active });
+        prop_oneof![
+            6 => (connector.clone(), config).prop_map(|(connector, config)| CommandBody::Create {
+                connector,
+                kind: ConnectorType::Slack,
+                config,
+                event_types: EventTypes::All,
+            }),
+            2 => (connector.clone(), patch)
+                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch }),
+            1 => connector.clone().prop_map(|connector| CommandBody::Delete { connector }),
+            1 => (connector, proptest::option::of(0..50_i64)).prop_map(|(connector, if_version)| {
+                CommandBody::Suspend { connector, reason: "r".to_owned(), if_version }
+            }),
+            1 => proptest::sample::select(Tier::ALL).prop_map(|tier| CommandBody::SetTier { tier }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_commands_passes_the_limit(
+            // Few ids, so that some commands come twice or share one.
+            commands in proptest::collection::vec((0..60_u8, any_command()), 0..120)
+        ) {
+            let mut story = Story::default();
+            let mut folded = ProjectState::default();
+            for (id, body) in commands {
+                let before = story.state.connectors.len();
+                let command = Command {
+                    id: CommandId::parse(&format!("cmd_{id}")).unwrap(),
+                    project: ProjectId::parse("proj_1").unwrap(),
+                    body,
+                };
+                let offset = story.offset;
+                let decision = story.decide(&command);
+                let after = story.state.connectors.len();
+                if after > before {
+                    let limit = story.state.tier().limit();
+                    prop_assert!(limit.is_none_or(|limit| after <= limit as usize));
+                }
+                if let Decision::Accepted(change) = decision {
+                    // What others fold is what the record says, and it says which command it was.
+                    let read = change.state_key().read(change.to_value().as_deref()).unwrap();
+                    prop_assert_eq!(&read, &change);
+                    folded.apply(&read);
+                    if let Change::ConnectorSet(connector) = change {
+                        prop_assert_eq!(connector.version, offset);
+                        prop_assert_eq!(connector.command_id, command.id);
+                    }
+                }
+                prop_assert_eq!(&folded, &story.state);
+            }
+        }
+    }
+}

@@ -153,3 +153,39 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_has_the_fields_of_rfc_9457_and_is_read_back() {
+        let errors = vec![FieldError::new("config.webhookUrl", "is missing")];
+        let problem = Problem::with_fields(ProblemCode::ValidationFailed, errors);
+        insta::assert_json_snapshot!(problem, @r#"
+        {
+          "type": "urn:dunmore:problem:validation_failed",
+          "title": "The request has wrong fields",
+          "status": 400,
+          "detail": "config.webhookUrl is missing. Correct it and send the request again.",
+          "code": "validation_failed",
+          "errors": [
+            {
+              "field": "config.webhookUrl",
+              "message": "is missing"
+            }
+          ]
+        }
+        "#);
+        let text = serde_json::to_string(&problem).unwrap();
+        assert_eq!(serde_json::from_str::<Problem>(&text).unwrap(), problem);
+    }
+
+    #[test]
+    fn codes_have_one_name() {
+        for code in ProblemCode::ALL {
+            assert_eq!(serde_json::json!(code), code.as_str());
+            assert!((400..600).contains(&code.status()));
+        }
+    }
+}

@@ -86,3 +86,15 @@ impl CommandResult {
         serde_json::from_slice(json)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_results_are_read_and_written_for_ever() {
+        let record = include_str!("../../tests/fixtures/records/result-1.json");
+        let result = CommandResult::from_json(record.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(result.to_json()).unwrap(), record.trim());
+    }
+}

@@ -302,3 +302,68 @@ impl ProjectState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECTOR: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
+    const PROJECT: &str = include_str!("../../tests/fixtures/records/state-project-1.json");
+
+    #[test]
+    fn recorded_state_is_read_and_written_for_ever() {
+        let connector = Connector::from_json(CONNECTOR.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(connector.to_json()).unwrap(), CONNECTOR.trim());
+        let project = Project::from_json(PROJECT.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(project.to_json()).unwrap(), PROJECT.trim());
+    }
+
+    #[test]
+    fn the_public_form_is_masked_and_has_no_inner_fields() {
+        let connector = Connector::from_json(CONNECTOR.as_bytes()).unwrap();
+        insta::assert_json_snapshot!(connector.to_public_json(), @r#"
+        {
+          "id": "conn_1",
+          "projectId": "proj_1",
+          "type": "slack",
+          "config": {
+            "webhookUrl": "https://hooks.slack.com/…/…XXXX"
+          },
+          "eventTypes": [
+            "payment.settled",
+            "payment.failed"
+          ],
+          "isActive": true,
+          "suspendedReason": "HTTP 404: no_service",
+          "createdAt": "2026-11-23T08:00:00.000Z",
+          "updatedAt": "2026-11-23T09:00:00.000Z"
+        }
+        "#);
+    }
+
+    #[test]
+    fn a_later_version_may_add_fields_and_event_types() {
+        let later = CONNECTOR
+            .replace("\"isActive\"", "\"filter\":{\"a\":1},\"isActive\"")
+            .replace("payment.failed", "payment.refunded");
+        let connector = Connector::from_json(later.as_bytes()).unwrap();
+        assert_eq!(connector.event_types, EventTypes::Some(vec![EventType::PaymentSettled]));
+        let unknown = CONNECTOR.replace("\"slack\"", "\"carrier-pigeon\"");
+        assert!(Connector::from_json(unknown.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written_and_fits_its_value() {
+        for text in ["proj_1", "proj_1/conn_1"] {
+            assert_eq!(StateKey::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "/", "a/", "/b", "a/b/c"] {
+            assert!(StateKey::parse(text).is_err(), "{text}");
+        }
+        let key = StateKey::parse("proj_1/conn_1").unwrap();
+        assert_eq!(key.read(Some(CONNECTOR.as_bytes())).unwrap().state_key(), key);
+        let other = StateKey::parse("proj_2/conn_1").unwrap();
+        let error = other.read(Some(CONNECTOR.as_bytes())).unwrap_err();
+        assert!(matches!(error, StateError::KeyMismatch));
+    }
+}

@@ -66,11 +66,33 @@ impl FromStr for Tier {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.iter().copied().find(|tier| tier.as_str() == text).ok_or_else(|| {
-            let names = Self::ALL.iter().map(|tier| tier.as_str());
-            format!(
-                "must be starter, pro, business or enterprise{}",
-                did_you_mean(text, names.collect::<Vec<_>>())
-            )
+            let hint = did_you_mean(text, Self::ALL.iter().map(|tier| tier.as_str()));
+            format!("must be starter, pro, business or enterprise{hint}")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_has_room_up_to_its_limit() {
+        let limits = Tier::ALL.iter().map(|tier| tier.limit());
+        assert_eq!(limits.collect::<Vec<_>>(), [Some(0), Some(5), Some(15), None]);
+        assert!(!Tier::default().has_room_beside(0));
+        assert!(Tier::Pro.has_room_beside(4));
+        assert!(!Tier::Pro.has_room_beside(5));
+        assert!(Tier::Enterprise.has_room_beside(usize::MAX));
+    }
+
+    #[test]
+    fn a_misspelt_tier_is_told_the_right_one() {
+        let error = "buisness".parse::<Tier>().unwrap_err();
+        assert!(error.ends_with("did you mean \"business\"?"), "{error}");
+        for tier in Tier::ALL {
+            assert_eq!(serde_json::json!(tier), tier.as_str());
+            assert_eq!(tier.as_str().parse(), Ok(*tier));
+        }
     }
 }

@@ -115,3 +115,68 @@ impl Generations {
         self.young.insert(project, subscriptions);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn project(number: usize) -> ProjectId {
+        ProjectId::parse(&format!("proj_{number}")).unwrap()
+    }
+
+    fn fill(cache: &Cache, number: usize) -> bool {
+        let mut was_filled = false;
+        let _: Result<_, Infallible> = cache.get_or_fill(&project(number), || {
+            was_filled = true;
+            Ok(Subscriptions::default())
+        });
+        was_filled
+    }
+
+    #[test]
+    fn what_is_asked_for_stays_and_the_rest_goes() {
+        let cache = Cache::default();
+        for number in 0..3 * MAX_CACHED_PROJECTS {
+            fill(&cache, number);
+            assert!(number == 0 || !fill(&cache, 0), "asked for all the time");
+        }
+        let generations = cache.generations.read();
+        assert!(generations.young.len() + generations.old.len() <= MAX_CACHED_PROJECTS);
+        drop(generations);
+        assert!(fill(&cache, 1));
+    }
+
+    #[test]
+    fn a_change_forgets_the_project_in_both_generations() {
+        let cache = Cache::default();
+        for number in 0..=MAX_YOUNG {
+            fill(&cache, number);
+        }
+        for number in [0, MAX_YOUNG] {
+            assert!(!fill(&cache, number));
+            cache.forget(&project(number));
+            assert!(fill(&cache, number));
+        }
+    }
+
+    #[test]
+    fn a_fill_that_a_change_overtook_is_not_kept() {
+        let cache = Cache::default();
+        let _: Result<_, Infallible> = cache.get_or_fill(&project(1), || {
+            // The store was read; now it changes, before the result is put into the cache.
+            cache.forget(&project(1));
+            Ok(Subscriptions::default())
+        });
+        assert!(fill(&cache, 1), "the overtaken fill must be gone");
+        assert!(!fill(&cache, 1));
+    }
+
+    #[test]
+    fn a_failed_fill_leaves_nothing() {
+        let cache = Cache::default();
+        assert_eq!(cache.get_or_fill(&project(1), || Err("disk")).unwrap_err(), "disk");
+        assert!(fill(&cache, 1));
+    }
+}

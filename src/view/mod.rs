@@ -145,3 +145,100 @@ impl View {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicI64, Ordering},
+        thread,
+        time::Duration,
+    };
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::id::CommandId;
+
+    const CONNECTOR: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
+
+    fn view(dir: &TempDir) -> Arc<View> {
+        let key = "k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned();
+        let keyring = Arc::new(Keyring::parse(&[key]).unwrap());
+        let (view, _) = View::open(dir.path(), "cluster", keyring, BaseUrls::default()).unwrap();
+        Arc::new(view)
+    }
+
+    fn version(offset: i64) -> StateRecord {
+        let json = CONNECTOR.replace("\"version\":42", &format!("\"version\":{offset}"));
+        StateRecord {
+            command_offset: offset,
+            command_id: CommandId::parse("cmd_1").unwrap(),
+            key: StateKey::parse("proj_1/conn_1").unwrap(),
+            value: Some(json.into_bytes()),
+        }
+    }
+
+    #[test]
+    fn after_a_change_nobody_sees_what_was_before() {
+        const VERSIONS: i64 = 400;
+        let dir = TempDir::new().unwrap();
+        let view = view(&dir);
+        let project: ProjectId = "proj_1".parse().unwrap();
+        let connector = "conn_1".parse().unwrap();
+        view.apply(0, &[version(0)], 1).unwrap();
+        let applied = AtomicI64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    loop {
+                        let at_least = applied.load(Ordering::Acquire);
+                        let subscriptions = view.subscriptions(&project).unwrap();
+                        let seen = subscriptions.target(&connector).unwrap().version;
+                        assert!(seen >= at_least, "saw {seen} after {at_least}");
+                        if at_least == VERSIONS {
+                            return;
+                        }
+                    }
+                });
+            }
+            for offset in 1..=VERSIONS {
+                view.apply(0, &[version(offset)], offset + 1).unwrap();
+                applied.store(offset, Ordering::Release);
+            }
+        });
+    }
+
+    #[test]
+    fn only_a_change_makes_the_cache_forget() {
+        let dir = TempDir::new().unwrap();
+        let view = view(&dir);
+        view.apply(0, &[version(0)], 1).unwrap();
+        let project: ProjectId = "proj_1".parse().unwrap();
+        let before = view.subscriptions(&project).unwrap();
+        assert!(Arc::ptr_eq(&before, &view.subscriptions(&project).unwrap()));
+        assert_eq!(view.apply(0, &[version(0)], 2).unwrap().ignored, 1);
+        assert!(Arc::ptr_eq(&before, &view.subscriptions(&project).unwrap()));
+        view.apply(0, &[version(1)], 3).unwrap();
+        assert!(!Arc::ptr_eq(&before, &view.subscriptions(&project).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_change_is_woken_by_it() {
+        let dir = TempDir::new().unwrap();
+        let view = view(&dir);
+        let other = Arc::clone(&view);
+        let waiting = tokio::spawn(async move {
+            other.wait_for_command(0, 5).await;
+            other.wait_for_offset(0, 9).await;
+        });
+        view.apply(0, &[version(4)], 1).unwrap();
+        view.apply(1, &[version(6)], 1).unwrap();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        view.apply(0, &[version(7)], 2).unwrap();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        view.set_position(0, 9).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    }
+}

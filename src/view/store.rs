@@ -19,6 +19,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -38,6 +40,10 @@ const CACHE_BYTES: u64 = 64 << 20;
 pub const MAX_REMEMBERED_COMMANDS: usize = 1024;
 /// How many folders that were moved aside are kept.
 const MAX_BROKEN_FOLDERS: usize = 2;
+
+/// How long a lock is waited for, and the pause between two looks.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const FOLDER: &str = "view";
 const BROKEN: &str = "view.broken-";
@@ -619,8 +625,21 @@ fn open_with_cures(folder: &Path) -> Result<Option<sled::Db>, StoreError> {
     Ok(None)
 }
 
-/// Opens the database; `None` when it is damaged.
+/// Opens the database; `None` when it is damaged. A lock is waited for a little: sled lets go of it
+/// some time after its database was closed, or could not be opened.
 fn open_sled(folder: &Path) -> Result<Option<sled::Db>, StoreError> {
+    let began = Instant::now();
+    loop {
+        match try_open_sled(folder) {
+            Err(StoreError::Locked(_)) if began.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_open_sled(folder: &Path) -> Result<Option<sled::Db>, StoreError> {
     let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES);
     // Some damage makes sled panic where it should refuse.
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
@@ -697,4 +716,267 @@ fn move_aside(data_dir: &Path) -> io::Result<()> {
         fs::remove_dir_all(path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const CONNECTOR: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
+    const PROJECT: &str = include_str!("../../tests/fixtures/records/state-project-1.json");
+
+    fn open(dir: &TempDir) -> (Store, Option<RebuildReason>) {
+        Store::open(dir.path(), "cluster-1").unwrap()
+    }
+
+    fn record(command_offset: i64, key: &str, value: Option<String>) -> StateRecord {
+        StateRecord {
+            command_offset,
+            command_id: CommandId::parse(&format!("cmd_{command_offset}")).unwrap(),
+            key: StateKey::parse(key).unwrap(),
+            value: value.map(String::into_bytes),
+        }
+    }
+
+    fn set(command_offset: i64, key: &str) -> StateRecord {
+        let json = match key.split_once('/') {
+            Some((project, connector)) => CONNECTOR
+                .replace("proj_1", project)
+                .replace("conn_1", connector)
+                .replace("\"version\":42", &format!("\"version\":{command_offset}")),
+            None => PROJECT.replace("proj_1", key),
+        };
+        record(command_offset, key, Some(json))
+    }
+
+    fn gone(command_offset: i64, key: &str) -> StateRecord {
+        record(command_offset, key, None)
+    }
+
+    fn ids(store: &Store, project: &str) -> Vec<String> {
+        let state = store.project(&project.parse().unwrap()).unwrap();
+        state.connectors.keys().map(ToString::to_string).collect()
+    }
+
+    /// What a view holds, to compare two.
+    fn content(store: &Store) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let entries = store.db.scan_prefix([STATE]).map(Result::unwrap);
+        entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    }
+
+    fn broken_folders(dir: &TempDir) -> usize {
+        let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with(BROKEN)).count()
+    }
+
+    #[test]
+    fn state_position_and_remembered_commands_survive() {
+        let dir = TempDir::new().unwrap();
+        let (store, rebuild) = open(&dir);
+        assert_eq!((rebuild, store.position(3)), (None, Position::default()));
+        let records = [set(40, "proj_1"), set(42, "proj_1/conn_1"), set(43, "proj_1/conn_2")];
+        let applied = store.apply(3, &records, 9).unwrap();
+        assert_eq!((applied.applied, applied.projects.len()), (3, 1));
+        store.apply(3, &[gone(44, "proj_1/conn_2")], 10).unwrap();
+        store.set_position(3, 12).unwrap();
+        drop(store);
+
+        let (store, rebuild) = open(&dir);
+        assert_eq!(rebuild, None);
+        assert_eq!(store.position(3), Position { next_offset: 12, last_command: 44 });
+        assert_eq!(store.position(4), Position::default());
+        assert_eq!(store.counts(), (1, 1));
+        assert_eq!(ids(&store, "proj_1"), ["conn_1"]);
+        assert_eq!(store.was_accepted(3, 44), Some(StateKey::parse("proj_1/conn_2").unwrap()));
+        assert_eq!(store.was_accepted(3, 41), None);
+        assert_eq!(store.was_accepted(4, 44), None);
+        let connectors: Vec<_> = store.connectors().map(Result::unwrap).collect();
+        let StateKey::Connector(key) = StateKey::parse("proj_1/conn_1").unwrap() else { panic!() };
+        assert_eq!(store.connector(&key).unwrap().as_ref(), connectors.first());
+    }
+
+    #[test]
+    fn one_more_time_changes_nothing() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        let records = [
+            set(40, "proj_1"),
+            set(42, "proj_1/conn_1"),
+            gone(43, "proj_1/conn_1"),
+            set(44, "proj_1/conn_2"),
+        ];
+        store.apply(0, &records, 4).unwrap();
+        let before = content(&store);
+        for record in &records {
+            let applied = store.apply(0, std::slice::from_ref(record), 4).unwrap();
+            assert_eq!((applied.applied, applied.ignored), (0, 1));
+        }
+        assert_eq!(store.apply(0, &records, 4).unwrap().ignored, 4);
+        assert_eq!(content(&store), before);
+        assert_eq!(store.counts(), (1, 1));
+    }
+
+    #[test]
+    fn a_replaced_owners_second_decision_is_ignored() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(5, "p/a"), set(6, "p/b"), set(7, "p/a")], 3).unwrap();
+        let applied = store.apply(0, &[set(6, "p/b")], 4).unwrap();
+        assert_eq!((applied.ignored, applied.overtaken.len()), (1, 0));
+        // The older decision is what compaction would keep, so the current record is given back.
+        let applied = store.apply(0, &[set(5, "p/a")], 5).unwrap();
+        assert_eq!(applied.ignored, 1);
+        let [again] = &applied.overtaken[..] else { panic!("{applied:?}") };
+        assert_eq!((again.command_offset, again.key.to_string()), (7, "p/a".to_owned()));
+        assert_eq!(store.apply(0, std::slice::from_ref(again), 6).unwrap().overtaken, []);
+        store.apply(0, &[gone(8, "p/a")], 7).unwrap();
+        let applied = store.apply(0, &[set(7, "p/a")], 8).unwrap();
+        assert_eq!(applied.overtaken, [gone(8, "p/a")]);
+        assert_eq!(ids(&store, "p"), ["b"]);
+        assert_eq!(store.position(0), Position { next_offset: 8, last_command: 8 });
+    }
+
+    #[test]
+    fn what_compaction_leaves_gives_the_same_state() {
+        let log = [
+            set(5, "p/a"),
+            set(6, "p/b"),
+            gone(7, "p/c"),
+            // Once more, by an owner that was replaced.
+            set(5, "p/a"),
+            set(9, "p/d"),
+            set(6, "p/b"),
+        ];
+        let compacted = &log[2..];
+        let (whole_dir, left_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (whole, left) = (open(&whole_dir).0, open(&left_dir).0);
+        whole.apply(0, &log, 6).unwrap();
+        for (at, record) in (3..).zip(compacted) {
+            left.apply(0, std::slice::from_ref(record), at).unwrap();
+        }
+        assert_eq!(content(&whole), content(&left));
+        assert_eq!(ids(&whole, "p"), ["a", "b", "d"]);
+    }
+
+    #[test]
+    fn only_so_many_commands_are_remembered() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        let count = i64::try_from(MAX_REMEMBERED_COMMANDS).unwrap();
+        let records: Vec<_> = (0..count + 100).map(|offset| set(offset, "p/a")).collect();
+        store.apply(0, &records[..700], 700).unwrap();
+        store.apply(0, &records[700..], count + 100).unwrap();
+        drop(store);
+        let (store, _) = open(&dir);
+        assert_eq!(store.was_accepted(0, 99), None);
+        assert!(store.was_accepted(0, 100).is_some());
+        assert!(store.was_accepted(0, count + 99).is_some());
+        assert_eq!(store.partitions.lock()[&0].remembered.len(), MAX_REMEMBERED_COMMANDS);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_passed_over_and_counted() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(1, "p/a")], 1).unwrap();
+        let records = [
+            record(2, "p/a", Some("{}".to_owned())),
+            record(3, "p/b", Some(CONNECTOR.to_owned())), // another key than the value's
+            set(4, "p/c"),
+        ];
+        let applied = store.apply(0, &records, 4).unwrap();
+        assert_eq!((applied.applied, applied.unreadable), (1, 2));
+        assert_eq!(ids(&store, "p"), ["a", "c"]);
+        assert_eq!(store.position(0).last_command, 4);
+    }
+
+    #[test]
+    fn projects_whose_ids_begin_alike_are_apart() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        let keys = ["p", "p/a", "p1", "p1/a", "p1/b", "p.1/c", "p-/d", "p:/e"];
+        let records: Vec<_> = (1..).zip(keys).map(|(offset, key)| set(offset, key)).collect();
+        store.apply(0, &records, 8).unwrap();
+        assert_eq!(ids(&store, "p"), ["a"]);
+        assert_eq!(ids(&store, "p1"), ["a", "b"]);
+        assert_eq!(ids(&store, "p.1"), ["c"]);
+        assert!(store.project(&"p".parse().unwrap()).unwrap().project.is_some());
+        assert!(store.project(&"p.1".parse().unwrap()).unwrap().project.is_none());
+        assert_eq!(store.counts(), (6, 2));
+    }
+
+    fn filled(dir: &TempDir) {
+        let (store, _) = open(dir);
+        store.apply(0, &[set(1, "p"), set(2, "p/a")], 2).unwrap();
+    }
+
+    #[test]
+    fn snapshot_files_of_a_badly_timed_kill_are_cured() {
+        for (name, content) in [
+            ("snap.0000000000000000.generating", &b""[..]),
+            ("snap.x.generating", b""),
+            ("snap.0000000000000001", b"garbage"),
+            ("snap.FFFFFFFFFFFFFF00", b""),
+        ] {
+            let dir = TempDir::new().unwrap();
+            filled(&dir);
+            fs::write(dir.path().join(FOLDER).join(name), content).unwrap();
+            let (store, rebuild) = open(&dir);
+            assert_eq!((rebuild, ids(&store, "p").len()), (None, 1), "{name}");
+            assert_eq!(store.position(0), Position { next_offset: 2, last_command: 2 });
+            assert_eq!(broken_folders(&dir), 0);
+        }
+    }
+
+    #[test]
+    fn a_view_beyond_cure_is_moved_aside_and_two_of_them_are_kept() {
+        let dir = TempDir::new().unwrap();
+        for _ in 0..4 {
+            filled(&dir);
+            fs::write(dir.path().join(FOLDER).join("conf"), b"not what sled wrote").unwrap();
+            let (store, rebuild) = open(&dir);
+            assert_eq!(rebuild, Some(RebuildReason::Unopenable));
+            assert_eq!((store.counts(), store.position(0)), ((0, 0), Position::default()));
+        }
+        assert_eq!(broken_folders(&dir), MAX_BROKEN_FOLDERS);
+    }
+
+    #[test]
+    fn the_view_of_another_cluster_or_format_is_moved_aside() {
+        let dir = TempDir::new().unwrap();
+        filled(&dir);
+        let (store, rebuild) = Store::open(dir.path(), "cluster-2").unwrap();
+        assert_eq!(rebuild, Some(RebuildReason::OtherCluster));
+        assert_eq!(store.counts(), (0, 0));
+        store.apply(0, &[set(1, "p")], 1).unwrap();
+        write_meta(&store.db, &Meta { format: FORMAT + 1, cluster: "cluster-2".to_owned() })
+            .unwrap();
+        drop(store);
+        let (store, rebuild) = Store::open(dir.path(), "cluster-2").unwrap();
+        assert_eq!((rebuild, store.counts()), (Some(RebuildReason::Format), (0, 0)));
+        drop(store);
+        assert_eq!(Store::open(dir.path(), "cluster-2").unwrap().1, None);
+    }
+
+    #[test]
+    fn a_view_in_use_is_never_moved_aside() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(1, "p")], 1).unwrap();
+        let error = Store::open(dir.path(), "cluster-1").unwrap_err();
+        assert!(matches!(error, StoreError::Locked(_)), "{error}");
+        assert_eq!(broken_folders(&dir), 0);
+        assert_eq!(store.counts(), (0, 1));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_a_clear_error() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let error = Store::open(&file, "cluster-1").unwrap_err();
+        assert!(error.to_string().contains("set data_dir to another one"), "{error}");
+    }
 }

@@ -163,3 +163,77 @@ impl Subscriptions {
         self.by_id.values()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connector(id: &str, names: &[&str]) -> Connector {
+        let json = include_str!("../../tests/fixtures/records/state-connector-1.json");
+        let mut connector = Connector::from_json(json.as_bytes()).unwrap();
+        connector.key.connector = id.parse().unwrap();
+        connector.event_types = EventTypes::parse(names).unwrap();
+        connector
+    }
+
+    fn keyring(id: &str) -> Keyring {
+        Keyring::parse(&[format!("{id}:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")]).unwrap()
+    }
+
+    fn compile(connectors: Vec<Connector>, keyring: &Keyring) -> Subscriptions {
+        let connectors = connectors.into_iter().map(|c| (c.key.connector.clone(), c)).collect();
+        let state = ProjectState { project: None, connectors };
+        Subscriptions::compile(&state, keyring, &BaseUrls::default())
+    }
+
+    fn ids(targets: &[Arc<Target>]) -> Vec<&str> {
+        targets.iter().map(|target| target.key.connector.as_str()).collect()
+    }
+
+    #[test]
+    fn an_event_matches_who_subscribes_and_is_switched_on() {
+        let mut off = connector("conn_3", &["*"]);
+        off.is_active = false;
+        let connectors = vec![
+            connector("conn_1", &["payment.settled"]),
+            connector("conn_2", &["*"]),
+            off,
+            connector("conn_4", &["payment.failed"]),
+        ];
+        let subscriptions = compile(connectors, &keyring("k1"));
+        assert_eq!(ids(subscriptions.matching(EventType::PaymentSettled)), ["conn_1", "conn_2"]);
+        assert_eq!(ids(subscriptions.matching(EventType::PaymentFailed)), ["conn_2", "conn_4"]);
+        assert_eq!(ids(subscriptions.matching(EventType::EndpointCreated)), ["conn_2"]);
+        assert!(subscriptions.target(&"conn_3".parse().unwrap()).is_some());
+        assert_eq!(subscriptions.targets().count(), 4);
+    }
+
+    #[test]
+    fn a_target_shows_no_secret_and_knows_them() {
+        let subscriptions = compile(vec![connector("conn_1", &["*"])], &keyring("k1"));
+        let target = subscriptions.target(&"conn_1".parse().unwrap()).unwrap();
+        assert!(target.destination.is_ok(), "{target:?}");
+        assert_eq!(target.secrets.len(), 1);
+        assert!(!target.trusted && target.suspended.is_some());
+        assert!(!format!("{subscriptions:?}").contains("hooks.slack.com"));
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_opened_leaves_a_target_that_says_so() {
+        let subscriptions = compile(vec![connector("conn_1", &["*"])], &keyring("other"));
+        let target = &subscriptions.matching(EventType::PaymentSettled)[0];
+        let error = target.destination.as_ref().unwrap_err();
+        assert!(error.contains("secrets.keys"), "{error}");
+    }
+
+    #[test]
+    fn an_operators_base_makes_a_target_trusted() {
+        let one = connector("conn_1", &["*"]);
+        let connectors = [(one.key.connector.clone(), one)].into();
+        let state = ProjectState { project: None, connectors };
+        let base = Url::parse("http://127.0.0.1:9999").unwrap();
+        let base_urls = [(ConnectorType::Slack, base)].into_iter().collect();
+        let subscriptions = Subscriptions::compile(&state, &keyring("k1"), &base_urls);
+        assert!(subscriptions.matching(EventType::PaymentSettled)[0].trusted);
+    }
+}
