@@ -9,6 +9,7 @@
 //!
 //! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod connector;
@@ -25,4 +26,5 @@ pub mod offsets;
 pub mod outbound;
 pub mod pipeline;
 pub mod secrets;
+pub mod service;
 pub mod view;

@@ -55,6 +55,18 @@ impl View {
         Ok((Self::new(store, keyring, base_urls), rebuild))
     }
 
+    /// Moves the view of a data folder aside, because the topic that feeds it was made anew, and
+    /// opens an empty one.
+    pub fn open_anew(
+        data_dir: &Path,
+        cluster_id: &str,
+        keyring: Arc<Keyring>,
+        base_urls: BaseUrls,
+    ) -> Result<(Self, RebuildReason), StoreError> {
+        let (store, reason) = Store::open_anew(data_dir, cluster_id)?;
+        Ok((Self::new(store, keyring, base_urls), reason))
+    }
+
     /// The store behind the view, for tools.
     #[must_use]
     pub const fn store(&self) -> &Store {

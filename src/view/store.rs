@@ -85,13 +85,15 @@ pub enum RebuildReason {
     Unopenable,
     /// Another version of this program wrote it.
     Format,
-    /// It is the view of another Kafka cluster.
+    /// It is the view of another Kafka cluster or topic.
     OtherCluster,
+    /// It continues from records that the state topic does not have: the topic was made anew.
+    TopicReset,
 }
 
 impl RebuildReason {
     /// Every reason.
-    pub const ALL: &[Self] = &[Self::Unopenable, Self::Format, Self::OtherCluster];
+    pub const ALL: &[Self] = &[Self::Unopenable, Self::Format, Self::OtherCluster, Self::TopicReset];
 
     /// The name in metric labels.
     #[must_use]
@@ -100,6 +102,7 @@ impl RebuildReason {
             Self::Unopenable => "unopenable",
             Self::Format => "format",
             Self::OtherCluster => "other_cluster",
+            Self::TopicReset => "topic_reset",
         }
     }
 }
@@ -204,6 +207,16 @@ impl Store {
                 Self::load(db).map(|store| (store, rebuild))
             }
         }
+    }
+
+    /// Moves the view of this data folder aside and makes an empty one.
+    pub fn open_anew(
+        data_dir: &Path,
+        cluster_id: &str,
+    ) -> Result<(Self, RebuildReason), StoreError> {
+        let db = open_empty(data_dir)?;
+        write_meta(&db, &Meta { format: FORMAT, cluster: cluster_id.to_owned() })?;
+        Self::load(db).map(|store| (store, RebuildReason::TopicReset))
     }
 
     fn load(db: sled::Db) -> Result<Self, StoreError> {
