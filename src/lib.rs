@@ -10,10 +10,12 @@
 //! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connector;
 pub mod delivery;
+pub mod demo;
 pub mod destination;
 pub mod egress;
 pub mod event;
@@ -27,4 +29,5 @@ pub mod outbound;
 pub mod pipeline;
 pub mod secrets;
 pub mod service;
+pub mod telemetry;
 pub mod view;

@@ -1,3 +1,7 @@
 //! The `dunmore` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dunmore_connectors::cli::main()
+}

@@ -1,0 +1,370 @@
+//! `dunmore project` and `dunmore connector`.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use rdkafka::Offset;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{
+    Common, Said, Usage,
+    control::{ControlClient, blocking},
+    load,
+    output::{self, Output},
+    start_logs,
+};
+use crate::{
+    connector::{Change, Command, CommandOutcome, CommandResult, Connector, Problem, Refused, StateKey},
+    id::{CommandId, ConnectorId, ProjectId},
+    kafka::{Admin, Connection, KafkaError, Reader, ReaderEvent, TopicKind, Topics},
+    pipeline::partition_of,
+};
+
+/// How long reading the state topic may take without progress.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(Subcommand, Debug)]
+pub enum ProjectCommand {
+    /// Set a project's tier: starter 0 connectors, pro 5, business 15, enterprise unlimited.
+    #[command(after_help = "Example:\n  dunmore project set-tier proj_1 pro")]
+    SetTier {
+        /// The project's id.
+        project: ProjectId,
+        /// starter, pro, business or enterprise.
+        tier: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ConnectorCommand {
+    /// List a project's connectors.
+    #[command(after_help = "Example:\n  dunmore connector list proj_1")]
+    List {
+        /// The project's id.
+        project: ProjectId,
+    },
+    /// Show one connector.
+    #[command(after_help = "Example:\n  dunmore connector get proj_1 conn_1")]
+    Get {
+        /// The project's id.
+        project: ProjectId,
+        /// The connector's id.
+        connector: ConnectorId,
+    },
+    /// Create a connector.
+    #[command(
+        after_help = "Example:\n  dunmore connector create proj_1 slack --set webhookUrl=https://hooks.slack.com/services/T0/B0/xyz --events payment.settled,payment.failed\n\nSecrets on a command line end up in its history: --config-json - reads them from standard input."
+    )]
+    Create {
+        /// The project's id.
+        project: ProjectId,
+        /// The type: slack, zapier, n8n, …
+        #[arg(value_name = "TYPE")]
+        kind: String,
+        /// The connector's id; made up when it is left out.
+        #[arg(long)]
+        id: Option<ConnectorId>,
+        /// The event types, or * for all.
+        #[arg(long, value_delimiter = ',', required = true, value_name = "TYPES")]
+        events: Vec<String>,
+        #[command(flatten)]
+        config: ConfigFlags,
+    },
+    /// Change a connector.
+    #[command(
+        after_help = "Examples:\n  dunmore connector update proj_1 conn_1 --active false\n  dunmore connector update proj_1 conn_1 --set accessToken=new"
+    )]
+    Update {
+        /// The project's id.
+        project: ProjectId,
+        /// The connector's id.
+        connector: ConnectorId,
+        /// The event types that replace the current ones.
+        #[arg(long, value_delimiter = ',', value_name = "TYPES")]
+        events: Option<Vec<String>>,
+        /// Switch the connector on or off.
+        #[arg(long, value_name = "BOOL")]
+        active: Option<bool>,
+        #[command(flatten)]
+        config: ConfigFlags,
+    },
+    /// Delete a connector.
+    #[command(after_help = "Example:\n  dunmore connector delete proj_1 conn_1")]
+    Delete {
+        /// The project's id.
+        project: ProjectId,
+        /// The connector's id.
+        connector: ConnectorId,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct ConfigFlags {
+    /// A configuration field; a value that begins with [ is a JSON list.
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// The configuration as a JSON object, or - to read it from standard input.
+    #[arg(long, value_name = "JSON")]
+    config_json: Option<String>,
+}
+
+impl ConfigFlags {
+    fn read(&self) -> anyhow::Result<Option<Map<String, Value>>> {
+        let mut config = match self.config_json.as_deref() {
+            None => Map::new(),
+            Some(text) => {
+                let text = if text == "-" {
+                    let mut input = String::new();
+                    std::io::stdin().read_to_string(&mut input).context("reading standard input")?;
+                    input
+                } else {
+                    text.to_owned()
+                };
+                serde_json::from_str(&text)
+                    .map_err(|error| Usage(format!("--config-json is no JSON object: {error}")))?
+            }
+        };
+        for pair in &self.set {
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Usage(format!("--set {pair:?}: write FIELD=VALUE")))?;
+            let value = match value {
+                list if list.starts_with('[') => serde_json::from_str(list)
+                    .map_err(|error| Usage(format!("--set {name}: no JSON list: {error}")))?,
+                "null" => Value::Null,
+                text => Value::String(text.to_owned()),
+            };
+            config.insert(name.to_owned(), value);
+        }
+        let given = self.config_json.is_some() || !self.set.is_empty();
+        Ok(given.then_some(config))
+    }
+}
+
+/// `dunmore project …`
+pub async fn project(common: &Common, command: ProjectCommand) -> anyhow::Result<()> {
+    let ProjectCommand::SetTier { project, tier } = command;
+    let command = json!({
+        "id": new_command_id(),
+        "type": "project.set_tier",
+        "projectId": project,
+        "tier": tier,
+    });
+    let result = send(common, command).await?;
+    report(common, &result, &format!("{project} is on tier {tier}"))
+}
+
+/// `dunmore connector …`
+pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<()> {
+    match command {
+        ConnectorCommand::List { project } => {
+            let connectors = read_connectors(common, &project).await?;
+            list(common, &connectors)
+        }
+        ConnectorCommand::Get { project, connector } => {
+            let connectors = read_connectors(common, &project).await?;
+            let found = connectors.iter().find(|found| found.key.connector == connector);
+            let found = found
+                .ok_or_else(|| anyhow!("project {project} has no connector {connector}"))?;
+            output::json(&found.to_public_json())
+        }
+        ConnectorCommand::Create { project, kind, id, events, config } => {
+            let id = id.unwrap_or_else(|| ConnectorId::from_uuid(Uuid::now_v7()));
+            let command = json!({
+                "id": new_command_id(),
+                "type": "connector.create",
+                "projectId": project,
+                "connectorId": id,
+                "connector": {
+                    "type": kind,
+                    "config": config.read()?.unwrap_or_default(),
+                    "eventTypes": events,
+                },
+            });
+            let result = send(common, command).await?;
+            report(common, &result, &format!("connector {id} created"))
+        }
+        ConnectorCommand::Update { project, connector, events, active, config } => {
+            let mut patch = Map::new();
+            if let Some(events) = events {
+                patch.insert("eventTypes".to_owned(), events.into());
+            }
+            if let Some(active) = active {
+                patch.insert("isActive".to_owned(), active.into());
+            }
+            if let Some(config) = config.read()? {
+                patch.insert("config".to_owned(), config.into());
+            }
+            if patch.is_empty() {
+                return Err(Usage("nothing to change: give --set, --events or --active".into()).into());
+            }
+            let command = json!({
+                "id": new_command_id(),
+                "type": "connector.update",
+                "projectId": project,
+                "connectorId": connector,
+                "patch": patch,
+            });
+            let result = send(common, command).await?;
+            report(common, &result, &format!("connector {connector} updated"))
+        }
+        ConnectorCommand::Delete { project, connector } => {
+            let command = json!({
+                "id": new_command_id(),
+                "type": "connector.delete",
+                "projectId": project,
+                "connectorId": connector,
+            });
+            let result = send(common, command).await?;
+            report(common, &result, &format!("connector {connector} deleted"))
+        }
+    }
+}
+
+fn new_command_id() -> CommandId {
+    CommandId::from_uuid(Uuid::now_v7())
+}
+
+/// Checks the command as the registrar would, so that plain mistakes are told at once, and sends
+/// it. Its secrets are encrypted first when the keys are known here.
+async fn send(common: &Common, command: Value) -> anyhow::Result<CommandResult> {
+    start_logs(common, "error")?;
+    let config = load(common)?;
+    let connection = config.connection()?;
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let command = match Command::from_value(command) {
+        Ok(command) => command,
+        Err(Refused::Rejected { id, project, problem, .. }) => {
+            return Ok(CommandResult::rejected(id, project, problem));
+        }
+        Err(Refused::Unanswerable(error)) => return Err(anyhow!(error)),
+    };
+    let command = seal(&config, command)?;
+    Ok(ControlClient::new(&connection, &topics)?.send(&command).await?)
+}
+
+fn seal(config: &crate::config::Config, mut command: Command) -> anyhow::Result<Command> {
+    use crate::connector::CommandBody;
+    if let (CommandBody::Create { kind, .. }, Ok(keys)) = (&command.body, config.secret_keys()) {
+        let kind = *kind;
+        let keyring = crate::secrets::Keyring::parse(&keys)
+            .map_err(|error| Usage(format!("secrets.keys: {error}")))?;
+        keyring.seal_command(&mut command, kind);
+    }
+    Ok(command)
+}
+
+fn report(common: &Common, result: &CommandResult, done: &str) -> anyhow::Result<()> {
+    if common.output == Output::Json {
+        output::json(result)?;
+    }
+    if result.outcome == CommandOutcome::Accepted {
+        if common.output == Output::Table {
+            output::line(done);
+        }
+        return Ok(());
+    }
+    if common.output == Output::Table {
+        let problem = result.problem.as_ref();
+        eprintln!("dunmore: {}", problem.map_or_else(|| "rejected".to_owned(), describe));
+    }
+    Err(Said.into())
+}
+
+fn describe(problem: &Problem) -> String {
+    let mut text = format!("{} ({})", problem.detail, problem.code.as_str());
+    for error in &problem.errors {
+        text.push_str(&format!("\n  {}: {}", error.field, error.message));
+    }
+    text
+}
+
+fn list(common: &Common, connectors: &[Connector]) -> anyhow::Result<()> {
+    if common.output == Output::Json {
+        let connectors: Vec<Value> = connectors.iter().map(Connector::to_public_json).collect();
+        return output::json(&json!({ "connectors": connectors }));
+    }
+    if connectors.is_empty() {
+        output::line("no connectors");
+        return Ok(());
+    }
+    let rows = connectors.iter().map(|connector| {
+        let state = match (&connector.suspended_reason, connector.is_active) {
+            (Some(reason), true) => format!("suspended: {reason}"),
+            (_, true) => "active".to_owned(),
+            (_, false) => "off".to_owned(),
+        };
+        [
+            connector.key.connector.to_string(),
+            connector.kind.to_string(),
+            connector.event_types.to_names().join(", "),
+            state,
+            connector.updated_at.to_string(),
+        ]
+    });
+    output::table(["id", "type", "event types", "state", "updated"], rows);
+    Ok(())
+}
+
+/// The project's connectors, read from the state topic.
+async fn read_connectors(common: &Common, project: &ProjectId) -> anyhow::Result<Vec<Connector>> {
+    start_logs(common, "error")?;
+    let config = load(common)?;
+    let connection = config.connection()?;
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let (topic, wanted) = (topics.name(TopicKind::State), project.clone());
+    Ok(blocking(move || fold_project(&connection, &topic, &wanted)).await?)
+}
+
+fn fold_project(
+    connection: &Connection,
+    topic: &str,
+    project: &ProjectId,
+) -> Result<Vec<Connector>, KafkaError> {
+    let count = Admin::new(connection)?.partitions(topic)?;
+    if count == 0 {
+        return Err(KafkaError::TopicMissing(topic.to_owned()));
+    }
+    let partition = partition_of(project.as_str(), count);
+    let reader = Reader::new(connection, topic, &BTreeMap::from([(partition, Offset::Beginning)]))?;
+    let mut found: BTreeMap<ConnectorId, Connector> = BTreeMap::new();
+    let mut last_progress = Instant::now();
+    loop {
+        match reader.poll(Duration::from_millis(200)) {
+            ReaderEvent::End { .. } => return Ok(found.into_values().collect()),
+            ReaderEvent::Record(record) => {
+                last_progress = Instant::now();
+                let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+                let Some(Ok(key)) = key.map(StateKey::parse) else { continue };
+                if key.project() != project {
+                    continue;
+                }
+                match key.read(record.value.as_deref()) {
+                    Ok(Change::ConnectorSet(connector)) => {
+                        let known = found.get(&connector.key.connector);
+                        if known.is_none_or(|known| known.version <= connector.version) {
+                            found.insert(connector.key.connector.clone(), connector);
+                        }
+                    }
+                    Ok(Change::ConnectorGone(key)) => {
+                        found.remove(&key.connector);
+                    }
+                    _ => {}
+                }
+            }
+            ReaderEvent::Trouble(error) if last_progress.elapsed() > READ_TIMEOUT => {
+                return Err(KafkaError::Other(error));
+            }
+            _ if last_progress.elapsed() > READ_TIMEOUT => {
+                return Err(KafkaError::Other(format!("{topic} could not be read in time")));
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The command line.
+
+mod connector;
+mod control;
+mod event;
+mod output;
+mod serve;
+mod settings;
+mod topics;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use control::{ControlClient, ControlError};
+use output::Output;
+
+use crate::{
+    config::{Config, ConfigError, LogSettings},
+    service::Role,
+    telemetry,
+};
+
+/// Delivers payment events from Kafka to third-party services.
+#[derive(Parser, Debug)]
+#[command(name = "dunmore", version, propagate_version = true, subcommand_required = true)]
+#[command(after_help = "Try it out without anything else:  dunmore demo")]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug, Clone)]
+struct Common {
+    /// A TOML settings file; DUNMORE_… environment variables override it.
+    #[arg(long, global = true, value_name = "FILE", env = "DUNMORE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The brokers, over what the settings say.
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    bootstrap_servers: Option<String>,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// More log lines on standard error; twice for all.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show everything working in one process, with made-up events and services.
+    #[command(after_help = "Example:\n  dunmore demo --events 5000")]
+    Demo {
+        /// How many payment events to send.
+        #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        events: u64,
+        /// Print the summary as one JSON object on the last line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the service.
+    #[command(
+        after_help = "Examples:\n  dunmore serve --config dunmore.toml\n  dunmore serve --embedded\n  dunmore serve --roles api,registrar"
+    )]
+    Serve {
+        /// Which parts to run: api, registrar, delivery.
+        #[arg(long, value_delimiter = ',', value_name = "ROLES")]
+        roles: Vec<Role>,
+        /// Start the embedded broker, for trying out: everything is gone at exit.
+        #[arg(long)]
+        embedded: bool,
+    },
+    /// Create or check the Kafka topics.
+    Topics {
+        #[command(subcommand)]
+        command: topics::TopicsCommand,
+    },
+    /// Act on a project.
+    Project {
+        #[command(subcommand)]
+        command: connector::ProjectCommand,
+    },
+    /// Manage connectors through Kafka.
+    Connector {
+        #[command(subcommand)]
+        command: connector::ConnectorCommand,
+    },
+    /// Produce payment events.
+    Event {
+        #[command(subcommand)]
+        command: event::EventCommand,
+    },
+    /// Check and show the settings.
+    Config {
+        #[command(subcommand)]
+        command: settings::SettingsCommand,
+    },
+}
+
+/// The command was called wrongly: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The command did not succeed, and has said so: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("failed")]
+pub struct Said;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("dunmore: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // Blocking calls into the Kafka client may still wait for a broker that is away.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Said>() => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("dunmore: {error:#}");
+            let usage = error.is::<Usage>() || error.is::<ConfigError>();
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let common = cli.common;
+    match cli.command {
+        Command::Demo { events, json } => {
+            start_logs(&common, "error")?;
+            let json = json || common.output == Output::Json;
+            if crate::demo::run(crate::demo::DemoOptions { events, json }).await? {
+                Ok(())
+            } else {
+                Err(Said.into())
+            }
+        }
+        Command::Serve { roles, embedded } => serve::run(&common, roles, embedded).await,
+        Command::Topics { command } => topics::run(&common, command).await,
+        Command::Project { command } => connector::project(&common, command).await,
+        Command::Connector { command } => connector::run(&common, command).await,
+        Command::Event { command } => event::run(&common, command).await,
+        Command::Config { command } => settings::run(&common, &command),
+    }
+}
+
+/// Logs of a command that is no service: quiet unless asked.
+fn start_logs(common: &Common, quiet: &str) -> anyhow::Result<()> {
+    let filter = match common.verbose {
+        0 => quiet,
+        1 => "info",
+        _ => "debug",
+    };
+    let settings = LogSettings { filter: filter.to_owned(), ..LogSettings::default() };
+    telemetry::start(&settings).map_err(|error| Usage(error).into())
+}
+
+/// The settings, with the flags over them.
+fn load(common: &Common) -> Result<Config, ConfigError> {
+    let mut config = Config::load(common.config.as_deref())?;
+    if let Some(servers) = &common.bootstrap_servers {
+        config.kafka.bootstrap_servers = Some(servers.clone());
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let mut leaves = command.get_subcommands().filter(|c| c.get_name() != "help");
+            if let Some(first) = leaves.next() {
+                check(first, &path);
+                leaves.for_each(|sub| check(sub, &path));
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{path} has no example");
+                assert!(command.get_about().is_some(), "{path} has no description");
+            }
+        }
+        check(&Cli::command(), "");
+    }
+}

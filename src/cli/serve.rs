@@ -1,0 +1,72 @@
+//! `dunmore serve`.
+
+use std::collections::BTreeSet;
+
+use anyhow::anyhow;
+use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Common, load, output};
+use crate::{
+    kafka::{EmbeddedBroker, Topics},
+    secrets::Keyring,
+    service::{Role, Service},
+    telemetry,
+};
+
+/// `dunmore serve`
+pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::Result<()> {
+    let mut config = load(common)?;
+    if common.verbose > 0 {
+        config.log.filter = if common.verbose == 1 { "debug" } else { "trace" }.to_owned();
+    }
+    telemetry::start(&config.log).map_err(super::Usage)?;
+    let roles: BTreeSet<Role> =
+        if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
+    // Both live until the service has stopped.
+    let (mut _broker, mut _folder) = (None, None);
+    if embedded {
+        let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+        let broker = EmbeddedBroker::start(&topics, config.topics.partitions)?;
+        let folder = tempfile::tempdir()?;
+        config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());
+        config.kafka.properties.clear();
+        config.data_dir = folder.path().to_owned();
+        if config.secrets.keys.is_empty() {
+            config.secrets.keys = vec![SecretString::from(Keyring::generate())];
+        }
+        output::line(&format!("embedded broker: {}", broker.bootstrap_servers()));
+        output::line(
+            "It is for trying out only: it keeps little, and everything is gone at exit.",
+        );
+        (_broker, _folder) = (Some(broker), Some(folder));
+    } else {
+        // Refused here, before anything is started, with the sentence that says what to do.
+        config.connection()?;
+        config.secret_keys()?;
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let admin = config.admin.listen;
+    let service = tokio::select! {
+        started = Service::start(config, &roles) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tracing::info!(%admin, ?roles, "serving");
+    let failure = tokio::select! {
+        failure = service.failed() => Some(failure),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    tracing::info!("stopping: finishing what is in flight");
+    tokio::select! {
+        () = service.stop() => {}
+        _ = terminate.recv() => tracing::warn!("stopped at once by a second signal"),
+        _ = interrupt.recv() => tracing::warn!("stopped at once by a second signal"),
+    }
+    match failure {
+        None => Ok(()),
+        Some(failure) => Err(anyhow!(failure)),
+    }
+}
