@@ -69,7 +69,9 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 
 async fn healthz(State(shared): State<Shared>) -> Response {
     match shared.health.failure() {
-        None => Json(Status { status: "ok", waiting_for: Vec::new(), failure: None }).into_response(),
+        None => {
+            Json(Status { status: "ok", waiting_for: Vec::new(), failure: None }).into_response()
+        }
         failure => {
             let body = Json(Status { status: "failed", waiting_for: Vec::new(), failure });
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()

@@ -99,10 +99,12 @@ impl Service {
     /// the admin server answers from the beginning.
     pub async fn start(config: Config, roles: &BTreeSet<Role>) -> anyhow::Result<Self> {
         let connection = config.connection()?;
-        let keyring = Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
+        let keyring =
+            Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
         let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
         let metrics = Arc::new(Metrics::new().context("metrics")?);
-        let listener = admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
+        let listener =
+            admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
 
         let kafka_admin = Admin::new(&connection)?;
         let cluster_id = kafka_admin.cluster_id().await?;
@@ -224,7 +226,8 @@ impl Service {
             topics: delivery_topics(topics).into_iter().map(|kind| topics.name(kind)).collect(),
             grace: delivery.shutdown_grace,
         };
-        let events = DeliveryEvents::new(Arc::clone(&dispatcher), Arc::clone(&self.metrics), topics);
+        let events =
+            DeliveryEvents::new(Arc::clone(&dispatcher), Arc::clone(&self.metrics), topics);
         self.delivery = Some(GroupConsumer::start(connection, options, Arc::new(events))?);
         self.dispatcher = Some(dispatcher);
         Ok(())
@@ -375,8 +378,7 @@ fn open_view(
 fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result<bool> {
     let topic = topics.name(TopicKind::State);
     let partitions = Admin::new(connection)?.partitions(&topic)?;
-    let reader =
-        crate::kafka::Reader::new(connection, &topic, &std::collections::BTreeMap::new())?;
+    let reader = crate::kafka::Reader::new(connection, &topic, &std::collections::BTreeMap::new())?;
     for partition in 0..partitions {
         let next = view.position(partition).next_offset;
         let (low, high) = reader.watermarks(partition)?;

@@ -20,7 +20,9 @@ use super::{
     start_logs,
 };
 use crate::{
-    connector::{Change, Command, CommandOutcome, CommandResult, Connector, Problem, Refused, StateKey},
+    connector::{
+        Change, Command, CommandOutcome, CommandResult, Connector, Problem, Refused, StateKey,
+    },
     id::{CommandId, ConnectorId, ProjectId},
     kafka::{Admin, Connection, KafkaError, Reader, ReaderEvent, TopicKind, Topics},
     pipeline::partition_of,
@@ -121,7 +123,9 @@ impl ConfigFlags {
             Some(text) => {
                 let text = if text == "-" {
                     let mut input = String::new();
-                    std::io::stdin().read_to_string(&mut input).context("reading standard input")?;
+                    std::io::stdin()
+                        .read_to_string(&mut input)
+                        .context("reading standard input")?;
                     input
                 } else {
                     text.to_owned()
@@ -170,8 +174,8 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
         ConnectorCommand::Get { project, connector } => {
             let connectors = read_connectors(common, &project).await?;
             let found = connectors.iter().find(|found| found.key.connector == connector);
-            let found = found
-                .ok_or_else(|| anyhow!("project {project} has no connector {connector}"))?;
+            let found =
+                found.ok_or_else(|| anyhow!("project {project} has no connector {connector}"))?;
             output::json(&found.to_public_json())
         }
         ConnectorCommand::Create { project, kind, id, events, config } => {
@@ -202,7 +206,9 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
                 patch.insert("config".to_owned(), config.into());
             }
             if patch.is_empty() {
-                return Err(Usage("nothing to change: give --set, --events or --active".into()).into());
+                return Err(
+                    Usage("nothing to change: give --set, --events or --active".into()).into()
+                );
             }
             let command = json!({
                 "id": new_command_id(),

@@ -36,9 +36,7 @@ pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::R
             config.secrets.keys = vec![SecretString::from(Keyring::generate())];
         }
         output::line(&format!("embedded broker: {}", broker.bootstrap_servers()));
-        output::line(
-            "It is for trying out only: it keeps little, and everything is gone at exit.",
-        );
+        output::line("It is for trying out only: it keeps little, and everything is gone at exit.");
         (_broker, _folder) = (Some(broker), Some(folder));
     } else {
         // Refused here, before anything is started, with the sentence that says what to do.

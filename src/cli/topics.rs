@@ -26,8 +26,7 @@ pub async fn run(common: &Common, command: TopicsCommand) -> anyhow::Result<()> 
     let config = load(common)?;
     let admin = Admin::new(&config.connection()?)?;
     let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
-    let (partitions, replication) =
-        (config.topics.partitions, config.topics.replication_factor);
+    let (partitions, replication) = (config.topics.partitions, config.topics.replication_factor);
     match command {
         TopicsCommand::Ensure => {
             let created = admin.ensure(&topics, partitions, replication).await?;
@@ -47,12 +46,14 @@ pub async fn run(common: &Common, command: TopicsCommand) -> anyhow::Result<()> 
             let differences = admin.check(&topics, partitions, replication).await?;
             match common.output {
                 Output::Json => output::json(&json!({ "differences": differences }))?,
-                Output::Table if differences.is_empty() => output::line("all topics are as they should be"),
+                Output::Table if differences.is_empty() => {
+                    output::line("all topics are as they should be")
+                }
                 Output::Table => output::table(
                     ["topic", "what", "should be", "is"],
-                    differences
-                        .iter()
-                        .map(|d| [d.topic.clone(), d.what.clone(), d.expected.clone(), d.actual.clone()]),
+                    differences.iter().map(|d| {
+                        [d.topic.clone(), d.what.clone(), d.expected.clone(), d.actual.clone()]
+                    }),
                 ),
             }
             if differences.is_empty() { Ok(()) } else { Err(Said.into()) }

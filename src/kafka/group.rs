@@ -17,7 +17,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
-    error::{KafkaError as ClientError, KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
     message::Message,
     types::RDKafkaRespErr,
     util::Timeout,
@@ -25,7 +25,7 @@ use rdkafka::{
 use tokio::sync::mpsc;
 
 use super::{Connection, KafkaError, Partition, Record, partition::revoke_grace};
-use crate::offsets::{Commit, CompletionMap, Tracker};
+use crate::offsets::{CompletionMap, Tracker};
 
 /// Records that may wait for a partition's worker; beyond it the partition is paused …
 const PAUSE_RECORDS: usize = 2048;
@@ -41,8 +41,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// While a partition is paused, the thread looks more often whether it can go on.
 const POLL_PAUSED: Duration = Duration::from_millis(5);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// An asynchronous commit that was not answered for so long is given up and sent again.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
+/// So many completions are committed earlier, but not more often than this.
+const MAX_UNCOMMITTED: u64 = 5000;
+const LEAST_COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// A partition that was assigned, with the queue its worker reads.
@@ -193,13 +194,11 @@ struct Slot {
     queue: mpsc::Sender<Vec<Record>>,
     pending: Vec<Record>,
     paused: bool,
-    committing: Option<Commit>,
 }
 
 #[derive(Default)]
 struct Slots {
     by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
-    commit_sent: Option<Instant>,
 }
 
 /// A partition's full name.
@@ -332,7 +331,6 @@ impl GroupContext {
                 queue,
                 pending: Vec::new(),
                 paused: false,
-                committing: None,
             };
             slots.insert(slot);
             self.events.assigned(Assigned { partition, records });
@@ -401,7 +399,7 @@ impl GroupContext {
             for partition in &partitions {
                 partition.wait_quiet(deadline);
             }
-            self.commit(consumer, &keys, CommitMode::Sync);
+            self.commit(consumer, &partitions);
         }
         let mut slots = self.slots.lock();
         for key in &keys {
@@ -422,54 +420,41 @@ impl GroupContext {
         *self.shared.partitions.lock() = self.slots.lock().partitions();
     }
 
-    /// Commits what the trackers of these partitions say.
-    fn commit(&self, consumer: &BaseConsumer<Self>, keys: &[Key], mode: CommitMode) {
+    /// Commits what the trackers of these partitions say, and waits for the broker's answer.
+    ///
+    /// Waiting costs the polling thread a round trip a second. An asynchronous commit would cost
+    /// none, but its answer is lost: librdkafka gives it only to a callback that rdkafka 0.39 does
+    /// not set, and without the answer nobody knows what a crash would repeat. Another thread
+    /// could wait, but then a commit might overtake the revocation of its partition.
+    fn commit(&self, consumer: &BaseConsumer<Self>, partitions: &[Arc<Partition>]) {
         let mut list = TopicPartitionList::new();
-        let mut slots = self.slots.lock();
-        for key in keys {
-            let Some(slot) = slots.get_mut(&key.0, key.1) else { continue };
-            let Some(commit) = slot.partition.tracker().lock().commit() else { continue };
-            let mut element = list.add_partition(&key.0, key.1);
-            if element.set_offset(Offset::Offset(commit.offset)).is_err() {
-                continue;
+        let mut commits = Vec::new();
+        for partition in partitions {
+            let Some(commit) = partition.tracker().lock().commit() else { continue };
+            let mut element = list.add_partition(partition.topic(), partition.number());
+            if element.set_offset(Offset::Offset(commit.offset)).is_ok() {
+                element.set_metadata(&commit.metadata);
+                commits.push((partition, commit));
             }
-            element.set_metadata(&commit.metadata);
-            slot.committing = Some(commit);
         }
-        if list.count() == 0 {
+        if commits.is_empty() {
             return;
         }
-        slots.commit_sent = Some(Instant::now());
-        drop(slots);
-        let result = consumer.commit(&list, mode);
-        if matches!(mode, CommitMode::Sync) || result.is_err() {
-            self.settle_commit(&result, &list);
-        }
-    }
-
-    fn settle_commit(&self, result: &KafkaResult<()>, list: &TopicPartitionList) {
-        let mut slots = self.slots.lock();
-        slots.commit_sent = None;
-        let nothing_to_do =
-            matches!(result, Err(e) if e.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset));
-        let ok = result.is_ok() || nothing_to_do;
-        for element in list.elements() {
-            let slot = slots.get_mut(element.topic(), element.partition());
-            let Some(slot) = slot else { continue };
-            let Some(commit) = slot.committing.take() else { continue };
-            // A late answer to an earlier commit says nothing of this one.
-            let same = element.offset() == Offset::Offset(commit.offset);
-            if ok && same && element.error().is_ok() {
-                slot.partition.tracker().lock().committed(&commit);
+        match consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => {
+                for (partition, commit) in commits {
+                    partition.tracker().lock().committed(&commit);
+                }
+                self.events.committed(true);
             }
-        }
-        drop(slots);
-        self.events.committed(ok);
-        if let Err(error) = result
-            && !ok
-        {
-            // The next commit covers the same and more; a rebalance under way is a normal cause.
-            tracing::debug!(%error, "commit failed, will be repeated");
+            // There was nothing to commit after all.
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset) => {}
+            Err(error) => {
+                // The next commit covers the same and more; a rebalance under way is a normal
+                // cause.
+                tracing::debug!(%error, "commit failed, will be repeated");
+                self.events.committed(false);
+            }
         }
     }
 }
@@ -498,13 +483,6 @@ impl ConsumerContext for GroupContext {
         }
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        // Synchronous commits are settled where they are made.
-        if self.slots.lock().commit_sent.is_some() {
-            self.settle_commit(&result, offsets);
-        }
-    }
-
     fn main_queue_min_poll_interval(&self) -> Timeout {
         Timeout::After(POLL)
     }
@@ -522,9 +500,12 @@ impl Poller {
         while !shared.stop.load(Ordering::Acquire) && shared.fatal.lock().is_none() {
             self.round();
             self.hand_over();
-            if last_commit.elapsed() >= COMMIT_INTERVAL {
+            let since = last_commit.elapsed();
+            if since >= COMMIT_INTERVAL
+                || (since >= LEAST_COMMIT_INTERVAL && self.uncommitted() >= MAX_UNCOMMITTED)
+            {
                 last_commit = Instant::now();
-                self.commit_all(CommitMode::Async);
+                self.commit_all();
             }
         }
         self.shut_down();
@@ -634,19 +615,15 @@ impl Poller {
         }
     }
 
-    fn commit_all(&self, mode: CommitMode) {
-        let keys: Vec<Key> = {
-            let mut slots = self.context().slots.lock();
-            if slots.commit_sent.is_some_and(|at| at.elapsed() < COMMIT_TIMEOUT) {
-                return;
-            }
-            slots.commit_sent = None;
-            slots
-                .iter()
-                .map(|slot| (Arc::clone(slot.partition.topic()), slot.partition.number()))
-                .collect()
-        };
-        self.context().commit(&self.consumer, &keys, mode);
+    fn commit_all(&self) {
+        let partitions = self.context().slots.lock().partitions();
+        self.context().commit(&self.consumer, &partitions);
+    }
+
+    /// Completions that no commit covers yet.
+    fn uncommitted(&self) -> u64 {
+        let slots = self.context().slots.lock();
+        slots.iter().map(|slot| slot.partition.tracker().lock().uncommitted()).sum()
     }
 
     /// Stops fetching, waits for what is under way, commits and leaves the group.
@@ -677,8 +654,7 @@ impl Poller {
                 "stopping with requests under way; they may repeat"
             );
         }
-        self.context().slots.lock().commit_sent = None;
-        self.commit_all(CommitMode::Sync);
+        self.commit_all();
         self.consumer.unsubscribe();
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline && self.context().slots.lock().iter().next().is_some() {

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError as ClientError,
+    ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
     message::Message,
 };
 
@@ -31,9 +32,27 @@ pub enum ReaderEvent {
     Trouble(String),
 }
 
+/// Keeps the client library's log in ours, and the ends of partitions out of it: they are no
+/// errors here.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::producer::log(level, facility, message);
+    }
+
+    fn error(&self, error: ClientError, reason: &str) {
+        if !matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PartitionEOF)) {
+            tracing::warn!(%error, reason, "Kafka reader");
+        }
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// Reads one topic's partitions from given offsets.
 pub struct Reader {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Quiet>,
     topic: String,
     connection: Connection,
 }
@@ -45,7 +64,7 @@ impl Reader {
         topic: &str,
         from: &BTreeMap<i32, Offset>,
     ) -> Result<Self, KafkaError> {
-        let consumer: BaseConsumer = connection
+        let consumer: BaseConsumer<Quiet> = connection
             .client(&[
                 // A group's name is asked for even where no group is joined; nothing is committed.
                 ("group.id", "dunmore-reader"),
@@ -57,7 +76,7 @@ impl Reader {
                 ("queued.max.messages.kbytes", "16384"),
                 ("isolation.level", "read_committed"),
             ])
-            .create()
+            .create_with_context(Quiet)
             .map_err(|e| KafkaError::settings(&e))?;
         let mut list = TopicPartitionList::new();
         for (partition, offset) in from {
@@ -116,7 +135,7 @@ impl Reader {
                 }
             }
             Some(Err(error)) => {
-                use rdkafka::error::RDKafkaErrorCode as Code;
+                use RDKafkaErrorCode as Code;
                 match error.rdkafka_error_code() {
                     Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => ReaderEvent::OutOfRange,
                     _ => ReaderEvent::Trouble(error.to_string()),

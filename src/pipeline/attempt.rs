@@ -65,7 +65,9 @@ fn report(deliveries: &[Delivery], judged: &[Judged]) -> Report {
     for (delivery, judged) in deliveries.iter().zip(judged) {
         match &judged.verdict {
             Verdict::Broken { .. } => return Report::Broken { version: delivery.target.version },
-            Verdict::Retry { reason: Reason::RateLimited | Reason::QuotaExceeded, after, .. } => {
+            Verdict::Retry {
+                reason: Reason::RateLimited | Reason::QuotaExceeded, after, ..
+            } => {
                 report = Report::SlowDown(*after);
             }
             Verdict::Retry { reason: Reason::PrerequisiteMissing, .. } => {}

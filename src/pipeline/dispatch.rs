@@ -20,7 +20,7 @@ use crate::{
     destination::{ConnectorType, Rate},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
-    lane::{Lanes, LaneLimits, Moment, Offer, Start},
+    lane::{LaneLimits, Lanes, Moment, Offer, Start},
     metrics::Metrics,
     outbound::Outbound,
     view::{Subscriptions, Target, View},
@@ -270,9 +270,8 @@ impl Dispatcher {
     /// How many deliveries are in memory.
     pub fn in_flight(&self) -> usize {
         let total = self.options.max_in_flight as usize;
-        let used = |semaphore: &Semaphore, size: usize| {
-            size.saturating_sub(semaphore.available_permits())
-        };
+        let used =
+            |semaphore: &Semaphore, size: usize| size.saturating_sub(semaphore.available_permits());
         used(&self.budget, total)
             + used(&self.retry_budget, (total / 2).max(1))
             + used(&self.replay_budget, (total / 4).max(1))
@@ -357,7 +356,8 @@ fn lane_limits(
         Some(per_second) => Some(Rate { per_second, burst: per_second.ceil().max(1.0) as u32 }),
     };
     let concurrency = set.concurrency.unwrap_or(spec.concurrency).max(1);
-    let vendor = LaneLimits { label: kind.index(), concurrency, rate: rate(spec.rate), batch_items: 1 };
+    let vendor =
+        LaneLimits { label: kind.index(), concurrency, rate: rate(spec.rate), batch_items: 1 };
     // The vendor's published limits say nothing of a gateway that stands in its place.
     let trusted = LaneLimits {
         concurrency: set.concurrency.unwrap_or(spec.concurrency.max(TRUSTED_CONCURRENCY)).max(1),

@@ -8,9 +8,7 @@ use crate::{
     clock::{self, Timestamp},
     config::AttemptLogging,
     connector::{Command, CommandBody, Patch},
-    delivery::{
-        AttemptRecord, DeliveryRecord, LastError, Next, Outcome, Reason, Source, Verdict,
-    },
+    delivery::{AttemptRecord, DeliveryRecord, LastError, Next, Outcome, Reason, Source, Verdict},
     id::CommandId,
     kafka::{Outgoing, Partition, ProduceError, Record},
     lane::Deferral,
@@ -308,7 +306,10 @@ async fn write_until_durable(
             Ok(_) => return true,
             Err(ProduceError::TooLarge) if record.value.is_some_and(|value| !value.is_empty()) => {
                 // The payload stays where it came from; the headers say where that is.
-                tracing::error!(topic, "a record is larger than the topic takes; only its headers are kept: raise max.message.bytes (dunmore topics check)");
+                tracing::error!(
+                    topic,
+                    "a record is larger than the topic takes; only its headers are kept: raise max.message.bytes (dunmore topics check)"
+                );
                 record.topic = &dispatcher.dead_topic;
                 record.value = Some(b"");
             }
@@ -421,8 +422,7 @@ fn log_attempt(
     ending: &Ending<'_>,
     at: Timestamp,
 ) {
-    let duration_ms =
-        ending.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let duration_ms = ending.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     let record = AttemptRecord {
         delivery_id: delivery.id,
         project_id: delivery.target.key.project.as_str().into(),

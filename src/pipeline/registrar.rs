@@ -104,12 +104,11 @@ impl Registrar {
         let partition = assigned.partition;
         let Some(taken_over_at) = self.take_over(&partition).await else { return };
         loop {
-            let batch =
-                match tokio::time::timeout(REPAIR_INTERVAL, assigned.records.recv()).await {
-                    Ok(Some(batch)) => batch,
-                    Ok(None) => return,
-                    Err(_) => Vec::new(),
-                };
+            let batch = match tokio::time::timeout(REPAIR_INTERVAL, assigned.records.recv()).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return,
+                Err(_) => Vec::new(),
+            };
             if self.repair(&partition).await.is_err() {
                 return;
             }
@@ -214,7 +213,12 @@ impl Registrar {
         self.results(partition, &outcomes.again).await
     }
 
-    async fn decide_all(&self, partition: i32, records: &[&Record], taken_over_at: i64) -> Outcomes {
+    async fn decide_all(
+        &self,
+        partition: i32,
+        records: &[&Record],
+        taken_over_at: i64,
+    ) -> Outcomes {
         let mut outcomes = Outcomes::default();
         let mut states: HashMap<ProjectId, ProjectState> = HashMap::new();
         for (index, record) in records.iter().enumerate() {
@@ -271,8 +275,7 @@ impl Registrar {
     ) -> Result<Change, Problem> {
         let mut opened = command.clone();
         self.view.keyring().open_command(&mut opened)?;
-        let context =
-            Context { at: record.timestamp, offset: record.offset, egress: &self.egress };
+        let context = Context { at: record.timestamp, offset: record.offset, egress: &self.egress };
         match decide(state, &opened, &context) {
             Decision::Accepted(change) => Ok(change),
             Decision::Rejected(problem) => Err(problem),
@@ -385,10 +388,13 @@ impl Registrar {
         record: &Record,
         detail: &str,
     ) -> Result<(), Stopped> {
-        tracing::warn!(offset = record.offset, detail, "command refused; it is in the dead letters");
+        tracing::warn!(
+            offset = record.offset,
+            detail,
+            "command refused; it is in the dead letters"
+        );
         let reason = Reason::InvalidCommand;
-        let headers =
-            super::park::record_headers(reason, detail, partition.topic(), record);
+        let headers = super::park::record_headers(reason, detail, partition.topic(), record);
         let dead = Outgoing {
             topic: &self.topics.name(TopicKind::Dead),
             partition: None,
@@ -415,16 +421,15 @@ impl Registrar {
         self.write(partition, forwarded).await
     }
 
-    async fn write(
-        &self,
-        partition: &Arc<Partition>,
-        record: Outgoing<'_>,
-    ) -> Result<(), Stopped> {
+    async fn write(&self, partition: &Arc<Partition>, record: Outgoing<'_>) -> Result<(), Stopped> {
         loop {
             match self.producer.send(&record).await {
                 Ok(_) => return Ok(()),
                 Err(ProduceError::TooLarge) => {
-                    tracing::error!(topic = record.topic, "a record is larger than the topic takes");
+                    tracing::error!(
+                        topic = record.topic,
+                        "a record is larger than the topic takes"
+                    );
                     return Ok(());
                 }
                 Err(error) => tracing::warn!(topic = record.topic, %error, "trying again"),

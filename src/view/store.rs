@@ -93,7 +93,8 @@ pub enum RebuildReason {
 
 impl RebuildReason {
     /// Every reason.
-    pub const ALL: &[Self] = &[Self::Unopenable, Self::Format, Self::OtherCluster, Self::TopicReset];
+    pub const ALL: &[Self] =
+        &[Self::Unopenable, Self::Format, Self::OtherCluster, Self::TopicReset];
 
     /// The name in metric labels.
     #[must_use]
