@@ -83,12 +83,12 @@ fn entry(item: &Item<'_>) -> Value {
     let event = item.event;
     let record = Record::of(event);
     let mut params = record.properties(MAX_TEXT_CHARS);
-    params.remove("customerId");
+    params.shift_remove("customerId");
     params.insert("projectId".to_owned(), cut(event.project.as_str(), MAX_TEXT_CHARS).into());
     params.insert("eventId".to_owned(), cut(event.id.as_str(), MAX_TEXT_CHARS).into());
     params.insert("engagement_time_msec".to_owned(), 1.into());
     // `currency` is an ISO 4217 code; what was paid with is the asset.
-    if let Some(asset) = params.remove("currency") {
+    if let Some(asset) = params.shift_remove("currency") {
         params.insert("asset".to_owned(), asset);
     }
     if let Some(currency) = iso_currency(record.currency) {

@@ -5,6 +5,7 @@
 //! file and one line in the list at the end of this file.
 
 mod accounting;
+pub mod docs;
 mod message;
 mod record;
 mod settings;

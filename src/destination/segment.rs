@@ -84,7 +84,7 @@ fn track(item: &Item<'_>) -> Value {
     properties.insert("projectId".to_owned(), event.project.as_str().into());
     properties.insert("eventId".to_owned(), event.id.as_str().into());
     // Segment's `currency` is an ISO 4217 code; what was paid with is the asset.
-    if let Some(asset) = properties.remove("currency") {
+    if let Some(asset) = properties.shift_remove("currency") {
         properties.insert("asset".to_owned(), asset);
     }
     if let Some(currency) = iso_currency(record.currency) {
@@ -92,7 +92,7 @@ fn track(item: &Item<'_>) -> Value {
     }
     // Segment sums up `revenue`: it stands on settled payments only, or it would count twice.
     if let EventData::RevenueDailySummary(_) = &event.data
-        && let Some(revenue) = properties.remove("revenue")
+        && let Some(revenue) = properties.shift_remove("revenue")
     {
         properties.insert("dailyRevenue".to_owned(), revenue);
     }
