@@ -65,6 +65,14 @@ impl Verdict {
     pub fn broken(reason: Reason, detail: impl Into<String>) -> Self {
         Self::Broken { reason, detail: detail.into() }
     }
+
+    /// Whether an item of a batch was refused for the company it was in: the batch was too large,
+    /// or something in it was wrong. It is to be sent again at once in a smaller batch; in a batch
+    /// of one the same answer is a [`Verdict::Dead`].
+    #[must_use]
+    pub fn asks_to_split(&self) -> bool {
+        matches!(self, Self::Retry { reason: Reason::Rejected | Reason::PayloadTooLarge, .. })
+    }
 }
 
 /// Why a destination has nothing to do for an event, in a sentence.

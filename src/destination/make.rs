@@ -1,9 +1,7 @@
 //! Make custom webhooks: the event as it is. <https://help.make.com/webhooks>
 
-use url::Url;
-
 use super::{
-    Category, Checks, Destination, Field, Item, Rate, Request, Response, SettingError, Settings,
+    Category, Checks, Destination, Field, Item, Rate, Request, Response, SecretUrl, SettingError, Settings,
     Spec, is_word, judge_status, url_on, webhook,
 };
 use crate::delivery::{Reason, Verdict};
@@ -21,13 +19,13 @@ pub const SPEC: Spec = Spec {
     // 300 requests in 10 seconds for one hook.
     rate: Some(Rate { per_second: 30.0, burst: 30 }),
     dedup: "none; the event's id is in the body",
-    make: |settings| Ok(Box::new(Make::new(settings)?)),
+    make: |settings, _| Ok(Box::new(Make::new(settings)?)),
     ..Spec::BASE
 };
 
 #[derive(Debug)]
 struct Make {
-    url: Url,
+    url: SecretUrl,
 }
 
 impl Make {
@@ -49,7 +47,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 
 impl Destination for Make {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
-        Ok(webhook::event_request(&self.url, item))
+        Ok(webhook::event_request(&self.url.0, item))
     }
 
     fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {

@@ -131,9 +131,57 @@ pub fn cut(text: &str, max: usize) -> String {
     short
 }
 
+/// The text with some characters replaced, cut so that the result has at most `max` characters,
+/// with an ellipsis as the last one when it was cut; never inside a replacement.
+#[must_use]
+pub fn escaped(text: &str, max: usize, replace: impl Fn(char) -> Option<&'static str>) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    // Where the text ends when it has to be cut: the ellipsis still fits behind it.
+    let mut end = 0;
+    for c in text.chars() {
+        if let Some(replacement) = replace(c) {
+            out.push_str(replacement);
+            used += replacement.chars().count();
+        } else {
+            out.push(c);
+            used += 1;
+        }
+        if used > max {
+            out.truncate(end);
+            out.push('…');
+            return out;
+        }
+        if used < max {
+            end = out.len();
+        }
+    }
+    out
+}
+
+/// The text on one line, cut to at most `max` characters: control characters become spaces.
+#[must_use]
+pub fn one_line(text: &str, max: usize) -> String {
+    escaped(text, max, |c| c.is_control().then_some(" "))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::{cut, escaped};
+
+    #[test]
+    fn an_escaped_text_is_never_cut_inside_an_escape() {
+        let html = |c| match c {
+            '&' => Some("&amp;"),
+            _ => None,
+        };
+        assert_eq!(escaped("a&b", 7, html), "a&amp;b");
+        assert_eq!(escaped("a&b", 6, html), "a…");
+        assert_eq!(escaped("a&bc", 7, html), "a&amp;…");
+        assert_eq!(escaped("&&", 5, html), "…");
+        assert_eq!(escaped("&", 5, html), "&amp;");
+        assert_eq!(escaped("", 5, html), "");
+    }
 
     #[test]
     fn a_cut_is_between_characters() {

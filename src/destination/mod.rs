@@ -4,23 +4,29 @@
 //! build the request, judge the response. It has no client, no clock and no I/O. A new one is one
 //! file and one line in the list at the end of this file.
 
+mod accounting;
+pub mod docs;
 mod message;
+mod record;
 mod settings;
 mod webhook;
 mod wire;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, slice, str::FromStr, sync::Arc, time::Duration};
 
-pub use message::{Fact, Message, Tone, cut};
+pub use message::{Fact, Message, Tone, cut, escaped, one_line};
+pub use record::{Record, RecordValue, identity, iso_currency};
 pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
     is_word, token, url_on,
 };
-pub use wire::{MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, seconds};
+pub use wire::{
+    MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, json_seconds, seconds,
+};
 
 use crate::{
     clock::Timestamp,
-    delivery::{Skip, Verdict},
+    delivery::{Reason, Skip, Verdict},
     event::{Event, EventType, EventTypes},
     id::DeliveryId,
 };
@@ -51,6 +57,17 @@ pub enum Setup {
     Failed(Verdict),
 }
 
+impl Setup {
+    /// It cannot work; a refusal of the question is nothing that an event should die of.
+    #[must_use]
+    pub fn failed(verdict: Verdict) -> Self {
+        Self::Failed(match verdict {
+            Verdict::Dead { detail, .. } => Verdict::broken(Reason::PrerequisiteMissing, detail),
+            other => other,
+        })
+    }
+}
+
 /// The most questions that [`Destination::setup`] may ask.
 pub const MAX_SETUP_STEPS: usize = 24;
 
@@ -63,8 +80,6 @@ pub trait Destination: Send + Sync + fmt::Debug {
 
     /// Whether something must be found out first: called with the answers so far until it is
     /// ready. The result is kept until a verdict has [`Reason::PrerequisiteMissing`].
-    ///
-    /// [`Reason::PrerequisiteMissing`]: crate::delivery::Reason::PrerequisiteMissing
     fn setup(&self, _answers: &[Response]) -> Setup {
         Setup::Ready("".into())
     }
@@ -154,9 +169,13 @@ pub struct Spec {
     pub becomes: fn(EventType) -> &'static str,
     /// Checks that need more than one field.
     pub check: fn(&Settings, &EventTypes) -> Vec<(&'static str, String)>,
-    /// Makes the destination from checked settings.
-    pub make: fn(&Settings) -> Result<Box<dyn Destination>, SettingError>,
+    /// Makes the destination from checked settings, for a connector that subscribes to these
+    /// event types: what is named explicitly may become more than what `*` brings along.
+    pub make: Make,
 }
+
+/// Makes a destination from a connector's settings and event types.
+pub type Make = fn(&Settings, &EventTypes) -> Result<Box<dyn Destination>, SettingError>;
 
 /// Refused calls that the vendor counts against the calling address, whoever's connector it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +200,7 @@ impl Spec {
         dedup: "none",
         becomes: |_| "the event as it is",
         check: |_, _| Vec::new(),
-        make: |_| Err(SettingError { field: "type", message: "cannot be made".to_owned() }),
+        make: |_, _| Err(SettingError { field: "type", message: "cannot be made".to_owned() }),
     };
 }
 
@@ -230,9 +249,25 @@ macro_rules! destinations {
 // documentation and the tests that every destination must pass.
 destinations! {
     Slack => slack, "slack";
+    Discord => discord, "discord";
+    Email => email, "email";
+    Telegram => telegram, "telegram";
+    Teams => teams, "teams";
+    Segment => segment, "segment";
+    Mixpanel => mixpanel, "mixpanel";
+    Amplitude => amplitude, "amplitude";
+    Ga4 => ga4, "ga4";
     Zapier => zapier, "zapier";
     N8n => n8n, "n8n";
     Make => make, "make";
+    Pagerduty => pagerduty, "pagerduty";
+    Datadog => datadog, "datadog";
+    Opsgenie => opsgenie, "opsgenie";
+    Bigquery => bigquery, "bigquery";
+    Hubspot => hubspot, "hubspot";
+    Salesforce => salesforce, "salesforce";
+    Quickbooks => quickbooks, "quickbooks";
+    Xero => xero, "xero";
 }
 
 impl ConnectorType {
@@ -268,7 +303,7 @@ fn nearest(text: &str) -> String {
 /// The verdict that a status deserves when the destination's own words say nothing else.
 #[must_use]
 pub fn judge_status(response: &Response) -> Verdict {
-    use crate::delivery::Reason as R;
+    use Reason as R;
     let detail = response.detail();
     match response.status {
         200..=299 => Verdict::Delivered,
@@ -283,4 +318,35 @@ pub fn judge_status(response: &Response) -> Verdict {
         500..=599 => Verdict::retry_after(R::ServerError, detail, response.retry_after()),
         _ => Verdict::retry(R::UnexpectedResponse, detail),
     }
+}
+
+/// One verdict for each item of a batch that was answered as a whole.
+///
+/// A refusal that may be one item's fault, or the size of them all, is not held against its
+/// neighbours: each is to be tried in a smaller batch, see [`Verdict::asks_to_split`].
+#[must_use]
+pub fn judge_together(items: &[Item<'_>], verdict: Verdict) -> Vec<Verdict> {
+    let verdict = match verdict {
+        Verdict::Dead { reason, detail } if items.len() > 1 => Verdict::retry(reason, detail),
+        other => other,
+    };
+    vec![verdict; items.len()]
+}
+
+/// The verdicts on a batch of which nothing was stored because of the items that are marked.
+fn judge_culprits(is_culprit: &[bool], detail: &str) -> Vec<Verdict> {
+    let judge = |&is_culprit: &bool| {
+        if is_culprit {
+            Verdict::dead(Reason::Rejected, detail)
+        } else {
+            Verdict::retry(Reason::Rejected, detail)
+        }
+    };
+    is_culprit.iter().map(judge).collect()
+}
+
+/// The verdict on one item by the destination's own judgement of a batch of one.
+fn judge_alone(batching: &dyn Batching, item: &Item<'_>, response: &Response) -> Verdict {
+    let mut verdicts = batching.judge(slice::from_ref(item), response);
+    verdicts.pop().unwrap_or_else(|| judge_status(response))
 }

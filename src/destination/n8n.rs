@@ -6,7 +6,7 @@ use http::HeaderName;
 use url::Url;
 
 use super::{
-    Category, Checks, Destination, Field, Item, Request, Response, SettingError, Settings, Spec,
+    Category, Checks, Destination, Field, Item, Request, Response, SecretUrl, SettingError, Settings, Spec,
     judge_status, webhook,
 };
 use crate::delivery::{Reason, Verdict};
@@ -22,13 +22,13 @@ pub const SPEC: Spec = Spec {
     )
     .checked(check_url)],
     dedup: "none; header Idempotency-Key is sent for the workflow's own use",
-    make: |settings| Ok(Box::new(N8n::new(settings)?)),
+    make: |settings, _| Ok(Box::new(N8n::new(settings)?)),
     ..Spec::BASE
 };
 
 #[derive(Debug)]
 struct N8n {
-    url: Url,
+    url: SecretUrl,
 }
 
 impl N8n {
@@ -51,7 +51,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 impl Destination for N8n {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let key = item.delivery_id.to_string();
-        Ok(webhook::event_request(&self.url, item)
+        Ok(webhook::event_request(&self.url.0, item)
             .header(HeaderName::from_static("idempotency-key"), key))
     }
 

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
+use super::SecretUrl;
 use crate::egress::EgressPolicy;
 
 /// The longest value of one configuration field, in bytes. Access tokens reach 4,096.
@@ -66,6 +68,16 @@ impl Field {
             check: token,
         }
     }
+
+    /// The optional region of the vendor's hosts, `us` or `eu`: some drop misdirected data
+    /// without an error, and nothing else in a configuration tells the region.
+    pub const REGION: Self =
+        Self::text("region", "Where the account is: \"us\" (default) or \"eu\".", "us")
+            .checked(|value, _| match value {
+                "us" | "eu" => Ok(()),
+                _ => Err("must be \"us\" or \"eu\"".to_owned()),
+            })
+            .optional();
 
     /// The same with a check of its own.
     pub const fn checked(mut self, check: fn(&str, &Checks<'_>) -> Result<(), String>) -> Self {
@@ -223,6 +235,29 @@ impl Settings {
         }
     }
 
+    /// The value of a required text that must not be printed.
+    pub fn secret(&self, field: &'static str) -> Result<SecretString, SettingError> {
+        self.text(field).map(SecretString::from)
+    }
+
+    /// A header value made of a required text that must not be printed.
+    pub fn secret_header(
+        &self,
+        field: &'static str,
+        value: impl FnOnce(&str) -> String,
+    ) -> Result<HeaderValue, SettingError> {
+        let mut value = HeaderValue::from_str(&value(self.text(field)?))
+            .map_err(|_| SettingError { field, message: "cannot stand in a header".to_owned() })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// Whether the account is in the vendor's region for Europe.
+    #[must_use]
+    pub fn is_eu(&self) -> bool {
+        self.optional("region") == Some("eu")
+    }
+
     /// The value of a required list.
     pub fn list(&self, field: &'static str) -> Result<&[String], SettingError> {
         match self.values.get(field) {
@@ -232,18 +267,21 @@ impl Settings {
     }
 
     /// The user's webhook URL as it is to be called.
-    pub fn webhook_url(&self, field: &'static str) -> Result<Url, SettingError> {
+    pub fn webhook_url(&self, field: &'static str) -> Result<SecretUrl, SettingError> {
         let url = Url::parse(self.text(field)?)
             .map_err(|error| SettingError { field, message: format!("is no URL ({error})") })?;
-        Ok(self.rebased(url))
+        Ok(SecretUrl(self.rebased(url)))
     }
 
     /// The vendor's URL as it is to be called: the operator may have set another base.
     ///
     /// The URL is the destination's own, so one that does not parse is a mistake in this program.
     pub fn endpoint(&self, url: &str) -> Result<Url, SettingError> {
-        let url = Url::parse(url)
-            .map_err(|error| SettingError { field: "url", message: format!("{url:?}: {error}") })?;
+        // The URL may hold a secret, so it is not quoted.
+        let url = Url::parse(url).map_err(|error| SettingError {
+            field: "url",
+            message: format!("is no URL ({error})"),
+        })?;
         Ok(self.rebased(url))
     }
 

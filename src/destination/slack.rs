@@ -4,11 +4,10 @@
 //! limits: <https://docs.slack.dev/apis/web-api/rate-limits>.
 
 use serde_json::json;
-use url::Url;
 
 use super::{
-    Category, Checks, Destination, Field, Item, Message, Rate, Request, Response, SettingError,
-    Settings, Spec, cut, is_word, judge_status, url_on,
+    Category, Checks, Destination, Field, Item, Message, Rate, Request, Response, SecretUrl,
+    SettingError, Settings, Spec, escaped, is_word, judge_status, url_on,
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -27,16 +26,16 @@ pub const SPEC: Spec = Spec {
     concurrency: 2,
     dedup: "none; the event's id is printed",
     becomes: |_| "a message",
-    make: |settings| Ok(Box::new(Slack::new(settings)?)),
+    make: |settings, _| Ok(Box::new(Slack::new(settings)?)),
     ..Spec::BASE
 };
 
-/// A section's text may have 3,000 characters, escapes included; we stay far below.
-const MAX_VALUE_CHARS: usize = 200;
+/// A section's text may have 3,000 characters, escapes included: title, headline and six facts.
+const MAX_VALUE_CHARS: usize = 300;
 
 #[derive(Debug)]
 struct Slack {
-    url: Url,
+    url: SecretUrl,
 }
 
 impl Slack {
@@ -67,36 +66,49 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 }
 
 /// Escapes what Slack treats as control characters; a `<!channel>` in a name pings nobody.
-fn escaped(text: &str) -> String {
-    cut(text, MAX_VALUE_CHARS).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+fn plain(text: &str) -> String {
+    escaped(text, MAX_VALUE_CHARS, |c| match c {
+        '&' => Some("&amp;"),
+        '<' => Some("&lt;"),
+        '>' => Some("&gt;"),
+        '\n' | '\r' => Some(" "),
+        _ => None,
+    })
 }
 
 /// The same inside a code span, which a backtick would end.
 fn code(text: &str) -> String {
-    format!("`{}`", escaped(&text.replace('`', "'").replace(['\n', '\r'], " ")))
+    format!("`{}`", plain(text).replace('`', "'"))
+}
+
+/// A headline, in a code span if it would be read as markup: Slack knows no escape for that.
+fn headline(text: &str) -> String {
+    if text.contains(['*', '_', '~', '`']) { code(text) } else { plain(text) }
 }
 
 impl Destination for Slack {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let message = Message::of(item.event);
-        let mut text = format!("*{}* {}", message.title, escaped(&message.headline));
+        let mut text = format!("*{}* {}", message.title, headline(&message.headline));
         for fact in &message.facts {
             text.push_str(&format!("\n{} {}", fact.label, code(&fact.value)));
         }
         let context = format!(
             "{} · {} · {}",
-            escaped(item.event.project.as_str()),
+            code(item.event.project.as_str()),
             item.event.occurred_at,
-            escaped(item.event.id.as_str()),
+            code(item.event.id.as_str()),
         );
+        // Verbatim: names that look like a mention, a channel or a link stay text.
         let body = json!({
-            "text": escaped(&message.subject()),
+            "text": plain(&message.subject()),
             "blocks": [
-                {"type": "section", "text": {"type": "mrkdwn", "text": text}},
-                {"type": "context", "elements": [{"type": "mrkdwn", "text": context}]},
+                {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": true}},
+                {"type": "context",
+                 "elements": [{"type": "mrkdwn", "text": context, "verbatim": true}]},
             ],
         });
-        Ok(Request::post_value(self.url.clone(), &body))
+        Ok(Request::post_value(self.url.0.clone(), &body))
     }
 
     fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {

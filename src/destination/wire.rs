@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
@@ -56,14 +57,31 @@ impl Request {
         self
     }
 
-    /// Adds a header whose value is a secret.
+    /// Adds a header whose value is a secret, see [`Settings::secret_header`].
+    ///
+    /// [`Settings::secret_header`]: super::Settings::secret_header
     #[must_use]
-    pub fn secret_header(mut self, name: HeaderName, value: impl AsRef<[u8]>) -> Self {
-        if let Ok(mut value) = HeaderValue::from_bytes(value.as_ref()) {
-            value.set_sensitive(true);
-            self.headers.push((name, value));
-        }
+    pub fn secret_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
+    }
+
+    /// Asks for the answer as JSON.
+    #[must_use]
+    pub fn accept_json(mut self) -> Self {
+        let json = HeaderValue::from_static("application/json");
+        self.headers.push((http::header::ACCEPT, json));
+        self
+    }
+}
+
+/// A URL that holds a secret. Its `Debug` shows only the host.
+#[derive(Clone)]
+pub struct SecretUrl(pub Url);
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}/…", self.0.scheme(), self.0.host_str().unwrap_or_default())
     }
 }
 
@@ -118,11 +136,25 @@ impl Response {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// A header's text as a number of seconds.
+    #[must_use]
+    pub fn header_seconds(&self, name: &str) -> Option<Duration> {
+        self.header(name).and_then(seconds)
+    }
+
+    /// Whether the body was longer than what is kept of it, so that its end is missing.
+    #[must_use]
+    pub fn was_cut(&self) -> bool {
+        self.body.len() >= MAX_RESPONSE_BYTES
+    }
+
     /// Status and beginning of the body, for people.
     #[must_use]
     pub fn detail(&self) -> String {
-        let text = self.text();
-        let words: String = text
+        // A character has at most four bytes; the rest of the body is not worth a look.
+        let start = &self.body[..self.body.len().min(4 * MAX_DETAIL_CHARS)];
+        let words: String = String::from_utf8_lossy(start)
+            .trim()
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .take(MAX_DETAIL_CHARS)
@@ -153,6 +185,18 @@ pub fn seconds(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
+/// The value of `Authorization` for HTTP's basic scheme with a user and an empty password.
+#[must_use]
+pub fn basic_user(user: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:")))
+}
+
+/// A duration from a JSON number of seconds, whole or not; `None` when it is no such number.
+#[must_use]
+pub fn json_seconds(value: &serde_json::Value) -> Option<Duration> {
+    value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,7 +224,7 @@ mod tests {
     fn a_request_shows_no_secret() {
         let url = Url::parse("https://hooks.slack.com/services/T1/B1/secret").unwrap();
         let request = Request::post_json(url, "{\"secret\":1}")
-            .secret_header(http::header::AUTHORIZATION, "Bearer secret");
+            .secret_header(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
         assert!(!format!("{request:?}").contains("secret"));
     }
 }

@@ -3,10 +3,8 @@
 //! A switched-off Zap still answers 200 as far as is known, so "delivered" means "accepted".
 //! Limits: <https://help.zapier.com/hc/en-us/articles/8496181445261>.
 
-use url::Url;
-
 use super::{
-    Category, Checks, Destination, Field, Item, Rate, Request, Response, SettingError, Settings,
+    Category, Checks, Destination, Field, Item, Rate, Request, Response, SecretUrl, SettingError, Settings,
     Spec, is_word, judge_status, url_on, webhook,
 };
 use crate::delivery::{Reason, Verdict};
@@ -24,13 +22,13 @@ pub const SPEC: Spec = Spec {
     // 30 requests per second for one hook.
     rate: Some(Rate { per_second: 30.0, burst: 30 }),
     dedup: "none; the event's id is in the body",
-    make: |settings| Ok(Box::new(Zapier::new(settings)?)),
+    make: |settings, _| Ok(Box::new(Zapier::new(settings)?)),
     ..Spec::BASE
 };
 
 #[derive(Debug)]
 struct Zapier {
-    url: Url,
+    url: SecretUrl,
 }
 
 impl Zapier {
@@ -50,7 +48,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 
 impl Destination for Zapier {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
-        Ok(webhook::event_request(&self.url, item))
+        Ok(webhook::event_request(&self.url.0, item))
     }
 
     fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {

@@ -1,0 +1,239 @@
+//! Salesforce: a task record per event, completed, or open for a failed payment.
+//!
+//! <https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/resources_composite_sobjects_collections_create.htm>.
+//! A task has no field of its own against repeats. An organisation that adds a unique external id
+//! `Dunmore_Delivery_Id__c` to its tasks gets upserts by it; whether it has one is asked once.
+
+use std::{slice, time::Duration};
+
+use http::{HeaderValue, Method, header::AUTHORIZATION};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{
+    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Message, Rate, Request,
+    Response, SettingError, Settings, Setup, Spec, is_word, judge_alone, judge_status,
+    judge_together, one_line, url_on,
+};
+use crate::{
+    delivery::{Reason, Skip, Verdict},
+    event::{Event, EventType, EventTypes},
+};
+
+pub const SPEC: Spec = Spec {
+    title: "Salesforce",
+    category: Category::Crm,
+    docs: "https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/resources_composite_sobjects_collections_create.htm",
+    fields: &[
+        Field::text(
+            "instanceUrl",
+            "The organisation's My Domain address.",
+            "https://example.my.salesforce.com",
+        )
+        .checked(check_instance),
+        Field::secret(
+            "accessToken",
+            "An access token of a user who may create tasks.",
+            "00D000000000001!EXAMPLE.EXAMPLE_EXAMPLE",
+        ),
+    ],
+    // The limit is of 15,000 or more requests a day; bursts may not hold 25 long calls.
+    rate: Some(Rate { per_second: 5.0, burst: 10 }),
+    concurrency: 4,
+    timeout: Duration::from_secs(60),
+    dedup: "upsert by Dunmore_Delivery_Id__c where tasks have it, else none",
+    becomes: |kind| match kind {
+        EventType::PaymentFailed => "an open task of high priority",
+        EventType::PaymentVerified => "nothing; a completed task if named in eventTypes",
+        _ => "a completed task",
+    },
+    make: |settings, event_types| Ok(Box::new(Salesforce::new(settings, event_types)?)),
+    ..Spec::BASE
+};
+
+const VERSION: &str = "v66.0";
+const EXTERNAL_ID: &str = "Dunmore_Delivery_Id__c";
+/// What [`Destination::setup`] remembers when tasks have the field.
+const HAS_EXTERNAL_ID: &str = "external-id";
+/// The request limit is counted over 24 hours and announces no end.
+const QUOTA_WAIT: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+struct Salesforce {
+    create: Url,
+    upsert: Url,
+    query: Url,
+    authorization: HeaderValue,
+    takes_verified: bool,
+}
+
+impl Salesforce {
+    fn new(settings: &Settings, event_types: &EventTypes) -> Result<Self, SettingError> {
+        let instance = settings.text("instanceUrl")?.trim_end_matches('/');
+        let data = format!("{instance}/services/data/{VERSION}");
+        let mut query = settings.endpoint(&format!("{data}/query"))?;
+        let question = format!("SELECT {EXTERNAL_ID} FROM Task LIMIT 1");
+        query.query_pairs_mut().append_pair("q", &question);
+        Ok(Self {
+            create: settings.endpoint(&format!("{data}/composite/sobjects"))?,
+            upsert: settings.endpoint(&format!("{data}/composite/sobjects/Task/{EXTERNAL_ID}"))?,
+            query,
+            authorization: settings
+                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            takes_verified: event_types.names(EventType::PaymentVerified),
+        })
+    }
+}
+
+fn check_instance(value: &str, checks: &Checks<'_>) -> Result<(), String> {
+    if value.contains(".lightning.force.com") {
+        return Err("is the address of the user interface: use the one that ends in \
+                    .my.salesforce.com"
+            .to_owned());
+    }
+    let url = url_on(value, checks, &[".my.salesforce.com", ".my.salesforce.mil"])?;
+    let host = url.host_str().unwrap_or_default();
+    let labels: Vec<&str> = host.split('.').collect();
+    let kinds = ["sandbox", "develop", "scratch", "trailblaze", "demo", "patch", "stage"];
+    let good = match labels[..] {
+        [name, "my", "salesforce", _] => is_word(name, "-", 1..=80),
+        [name, kind, "my", "salesforce", _] => is_word(name, "-", 1..=80) && kinds.contains(&kind),
+        _ => false,
+    };
+    if good && url.path() == "/" && url.query().is_none() {
+        Ok(())
+    } else {
+        Err("must look like https://example.my.salesforce.com".to_owned())
+    }
+}
+
+fn task(item: &Item<'_>) -> Value {
+    let event = item.event;
+    let message = Message::of(event);
+    let mut description = one_line(&message.subject(), 1_000);
+    for fact in &message.facts {
+        description.push_str(&format!("\n{}: {}", fact.label, one_line(&fact.value, 1_000)));
+    }
+    description.push_str(&format!(
+        "\nProject: {}\nTime: {}\nEvent: {}\nDelivery: {}",
+        event.project, event.occurred_at, event.id, item.delivery_id
+    ));
+    let is_failure = event.kind == EventType::PaymentFailed;
+    let mut task = json!({
+        "attributes": {"type": "Task"},
+        "Subject": one_line(&message.subject(), 255),
+        "Status": if is_failure { "Not Started" } else { "Completed" },
+        "Priority": if is_failure { "High" } else { "Normal" },
+        "ActivityDate": event.occurred_at.date(),
+        "Description": description,
+    });
+    if item.setup == HAS_EXTERNAL_ID {
+        task[EXTERNAL_ID] = item.delivery_id.to_string().into();
+    }
+    task
+}
+
+impl Destination for Salesforce {
+    fn skips(&self, event: &Event) -> Option<Skip> {
+        (event.kind == EventType::PaymentVerified && !self.takes_verified)
+            .then_some("payment.settled follows")
+    }
+
+    fn setup(&self, answers: &[Response]) -> Setup {
+        let Some(answer) = answers.first() else {
+            let request = Request::get(self.query.clone());
+            return Setup::Ask(request.secret_header(AUTHORIZATION, self.authorization.clone()));
+        };
+        match answer.status {
+            200..=299 => Setup::Ready(HAS_EXTERNAL_ID.into()),
+            400 => Setup::Ready("".into()),
+            _ => Setup::failed(judge_request(answer)),
+        }
+    }
+
+    fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
+        Batching::build(self, slice::from_ref(item))
+    }
+
+    fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict {
+        judge_alone(self, item, response)
+    }
+
+    fn batching(&self) -> Option<&dyn Batching> {
+        Some(self)
+    }
+}
+
+impl Batching for Salesforce {
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { items: 200, bytes: 6_000_000 }
+    }
+
+    /// One request is either of upserts or of plain records.
+    fn takes(&self, batch: &[Item<'_>], next: &Item<'_>) -> bool {
+        batch.first().is_none_or(|first| first.setup == next.setup)
+    }
+
+    fn build(&self, items: &[Item<'_>]) -> Result<Request, Verdict> {
+        let is_upsert = items.first().is_some_and(|item| item.setup == HAS_EXTERNAL_ID);
+        let records: Vec<Value> = items.iter().map(task).collect();
+        let url = if is_upsert { &self.upsert } else { &self.create };
+        let body = json!({"allOrNone": false, "records": records});
+        let mut request = Request::post_value(url.clone(), &body)
+            .secret_header(AUTHORIZATION, self.authorization.clone());
+        if is_upsert {
+            request.method = Method::PATCH;
+        }
+        Ok(request)
+    }
+
+    fn judge(&self, items: &[Item<'_>], response: &Response) -> Vec<Verdict> {
+        let verdict = match (response.status, response.json()) {
+            // A 200 alone means nothing: each record has its own result, in the order sent.
+            (200..=299, Value::Array(rows)) if rows.len() == items.len() => {
+                return rows.iter().map(judge_row).collect();
+            }
+            (200..=299, _) => Verdict::retry(Reason::UnexpectedResponse, response.detail()),
+            _ => judge_request(response),
+        };
+        judge_together(items, verdict)
+    }
+}
+
+fn judge_row(row: &Value) -> Verdict {
+    if row["success"] == true {
+        return Verdict::Delivered;
+    }
+    let error = &row["errors"][0];
+    let code = error["statusCode"].as_str().or(error["errorCode"].as_str()).unwrap_or_default();
+    let message = error["message"].as_str().unwrap_or_default();
+    let detail = super::cut(&format!("{code}: {message}"), super::MAX_DETAIL_CHARS);
+    match code {
+        // The external id is taken: it was delivered before.
+        "DUPLICATE_VALUE" => Verdict::Delivered,
+        "UNABLE_TO_LOCK_ROW" => Verdict::retry(Reason::NotReady, detail),
+        "STORAGE_LIMIT_EXCEEDED" => Verdict::broken(Reason::QuotaExceeded, detail),
+        "INSUFFICIENT_ACCESS_OR_READONLY" | "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY" => {
+            Verdict::broken(Reason::Forbidden, detail)
+        }
+        "" => Verdict::retry(Reason::UnexpectedResponse, row.to_string()),
+        _ => Verdict::dead(Reason::Rejected, detail),
+    }
+}
+
+/// An answer that is about the whole request.
+fn judge_request(response: &Response) -> Verdict {
+    let detail = response.detail();
+    let json = response.json();
+    match (response.status, json[0]["errorCode"].as_str().unwrap_or_default()) {
+        (_, "REQUEST_LIMIT_EXCEEDED") => {
+            let after = response.retry_after().unwrap_or(QUOTA_WAIT);
+            Verdict::retry_after(Reason::QuotaExceeded, detail, after)
+        }
+        (_, "INVALID_SESSION_ID") => Verdict::broken(Reason::Unauthorized, detail),
+        (_, "SERVER_UNAVAILABLE" | "UNKNOWN_EXCEPTION" | "UNABLE_TO_LOCK_ROW") => {
+            Verdict::retry_after(Reason::ServerError, detail, response.retry_after())
+        }
+        _ => judge_status(response),
+    }
+}

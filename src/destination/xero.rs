@@ -1,0 +1,220 @@
+//! Xero: a draft sales invoice per day, or per payment; the bookkeeper approves it.
+//!
+//! <https://developer.xero.com/documentation/api/accounting/invoices>. With PUT, an invoice number
+//! that exists already is refused, so a repeat is never booked twice.
+
+use std::{slice, time::Duration};
+
+use http::{HeaderName, HeaderValue, Method, header::AUTHORIZATION};
+use serde_json::{Value, json};
+use url::Url;
+use uuid::Uuid;
+
+use super::{
+    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Rate, Request, Response,
+    SettingError, Settings, Spec,
+    accounting::{self, Booking, Books},
+    cut, judge_alone, judge_status, judge_together,
+};
+use crate::{
+    delivery::{Reason, Skip, Verdict},
+    event::{Event, EventType, EventTypes},
+};
+
+pub const SPEC: Spec = Spec {
+    title: "Xero",
+    category: Category::Accounting,
+    docs: "https://developer.xero.com/documentation/api/accounting/invoices",
+    fields: &[
+        Field::secret(
+            "accessToken",
+            "An OAuth access token with the scope accounting.transactions or \
+             accounting.invoices; it lives 30 minutes.",
+            "eyJEXAMPLE.EXAMPLE.EXAMPLE",
+        ),
+        Field::text(
+            "tenantId",
+            "The organisation's tenant id.",
+            "00000000-1111-2222-3333-444444444444",
+        )
+        .checked(check_tenant),
+    ],
+    // 60 requests a minute and 5 at once for one organisation.
+    rate: Some(Rate { per_second: 1.0, burst: 5 }),
+    concurrency: 4,
+    timeout: Duration::from_secs(60),
+    dedup: "InvoiceNumber is unique; Idempotency-Key for minutes",
+    becomes: |kind| match kind {
+        EventType::RevenueDailySummary => "a draft invoice for the day",
+        EventType::PaymentSettled => "nothing; a draft invoice if named in eventTypes",
+        _ => "nothing",
+    },
+    check: accounting::check,
+    make: |settings, event_types| Ok(Box::new(Xero::new(settings, event_types)?)),
+    ..Spec::BASE
+};
+
+const TENANT: HeaderName = HeaderName::from_static("xero-tenant-id");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// A day's limit can mean hours, and its Retry-After is not always there.
+const DAY_WAIT: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+struct Xero {
+    url: Url,
+    authorization: HeaderValue,
+    tenant: String,
+    books: Books,
+}
+
+impl Xero {
+    fn new(settings: &Settings, event_types: &EventTypes) -> Result<Self, SettingError> {
+        let url = "https://api.xero.com/api.xro/2.0/Invoices?summarizeErrors=false&unitdp=4";
+        Ok(Self {
+            url: settings.endpoint(url)?,
+            authorization: settings
+                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            tenant: settings.text("tenantId")?.to_owned(),
+            books: Books::of(event_types),
+        })
+    }
+}
+
+fn check_tenant(value: &str, _: &Checks<'_>) -> Result<(), String> {
+    match Uuid::try_parse(value) {
+        Ok(_) if value.len() == 36 => Ok(()),
+        _ => Err("must be a UUID".to_owned()),
+    }
+}
+
+fn number(item: &Item<'_>) -> String {
+    format!("DUNMORE-{}", item.delivery_id)
+}
+
+fn invoice(item: &Item<'_>) -> Result<Value, Verdict> {
+    let booking = Booking::of(item.event)?;
+    Ok(json!({
+        "Type": "ACCREC",
+        "Status": "DRAFT",
+        "InvoiceNumber": number(item),
+        "Reference": cut(&booking.reference, 255),
+        "Contact": {"Name": "Dunmore API customers"},
+        "Date": booking.date,
+        "LineAmountTypes": "NoTax",
+        "LineItems": [{
+            "Description": booking.line,
+            "Quantity": 1,
+            "UnitAmount": booking.amount,
+        }],
+    }))
+}
+
+/// A key for the request: the delivery's id, or for several what their ids make together.
+fn idempotency_key(items: &[Item<'_>]) -> String {
+    let ids = items.iter().map(|item| item.delivery_id.uuid());
+    let key = ids.reduce(|key, id| Uuid::new_v5(&key, id.as_bytes()));
+    key.unwrap_or_default().to_string()
+}
+
+impl Destination for Xero {
+    fn skips(&self, event: &Event) -> Option<Skip> {
+        self.books.skips(event)
+    }
+
+    fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
+        Batching::build(self, slice::from_ref(item))
+    }
+
+    fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict {
+        judge_alone(self, item, response)
+    }
+
+    fn batching(&self) -> Option<&dyn Batching> {
+        Some(self)
+    }
+}
+
+impl Batching for Xero {
+    fn limits(&self) -> BatchLimits {
+        // 50 are advised; their answers would be longer than what is kept of an answer.
+        BatchLimits { items: 20, bytes: 3_500_000 }
+    }
+
+    /// What cannot be booked is told alone.
+    fn takes(&self, batch: &[Item<'_>], next: &Item<'_>) -> bool {
+        batch.iter().chain([next]).all(|item| Booking::of(item.event).is_ok())
+    }
+
+    fn build(&self, items: &[Item<'_>]) -> Result<Request, Verdict> {
+        let invoices: Vec<Value> = items.iter().map(invoice).collect::<Result<_, _>>()?;
+        let mut request = Request::post_value(self.url.clone(), &json!({"Invoices": invoices}))
+            .accept_json()
+            .secret_header(AUTHORIZATION, self.authorization.clone())
+            .header(TENANT, &self.tenant)
+            .header(IDEMPOTENCY_KEY, idempotency_key(items));
+        request.method = Method::PUT;
+        Ok(request)
+    }
+
+    fn judge(&self, items: &[Item<'_>], response: &Response) -> Vec<Verdict> {
+        let json = response.json();
+        let detail = response.detail();
+        let verdict = match response.status {
+            // What was booked is refused the next time and so recognised.
+            200..=299 | 400 if response.was_cut() => Verdict::dead(Reason::Rejected, detail),
+            200..=299 => match json["Invoices"].as_array() {
+                Some(invoices) => return judge_invoices(items, invoices),
+                None => Verdict::retry(Reason::UnexpectedResponse, detail),
+            },
+            400 => match json["Elements"].as_array() {
+                Some(invoices) if !invoices.is_empty() => return judge_invoices(items, invoices),
+                _ => Verdict::dead(Reason::Rejected, detail),
+            },
+            // The token is good, but the organisation is not connected or the scope is missing.
+            401 if response.text().contains("AuthenticationUnsuccessful") => {
+                Verdict::broken(Reason::Forbidden, detail)
+            }
+            412 => Verdict::retry(Reason::NotReady, detail),
+            429 => {
+                let problem = response.header("x-rate-limit-problem").unwrap_or_default();
+                let is_day = problem.to_ascii_lowercase().contains("day");
+                let after = response.retry_after().or(is_day.then_some(DAY_WAIT));
+                let reason = if is_day { Reason::QuotaExceeded } else { Reason::RateLimited };
+                Verdict::retry_after(reason, detail, after)
+            }
+            _ => judge_status(response),
+        };
+        judge_together(items, verdict)
+    }
+}
+
+/// Each invoice has its own result, found by its number or, where all have one, by its place.
+fn judge_invoices(items: &[Item<'_>], invoices: &[Value]) -> Vec<Verdict> {
+    let judge = |(index, item): (usize, &Item<'_>)| {
+        let number = number(item);
+        let by_number = invoices.iter().find(|invoice| invoice["InvoiceNumber"] == *number);
+        let by_place = if invoices.len() == items.len() { invoices.get(index) } else { None };
+        match by_number.or(by_place) {
+            Some(invoice) => judge_invoice(invoice),
+            // Sent again, it is taken or recognised.
+            None => Verdict::retry(Reason::UnexpectedResponse, "the answer lacks this invoice"),
+        }
+    };
+    items.iter().enumerate().map(judge).collect()
+}
+
+fn judge_invoice(invoice: &Value) -> Verdict {
+    let errors = invoice["ValidationErrors"].as_array().map_or(&[][..], Vec::as_slice);
+    let status = invoice["StatusAttributeString"].as_str().unwrap_or_default();
+    if errors.is_empty() && invoice["HasErrors"] != true && status != "ERROR" {
+        return Verdict::Delivered;
+    }
+    let messages: Vec<&str> =
+        errors.iter().filter_map(|error| error["Message"].as_str()).collect();
+    if messages.iter().any(|message| message.contains("must be unique")) {
+        return Verdict::Delivered;
+    }
+    let detail = if messages.is_empty() { "refused".to_owned() } else { messages.join("; ") };
+    let detail = cut(&detail, super::MAX_DETAIL_CHARS);
+    Verdict::dead(Reason::Rejected, detail)
+}
