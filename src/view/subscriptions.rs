@@ -103,7 +103,8 @@ impl Target {
 
 /// The one place where destinations are made.
 fn make(connector: &Connector, settings: &Settings) -> Result<Box<dyn Destination>, String> {
-    (connector.kind.spec().make)(settings).map_err(|error| error.to_string())
+    (connector.kind.spec().make)(settings, &connector.event_types)
+        .map_err(|error| error.to_string())
 }
 
 impl fmt::Debug for Target {
