@@ -531,7 +531,10 @@ fn nearest(name: &str) -> String {
             vec![(*known).to_owned()]
         }
     });
+    // A misspelt table is compared with tables, not with what is in them.
+    let depth = name.split('.').count();
     candidates
+        .map(|known| known.split('.').take(depth).collect::<Vec<_>>().join("."))
         .map(|known| (strsim::damerau_levenshtein(name, &known), known))
         .min()
         .filter(|(distance, known)| *distance <= known.len() / 2)

@@ -12,12 +12,12 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{TRACEPARENT, dispatch::Dispatcher, park, work::Delivery};
 use crate::{
     clock,
-    delivery::{Reason, Verdict},
+    delivery::{Reason, Source, Verdict},
     destination::{Destination, Item, MAX_DETAIL_CHARS, MAX_SETUP_STEPS, Request, Response, Setup},
     event::Event,
     id::DeliveryId,
     lane::{Report, Start},
-    outbound::{Outbound, SendError},
+    outbound::SendError,
     view::Target,
 };
 
@@ -87,7 +87,7 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
         return deliveries.iter().map(|_| unsent(verdict())).collect();
     };
     let timeout = dispatcher.timeout(target.kind);
-    let sender = Sender { outbound: &dispatcher.options.outbound, target: &target, timeout };
+    let sender = Sender { dispatcher, target: &target, timeout, source: first.source };
     let setup = match sender.set_up(destination.as_ref()).await {
         Ok(setup) => setup,
         Err(verdict) => return deliveries.iter().map(|_| unsent(verdict.clone())).collect(),
@@ -96,33 +96,34 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
     let items: Vec<Item<'_>> = deliveries.iter().map(|d| d.item(sent_at, &setup)).collect();
     let traceparent = first.traceparent.as_deref();
     let mut judged: Vec<Option<Judged>> = items.iter().map(|_| None).collect();
-    // Ranges still to be sent, the next one last.
-    let mut ranges = vec![(0, items.len())];
-    while let Some((from, to)) = ranges.pop() {
-        let end = sender.batch_end(destination.as_ref(), &items, from, to);
-        if end < to {
-            ranges.push((end, to));
+    // Groups of items still to be sent, the next one last.
+    let mut groups: Vec<Vec<usize>> = vec![(0..items.len()).collect()];
+    while let Some(mut group) = groups.pop() {
+        let members: Vec<Item<'_>> = group.iter().map(|index| items[*index]).collect();
+        let size = Sender::batch_size(destination.as_ref(), &members);
+        if size < group.len() {
+            groups.push(group.split_off(size));
         }
-        let (answers, split) =
-            sender.exchange(destination.as_ref(), &items[from..end], traceparent).await;
-        if split && end - from > 1 {
-            let middle = from + (end - from) / 2;
-            ranges.push((middle, end));
-            ranges.push((from, middle));
-            continue;
+        let answers = sender.exchange(destination.as_ref(), &members[..size], traceparent).await;
+        let mut again = Vec::new();
+        for (index, answer) in group.iter().zip(answers) {
+            if size > 1 && answer.verdict.asks_to_split() {
+                again.push(*index);
+            }
+            judged[*index] = Some(answer);
         }
-        for (slot, answer) in judged[from..end].iter_mut().zip(answers) {
-            *slot = Some(answer);
+        if again.len() == size && size > 1 {
+            // Nobody knows whose fault it is: the halves will tell.
+            groups.push(again.split_off(size / 2));
+        }
+        if !again.is_empty() {
+            groups.push(again);
         }
     }
-    let metrics = &dispatcher.options.metrics;
     let judged: Vec<Judged> = judged
         .into_iter()
         .map(|judged| judged.unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict"))))
         .collect();
-    if let Some(duration) = judged.iter().find_map(|judged| judged.duration) {
-        metrics.attempt(target.kind, first.source, duration);
-    }
     let stale = judged.iter().any(|judged| {
         matches!(judged.verdict, Verdict::Retry { reason: Reason::PrerequisiteMissing, .. })
     });
@@ -138,9 +139,10 @@ fn unsent(verdict: Verdict) -> Judged {
 
 /// Sends requests for one connector.
 struct Sender<'a> {
-    outbound: &'a Outbound,
+    dispatcher: &'a Dispatcher,
     target: &'a Target,
     timeout: Duration,
+    source: Source,
 }
 
 impl Sender<'_> {
@@ -166,30 +168,23 @@ impl Sender<'_> {
         Err(Verdict::dead(Reason::Bug, "the destination asks without end"))
     }
 
-    /// Where the batch that begins at `from` ends.
-    fn batch_end(
-        &self,
-        destination: &dyn Destination,
-        items: &[Item<'_>],
-        from: usize,
-        to: usize,
-    ) -> usize {
-        let Some(batching) = destination.batching() else { return from + 1 };
-        let most = to.min(from + batching.limits().items.max(1));
+    /// How many of these items, from the first on, make up one request.
+    fn batch_size(destination: &dyn Destination, items: &[Item<'_>]) -> usize {
+        let Some(batching) = destination.batching() else { return 1 };
+        let most = items.len().min(batching.limits().items.max(1));
         let joins = |next: &usize| {
-            guarded(|| batching.takes(&items[from..*next], &items[*next])).unwrap_or(false)
+            guarded(|| batching.takes(&items[..*next], &items[*next])).unwrap_or(false)
         };
-        (from + 1..most).take_while(joins).last().map_or(from + 1, |last| last + 1)
+        (1..most).take_while(joins).last().map_or(1, |last| last + 1)
     }
 
-    /// One request and what it means for each item; true when the items should be sent in two
-    /// halves because the request is too large.
+    /// One request and what it means for each item.
     async fn exchange(
         &self,
         destination: &dyn Destination,
         items: &[Item<'_>],
         traceparent: Option<&str>,
-    ) -> (Vec<Judged>, bool) {
+    ) -> Vec<Judged> {
         let batching = destination.batching();
         let built = guarded(|| match (batching, items) {
             (None, [item]) => destination.build(item),
@@ -200,14 +195,15 @@ impl Sender<'_> {
             Ok(request) => request,
             Err(verdict) => {
                 let verdict = self.scrubbed(verdict);
-                return (items.iter().map(|_| unsent(verdict.clone())).collect(), false);
+                return items.iter().map(|_| unsent(verdict.clone())).collect();
             }
         };
         if let Some(batching) = batching
             && items.len() > 1
             && request.body.len() > batching.limits().bytes
         {
-            return (Vec::new(), true);
+            let too_large = || Verdict::retry(Reason::PayloadTooLarge, "the batch is too large");
+            return items.iter().map(|_| unsent(too_large())).collect();
         }
         let request = match traceparent {
             Some(trace) => request.header(HeaderName::from_static(TRACEPARENT), trace),
@@ -220,7 +216,7 @@ impl Sender<'_> {
             Err(error) => {
                 let verdict = self.scrubbed(transport(error));
                 let judged = |_| Judged { verdict: verdict.clone(), status: None, duration };
-                (items.iter().map(judged).collect(), false)
+                items.iter().map(judged).collect()
             }
             Ok(response) => {
                 let status = Some(response.status);
@@ -234,22 +230,23 @@ impl Sender<'_> {
                     Ok(_) => vec![Verdict::dead(Reason::Bug, "verdicts missing"); items.len()],
                     Err(verdict) => vec![verdict; items.len()],
                 };
-                let too_large = |verdict: &Verdict| {
-                    matches!(verdict, Verdict::Dead { reason: Reason::PayloadTooLarge, .. })
-                };
-                let split = items.len() > 1 && verdicts.iter().all(too_large);
                 let judged = verdicts.into_iter().map(|verdict| Judged {
                     verdict: self.scrubbed(verdict),
                     status,
                     duration,
                 });
-                (judged.collect(), split)
+                judged.collect()
             }
         }
     }
 
     async fn send(&self, request: Request) -> Result<Response, SendError> {
-        self.outbound.send(request, self.target.trusted, self.timeout).await
+        let began = Instant::now();
+        let outbound = &self.dispatcher.options.outbound;
+        let sent = outbound.send(request, self.target.trusted, self.timeout).await;
+        let metrics = &self.dispatcher.options.metrics;
+        metrics.attempt(self.target.kind, self.source, began.elapsed());
+        sent
     }
 
     /// The verdict without the connector's secrets, whatever the destination quoted.
@@ -306,13 +303,13 @@ pub async fn test_send(
         Err(words) => return unsent(Verdict::broken(Reason::Unusable, words.clone())),
     };
     let timeout = dispatcher.timeout(target.kind);
-    let sender = Sender { outbound: &dispatcher.options.outbound, target, timeout };
+    let sender = Sender { dispatcher, target, timeout, source: Source::Live };
     let setup = match sender.set_up(destination).await {
         Ok(setup) => setup,
         Err(verdict) => return unsent(verdict),
     };
     let item = Item { event, delivery_id: id, attempt: 1, sent_at: clock::now(), setup: &setup };
-    let (mut judged, _) = sender.exchange(destination, &[item], None).await;
+    let mut judged = sender.exchange(destination, &[item], None).await;
     judged.pop().unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict")))
 }
 
