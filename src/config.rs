@@ -652,7 +652,7 @@ mod tests {
             "unknown setting \"destinations.slack.base_ur\", did you mean \"destinations.slack.base_url\"?"
         );
         assert!(
-            error("[destinations.slak]\nbase_url = 'x'").contains("destinations.slack.base_url")
+            error("[destinations.slak]\nbase_url = 'x'").contains("\"destinations.slack\"")
         );
         assert!(error("datadir = 'x'").contains("data_dir"));
     }

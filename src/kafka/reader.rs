@@ -1,6 +1,10 @@
 //! Reads partitions from given offsets without a group: the view, results, tools.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
@@ -30,6 +34,20 @@ pub enum ReaderEvent {
     Idle,
     /// A passing trouble; the client library goes on by itself.
     Trouble(String),
+}
+
+/// A partition that was just created, or is moving, has no leader for a moment.
+fn is_passing(error: &ClientError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::ReplicaNotAvailable
+        )
+    )
 }
 
 /// Keeps the client library's log in ours, and the ends of partitions out of it: they are no
@@ -111,9 +129,17 @@ impl Reader {
 
     /// A partition's oldest offset and the one after its newest.
     pub fn watermarks(&self, partition: i32) -> Result<(i64, i64), KafkaError> {
-        self.consumer
-            .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
-            .map_err(|e| KafkaError::request(&self.connection, &e))
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let found = self.consumer.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
+            match found {
+                Ok(watermarks) => return Ok(watermarks),
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => return Err(KafkaError::request(&self.connection, &error)),
+            }
+        }
     }
 
     /// Waits for the next thing to happen.
