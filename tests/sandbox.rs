@@ -455,6 +455,67 @@ async fn a_repeat_is_dropped_where_the_service_can() {
 }
 
 #[tokio::test]
+async fn places_that_moved_are_found_again() {
+    let (client, sandbox) = (client(), Sandbox::start().await);
+    let (event_types, event) = sure(ConnectorType::Telegram);
+    let destination = make(&sandbox, ConnectorType::Telegram, &event_types);
+    sandbox.behave("telegram", Behaviour::Moved, 1);
+    let item_of_chat = item(&event, "");
+    let answer = send(&client, destination.build(&item_of_chat).unwrap()).await;
+    let verdict = destination.judge(&item_of_chat, &answer);
+    assert_eq!(words(&verdict), "moved chatId=-1009876543210");
+
+    // The account moves between two deliveries: the next set-up finds the successor.
+    let destination = make(&sandbox, ConnectorType::Opsgenie, &event_types);
+    let first = set_up(&client, &*destination).await.unwrap();
+    sandbox.fact("opsgenie", "moved");
+    let before = item(&event, &first);
+    let answer = send(&client, destination.build(&before).unwrap()).await;
+    assert_eq!(words(&destination.judge(&before, &answer)), "retry prerequisite_missing");
+    let second = set_up(&client, &*destination).await.unwrap();
+    assert_ne!(first, second);
+    let after = item(&event, &second);
+    let answer = send(&client, destination.build(&after).unwrap()).await;
+    assert_eq!(destination.judge(&after, &answer), Verdict::Delivered);
+    // A revoked key is known to neither.
+    sandbox.behave("opsgenie", Behaviour::Unauthorized, 1);
+    let refused = set_up(&client, &*destination).await.unwrap_err();
+    assert_eq!(words(&refused), "broken unauthorized");
+}
+
+#[tokio::test]
+async fn salesforce_upserts_by_the_field_that_an_organisation_added() {
+    let (client, sandbox) = (client(), Sandbox::start().await);
+    sandbox.fact("salesforce", "Dunmore_Delivery_Id__c");
+    let (event_types, event) = sure(ConnectorType::Salesforce);
+    let destination = make(&sandbox, ConnectorType::Salesforce, &event_types);
+    let setup = set_up(&client, &*destination).await.unwrap();
+    for _ in 0..2 {
+        let item = item(&event, &setup);
+        let answer = send(&client, destination.build(&item).unwrap()).await;
+        assert_eq!(destination.judge(&item, &answer), Verdict::Delivered);
+    }
+    let accepted = sandbox.accepted("salesforce");
+    assert_eq!(accepted.len(), 1);
+    assert_eq!(accepted[0].key, item(&event, "").delivery_id.to_string());
+}
+
+#[tokio::test]
+async fn a_limit_is_kept() {
+    let (client, sandbox) = (client(), Sandbox::start().await);
+    let (event_types, event) = sure(ConnectorType::Datadog);
+    let destination = make(&sandbox, ConnectorType::Datadog, &event_types);
+    sandbox.limit("datadog", 2, Duration::from_secs(60));
+    let mut verdicts = Vec::new();
+    for _ in 0..3 {
+        let item = item(&event, "");
+        let answer = send(&client, destination.build(&item).unwrap()).await;
+        verdicts.push(words(&destination.judge(&item, &answer)));
+    }
+    assert_eq!(verdicts, ["delivered", "delivered", "retry rate_limited 7s"]);
+}
+
+#[tokio::test]
 async fn what_was_taken_but_not_answered_is_slow_or_lost() {
     let (sandbox, hasty) = (Sandbox::start().await, client());
     let (event_types, event) = sure(ConnectorType::Zapier);

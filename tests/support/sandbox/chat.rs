@@ -296,6 +296,15 @@ pub fn telegram_script(behaviour: &Behaviour) -> Option<Answer> {
         Behaviour::ServerError => telegram_error(502, "Bad Gateway"),
         Behaviour::Unauthorized => telegram_error(401, "Unauthorized"),
         Behaviour::Gone => telegram_error(400, "Bad Request: chat not found"),
+        Behaviour::Moved => {
+            let description = "Bad Request: group chat was upgraded to a supergroup chat";
+            let parameters = json!({"migrate_to_chat_id": -1_009_876_543_210_i64});
+            Answer::new(
+                400,
+                json!({"ok": false, "error_code": 400, "description": description,
+                "parameters": parameters}),
+            )
+        }
         Behaviour::TooLarge => telegram_error(400, "Bad Request: message is too long"),
         _ => return None,
     })

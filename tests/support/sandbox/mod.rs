@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     convert::Infallible,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub enum Behaviour {
     Unauthorized,
     /// The webhook, table, chat or account is gone.
     Gone,
+    /// It has a new name for the place: a group became a supergroup, an account another host's.
+    Moved,
     /// It refuses every second item of a batch, or the single item, for good.
     PartialFailure,
     /// It refuses the request for its size.
@@ -178,8 +180,21 @@ pub struct Memory {
     /// Names of things that were made there, such as properties.
     pub made: HashSet<String>,
     script: VecDeque<(Behaviour, usize)>,
+    limit: Option<(usize, Duration)>,
+    answered_at: VecDeque<Instant>,
     requests: Vec<Recorded>,
     accepted: Vec<Accepted>,
+}
+
+impl Memory {
+    /// What the service's limit makes of the next delivery.
+    fn by_limit(&mut self) -> Behaviour {
+        let Some((deliveries, within)) = self.limit else { return Behaviour::Ok };
+        while self.answered_at.front().is_some_and(|at| at.elapsed() > within) {
+            self.answered_at.pop_front();
+        }
+        if self.answered_at.len() < deliveries { Behaviour::Ok } else { Behaviour::RateLimited }
+    }
 }
 
 /// How one service looks at a request; `refuse_odd` makes it refuse every second item.
@@ -242,6 +257,17 @@ impl Sandbox {
     /// comes first.
     pub fn behave(&self, kind: &str, behaviour: Behaviour, times: usize) {
         self.memory(kind).script.push_back((behaviour, times));
+    }
+
+    /// Makes a service ask to slow down when more deliveries come within a time.
+    pub fn limit(&self, kind: &str, deliveries: usize, within: Duration) {
+        self.memory(kind).limit = Some((deliveries, within));
+    }
+
+    /// Makes a fact true at a service: `moved` (Opsgenie's account is the successor's), or the name
+    /// of a field that Salesforce's tasks have.
+    pub fn fact(&self, kind: &str, name: &str) {
+        self.memory(kind).made.insert(name.to_owned());
     }
 
     /// Every item that a service took, repeats that it recognised left out.
@@ -327,7 +353,8 @@ fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
     let (service, script) = service(kind);
     let mut memory = lock(memory);
     let planned = memory.script.front().map(|(behaviour, _)| behaviour.clone());
-    let planned = planned.unwrap_or(Behaviour::Ok);
+    let is_scripted = planned.is_some();
+    let planned = planned.unwrap_or_else(|| memory.by_limit());
     let refuse_odd = planned == Behaviour::PartialFailure;
     let scripted = match &planned {
         Behaviour::Garbage => Some(Answer::new(200, "<html>We are moving!</html>")),
@@ -356,6 +383,9 @@ fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
             Behaviour::Hang => Pause::Forever,
             _ => Pause::None,
         };
+        if !is_scripted && planned == Behaviour::Ok {
+            memory.answered_at.push_back(Instant::now());
+        }
         if let Some((_, times)) = memory.script.front_mut() {
             *times = times.saturating_sub(1);
             if *times == 0 {
