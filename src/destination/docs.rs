@@ -21,7 +21,7 @@ pub fn table() -> String {
         let spec = kind.spec();
         let cells = [
             format!("[{kind}]({})", spec.docs),
-            format!("{:?}", spec.category),
+            spec.category.as_str().to_owned(),
             fields(spec),
             becomes(spec),
             batch(spec),
@@ -34,7 +34,9 @@ pub fn table() -> String {
     table
 }
 
-fn fields(spec: &Spec) -> String {
+/// The names of its fields.
+#[must_use]
+pub fn fields(spec: &Spec) -> String {
     let name = |field: &super::Field| match (field.required, field.shape) {
         (true, Shape::Text) => format!("`{}`", field.name),
         (true, Shape::List) => format!("`{}` (list)", field.name),
@@ -66,18 +68,26 @@ pub fn becomes(spec: &Spec) -> String {
     groups.iter().enumerate().map(describe).collect::<Vec<_>>().join("; ")
 }
 
-fn batch(spec: &Spec) -> String {
+/// How large its batches are.
+#[must_use]
+pub fn batch(spec: &Spec) -> String {
     let made = (spec.make)(&example_settings(spec, None), &EventTypes::All);
     match made.as_ref().ok().and_then(|destination| destination.batching()) {
         Some(batching) => {
             let limits = batching.limits();
-            format!("{} events, {} kB", limits.items, limits.bytes / 1_000)
+            let size = match limits.bytes {
+                1_000_000.. => format!("{} MB", limits.bytes / 1_000_000),
+                _ => format!("{} kB", limits.bytes / 1_000),
+            };
+            format!("{} events, {size}", limits.items)
         }
         None => "no".to_owned(),
     }
 }
 
-fn limits(spec: &Spec) -> String {
+/// How fast it is called.
+#[must_use]
+pub fn limits(spec: &Spec) -> String {
     let at_once = format!("{} at once", spec.concurrency);
     match spec.rate {
         Some(rate) => format!("{}/s, {at_once}", rate.per_second),
@@ -163,6 +173,7 @@ mod tests {
     #[test]
     fn every_type_has_a_row() {
         let table = table();
+        insta::assert_snapshot!(table);
         assert_eq!(table.lines().count(), 2 + ConnectorType::ALL.len());
         for line in table.lines() {
             assert_eq!(line.replace("\\|", "").matches('|').count(), 8, "{line}");

@@ -101,11 +101,14 @@ fn entry(item: &Item<'_>) -> Value {
         let endpoint = cut(&settled.payment.endpoint_id, MAX_TEXT_CHARS);
         let value = settled.payment.amount.to_f64();
         params.insert("transaction_id".to_owned(), item.delivery_id.to_string().into());
-        params.insert("value".to_owned(), value.into());
         params.insert(
             "items".to_owned(),
             json!([{"item_id": endpoint, "item_name": endpoint, "price": value, "quantity": 1}]),
         );
+        // A value without a currency is not counted at all.
+        if params.contains_key("currency") {
+            params.insert("value".to_owned(), value.into());
+        }
     }
     let mut entry = json!({"name": name, "params": params});
     if item.sent_at.since(event.occurred_at) < MAX_AGE {

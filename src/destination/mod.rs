@@ -140,8 +140,25 @@ pub enum Category {
     Automation,
     Monitoring,
     Data,
+    #[serde(rename = "CRM")]
     Crm,
     Accounting,
+}
+
+impl Category {
+    /// The name in the documentation.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Communication => "Communication",
+            Self::Analytics => "Analytics",
+            Self::Automation => "Automation",
+            Self::Monitoring => "Monitoring",
+            Self::Data => "Data",
+            Self::Crm => "CRM",
+            Self::Accounting => "Accounting",
+        }
+    }
 }
 
 /// The declaration of a destination.

@@ -37,7 +37,7 @@ pub const SPEC: Spec = Spec {
     dedup: "alias while the alert is open",
     becomes: |kind| match kind {
         EventType::PaymentFailed => "an alert of priority P3",
-        _ => "nothing; an alert of priority P5 if named in eventTypes",
+        _ => "nothing unless named in eventTypes, then an alert of priority P5",
     },
     make: |settings, event_types| Ok(Box::new(Opsgenie::new(settings, event_types)?)),
     ..Spec::BASE

@@ -40,7 +40,7 @@ pub const SPEC: Spec = Spec {
     dedup: "requestid",
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a sales receipt for the day",
-        EventType::PaymentSettled => "nothing; a sales receipt if named in eventTypes",
+        EventType::PaymentSettled => "nothing unless named in eventTypes, then a sales receipt",
         _ => "nothing",
     },
     check: accounting::check,

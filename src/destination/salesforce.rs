@@ -44,7 +44,7 @@ pub const SPEC: Spec = Spec {
     dedup: "upsert by Dunmore_Delivery_Id__c where tasks have it, else none",
     becomes: |kind| match kind {
         EventType::PaymentFailed => "an open task of high priority",
-        EventType::PaymentVerified => "nothing; a completed task if named in eventTypes",
+        EventType::PaymentVerified => "nothing unless named in eventTypes, then a completed task",
         _ => "a completed task",
     },
     make: |settings, event_types| Ok(Box::new(Salesforce::new(settings, event_types)?)),

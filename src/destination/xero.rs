@@ -46,7 +46,7 @@ pub const SPEC: Spec = Spec {
     dedup: "InvoiceNumber is unique; Idempotency-Key for minutes",
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a draft invoice for the day",
-        EventType::PaymentSettled => "nothing; a draft invoice if named in eventTypes",
+        EventType::PaymentSettled => "nothing unless named in eventTypes, then a draft invoice",
         _ => "nothing",
     },
     check: accounting::check,

@@ -97,7 +97,8 @@ pub fn nasty() -> Vec<(&'static str, Event)> {
         ("day of half a cent", "revenue.daily_summary", summary("0.005")),
     ]
     .into_iter()
-    .map(|(name, kind, data)| (name, event("evt_nasty", kind, &data)))
+    .enumerate()
+    .map(|(index, (name, kind, data))| (name, event(&format!("evt_nasty_{index}"), kind, &data)))
     .collect()
 }
 
@@ -124,17 +125,27 @@ pub fn large() -> Vec<(String, Event)> {
             for text in texts.iter().filter(|_| name == "letters") {
                 let mut data = json["data"].clone();
                 data[text] = character.repeat(count).into();
-                events.push((format!("{kind} {text} of {name}"), event("evt_large", kind, &data)));
+                events.push((
+                    format!("{kind} {text} of {name}"),
+                    large_event(events.len(), kind, &data),
+                ));
             }
             // All of them at once, as large as an event may be.
             let mut data = json["data"].clone();
             for text in &texts {
                 data[text] = character.repeat(count / texts.len().max(1)).into();
             }
-            events.push((format!("{kind} all texts of {name}"), event("evt_large", kind, &data)));
+            events.push((
+                format!("{kind} all texts of {name}"),
+                large_event(events.len(), kind, &data),
+            ));
         }
     }
     events
+}
+
+fn large_event(index: usize, kind: &str, data: &Value) -> Event {
+    event(&format!("evt_large_{index}"), kind, data)
 }
 
 fn is_free_text(name: &str) -> bool {
@@ -155,9 +166,4 @@ pub fn item<'a>(event: &'a Event, setup: &'a str) -> Item<'a> {
         sent_at: Timestamp::parse("2026-11-20T10:16:30Z").unwrap(),
         setup,
     }
-}
-
-/// What `setup` finds out at the services that need it, as the tests have it.
-pub fn setup_of(kind: &str) -> &'static str {
-    if kind == "quickbooks" { "17" } else { "" }
 }

@@ -5,7 +5,10 @@ use dunmore_connectors::{
     event::{Event, EventType, EventTypes},
 };
 
-use crate::events::{item, nasty, plain, setup_of};
+use crate::{
+    events::{item, nasty, plain},
+    kit::setup_of,
+};
 
 /// A request as people compare it: the body's JSON is indented.
 fn shown(request: &Request) -> String {
