@@ -38,6 +38,8 @@ pub struct Live<'a> {
 
 struct Bars {
     all: MultiProgress,
+    /// A bar that is dropped takes its line away.
+    _head: ProgressBar,
     parts: Vec<ProgressBar>,
     overall: ProgressBar,
 }
@@ -120,8 +122,6 @@ impl Bars {
             bar.set_style(style(template));
             bar
         };
-        // The empty line sets it off from what was said before.
-        text(" ").tick();
         let head = text("{msg:.bold}");
         head.set_message(format!(
             "{:<15} {:<16} {:>9} {:>8} {:>8} {:>7}",
@@ -147,9 +147,9 @@ impl Bars {
         let overall = ProgressBar::new(deliveries);
         all.add(overall.clone());
         overall.set_style(style(
-            "{bar:24.cyan} {human_pos}/{human_len} deliveries, {pace}, {elapsed}, {msg}",
+            "{bar:16.cyan} {human_pos}/{human_len} deliveries, {pace}, {elapsed}, {msg}",
         ));
-        Self { all, parts, overall }
+        Self { all, _head: head, parts, overall }
     }
 
     fn show(&self, snapshot: &Snapshot, events: u64) {

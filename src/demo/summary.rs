@@ -268,7 +268,7 @@ impl Summary {
             .map(|(at, part)| {
                 let account = &self.accounts.accounts[at];
                 format!(
-                    "{} said so {}, {} of its {} deliveries are dead letters{}",
+                    "{} said so {}, and {} of its {} deliveries are dead letters{}",
                     part.connector,
                     times(account.calls),
                     HumanCount(account.dead),
