@@ -169,7 +169,7 @@ impl Summary {
         words.push(
             "Next: `dunmore demo --events 20000` for a faster stream, or `dunmore serve \
              --embedded` to send your own events to the same service. With a real Kafka, \
-             `dunmore dlq list` shows dead letters and `dunmore dlq redrive` sends them again."
+             dead letters wait in the topic deliveries.dead, each with headers that say why."
                 .to_owned(),
         );
         words

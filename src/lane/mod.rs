@@ -238,9 +238,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             lane.busy_since = now;
         }
         if background {
-            lane.background.push_back(item)
+            lane.background.push_back(item);
         } else {
-            lane.queue.push_back(item)
+            lane.queue.push_back(item);
         }
         self.queued += 1;
         self.list(slot, now);
