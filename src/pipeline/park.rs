@@ -21,6 +21,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// … up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
+/// Connectors whose suspension was asked for, to ask once. Forgetting them asks again, which the
+/// registrar answers with a rejection.
+const MAX_SUSPENDING: usize = 10_000;
+
 /// The header names of dead letters.
 mod header {
     pub const REASON: &str = "dunmore-error-reason";
@@ -373,9 +377,14 @@ pub fn spawn_poison(
 /// Asks the registrar to suspend the connector, once per version of it.
 fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, reason: Reason, detail: &str) {
     let target = &delivery.target;
-    let known = dispatcher.suspending.lock().insert(target.key.clone(), target.version);
-    if known == Some(target.version) {
-        return;
+    {
+        let mut suspending = dispatcher.suspending.lock();
+        if suspending.len() >= MAX_SUSPENDING {
+            suspending.clear();
+        }
+        if suspending.insert(target.key.clone(), target.version) == Some(target.version) {
+            return;
+        }
     }
     tracing::warn!(
         connector = %target.key, kind = %target.kind, %reason, detail,
