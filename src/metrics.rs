@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -26,6 +27,8 @@ const LATENCY_BUCKETS: &[f64] = &[
 ];
 const HTTP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
+type RepeatBoundSource = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// All metrics of one instance.
 pub struct Metrics {
     registry: Registry,
@@ -46,6 +49,7 @@ pub struct Metrics {
     commits: IntCounterVec,
     rebalances: IntCounter,
     repeat_bound: IntGauge,
+    repeat_bound_source: Mutex<Option<RepeatBoundSource>>,
     commands: IntCounterVec,
     view_connectors: IntGauge,
     view_projects: IntGauge,
@@ -262,12 +266,22 @@ impl Metrics {
                 HTTP_BUCKETS,
                 &["method", "route", "status"],
             )?,
+            repeat_bound_source: Mutex::default(),
             registry: make.registry,
         })
     }
 
+    /// Where the repeat bound is asked for. It changes with every record, so it is worked out when
+    /// it is read.
+    pub fn repeat_bound_from(&self, source: impl Fn() -> u64 + Send + Sync + 'static) {
+        *self.repeat_bound_source.lock() = Some(Box::new(source));
+    }
+
     /// The text that Prometheus reads.
     pub fn render(&self) -> String {
+        if let Some(source) = &*self.repeat_bound_source.lock() {
+            self.repeat_bound.set(i64::try_from(source()).unwrap_or(i64::MAX));
+        }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be written");
@@ -353,11 +367,6 @@ impl Metrics {
     /// Partitions were assigned or revoked.
     pub fn rebalanced(&self) {
         self.rebalances.inc();
-    }
-
-    /// What a crash now would repeat at most.
-    pub fn set_repeat_bound(&self, records: u64) {
-        self.repeat_bound.set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 
     /// A command was decided.

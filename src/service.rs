@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -62,8 +63,8 @@ pub struct Service {
     health: Arc<ServiceHealth>,
     view: Arc<View>,
     dispatcher: Option<Arc<Dispatcher>>,
-    delivery: Option<GroupConsumer>,
-    registrar: Option<GroupConsumer>,
+    /// What each consumer's partitions are called, and the consumer.
+    groups: Vec<(&'static str, GroupConsumer)>,
     attempt_log: Option<Arc<AttemptLog>>,
     producer: Producer,
     admin_address: SocketAddr,
@@ -140,8 +141,7 @@ impl Service {
             health,
             view,
             dispatcher: None,
-            delivery: None,
-            registrar: None,
+            groups: Vec::new(),
             attempt_log: None,
             producer,
             admin_address,
@@ -181,7 +181,8 @@ impl Service {
             grace: self.config.delivery.shutdown_grace,
         };
         let events = Arc::new(RegistrarEvents(Arc::clone(&registrar)));
-        self.registrar = Some(GroupConsumer::start(connection, &options, events)?);
+        let consumer = GroupConsumer::start(connection, &options, events)?;
+        self.groups.push(("the registrar group's partitions", consumer));
         let health = Arc::clone(&self.health);
         self.tasks.push(tokio::spawn(async move {
             loop {
@@ -225,41 +226,51 @@ impl Service {
             max_in_flight: delivery.max_in_flight,
             metrics: Arc::clone(&self.metrics),
         });
-        let options = GroupOptions {
-            group: self.config.group.id.clone(),
-            topics: delivery_topics(topics).into_iter().map(|kind| topics.name(kind)).collect(),
-            grace: delivery.shutdown_grace,
-        };
         let events =
             DeliveryEvents::new(Arc::clone(&dispatcher), Arc::clone(&self.metrics), topics);
-        self.delivery = Some(GroupConsumer::start(connection, &options, Arc::new(events))?);
+        let events = Arc::new(events);
+        // A group for each kind of topic: the sticky assignment shares out the partitions of all of
+        // a group's topics together, so in one group an instance may get every partition of the
+        // events and another one only those of idle tiers.
+        let kinds: [(&'static str, &str, fn(&TopicKind) -> bool); 3] = [
+            ("the delivery group's partitions", "", |kind| matches!(kind, TopicKind::Events)),
+            ("the retry group's partitions", ".retry", |kind| matches!(kind, TopicKind::Retry(_))),
+            ("the replay group's partitions", ".replay", |kind| matches!(kind, TopicKind::Replay)),
+        ];
+        for (name, suffix, belongs) in kinds {
+            let kinds = delivery_topics(topics).into_iter().filter(belongs);
+            let options = GroupOptions {
+                group: format!("{}{suffix}", self.config.group.id),
+                topics: kinds.map(|kind| topics.name(kind)).collect(),
+                grace: delivery.shutdown_grace,
+            };
+            let consumer = GroupConsumer::start(connection, &options, Arc::clone(&events) as _)?;
+            self.groups.push((name, consumer));
+        }
         self.dispatcher = Some(dispatcher);
         Ok(())
     }
 
     /// Keeps readiness and the figures that need looking up to date.
     fn watch(&mut self) {
-        let consumers: Vec<(&'static str, GroupHandle)> = [
-            ("the delivery group's partitions", &self.delivery),
-            ("the registrar group's partitions", &self.registrar),
-        ]
-        .into_iter()
-        .filter_map(|(name, consumer)| Some((name, consumer.as_ref()?.handle())))
-        .collect();
-        let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
+        let groups: Vec<(&'static str, GroupHandle)> =
+            self.groups.iter().map(|(name, consumer)| (*name, consumer.handle())).collect();
+        let handles: Vec<GroupHandle> = groups.iter().map(|(_, handle)| handle.clone()).collect();
+        self.metrics.repeat_bound_from(move || {
+            let partitions = handles.iter().flat_map(GroupHandle::partitions);
+            partitions.map(|partition| partition.repeat_bound()).sum()
+        });
+        let health = Arc::clone(&self.health);
         let look = move || {
             let mut waiting_for = Vec::new();
-            let mut repeat_bound = 0;
-            for (name, group) in &consumers {
+            for (name, group) in &groups {
                 if !group.is_assigned() {
                     waiting_for.push(*name);
                 }
-                repeat_bound += group.partitions().iter().map(|p| p.repeat_bound()).sum::<u64>();
                 if let Some(failure) = group.fatal() {
                     health.checks.lock().failure.get_or_insert(failure);
                 }
             }
-            metrics.set_repeat_bound(repeat_bound);
             health.checks.lock().waiting_for = waiting_for;
         };
         look();
@@ -311,14 +322,8 @@ impl Service {
     /// Stops: no new records, what is in flight is finished within the grace time, offsets are
     /// committed, the groups are left.
     pub async fn stop(mut self) {
-        let delivery = self.delivery.take();
-        let registrar = self.registrar.take();
-        let stop = |consumer: Option<GroupConsumer>| async {
-            if let Some(consumer) = consumer {
-                consumer.stopped().await;
-            }
-        };
-        tokio::join!(stop(delivery), stop(registrar));
+        let groups = std::mem::take(&mut self.groups);
+        join_all(groups.into_iter().map(|(_, consumer)| consumer.stopped())).await;
         if let Some(dispatcher) = &self.dispatcher {
             dispatcher.stopped(Duration::from_secs(5)).await;
         }

@@ -399,8 +399,12 @@ impl GroupContext {
             let deadline = Instant::now() + revoke_grace(SESSION_TIMEOUT);
             for partition in &partitions {
                 partition.wait_quiet(deadline);
+                partition.close();
             }
             self.commit(consumer, &partitions);
+        }
+        for partition in &partitions {
+            partition.close();
         }
         let mut slots = self.slots.lock();
         for key in &keys {
@@ -647,6 +651,9 @@ impl Poller {
             if let Some(Err(error)) = self.consumer.poll(Duration::from_millis(20)) {
                 self.context().report(&error, "while stopping");
             }
+        }
+        for partition in &partitions {
+            partition.close();
         }
         let unfinished = partitions.iter().filter(|partition| !partition.is_quiet()).count();
         if unfinished > 0 {

@@ -25,6 +25,7 @@ pub struct Partition {
     tracker: Mutex<Tracker>,
     room: Notify,
     released: AtomicBool,
+    closed: AtomicBool,
     /// Requests and produces under way for this partition.
     active: Mutex<usize>,
     quiet: Condvar,
@@ -41,6 +42,7 @@ impl Partition {
             tracker: Mutex::new(tracker),
             room: Notify::new(),
             released: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             active: Mutex::new(0),
             quiet: Condvar::new(),
             queued_records: AtomicUsize::new(0),
@@ -92,15 +94,26 @@ impl Partition {
         self.released.load(Ordering::Acquire)
     }
 
+    /// Whether the time is over in which what was begun could be finished.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Marks a request or a produce for this partition as under way; false when the partition was
     /// given up, so that nothing may start for it.
     #[must_use]
     pub fn enter(&self) -> bool {
+        self.enter_many(1)
+    }
+
+    /// The same for so many, each of which must leave.
+    #[must_use]
+    pub fn enter_many(&self, count: usize) -> bool {
         let mut active = self.active.lock();
         if self.is_released() {
             return false;
         }
-        *active += 1;
+        *active += count;
         true
     }
 
@@ -131,6 +144,11 @@ impl Partition {
             self.released.store(true, Ordering::Release);
         }
         self.room.notify_waiters();
+    }
+
+    /// Nothing more is to be finished: what is under way now repeats.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
     }
 
     /// Waits until nothing is under way, on the polling thread.

@@ -39,7 +39,7 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
         let total = start.items.len();
         // What belongs to a partition that was given up is its next owner's.
         let deliveries: Vec<Delivery> =
-            start.items.into_iter().filter(|d| d.work.partition().enter()).collect();
+            start.items.into_iter().filter(|d| d.work.start()).collect();
         let (report, judged) = if deliveries.is_empty() {
             (Report::Unused, Vec::new())
         } else {

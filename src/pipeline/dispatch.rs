@@ -196,7 +196,7 @@ impl Dispatcher {
                     return;
                 }
                 Offer::Busy(back) => {
-                    if back.work.partition().is_released() {
+                    if back.work.is_given_up() {
                         return;
                     }
                     delivery = back;
@@ -259,10 +259,12 @@ impl Dispatcher {
         self.tasks.spawn(task);
     }
 
-    /// Drops what waits for partitions that are given up: their next owner delivers it.
+    /// Drops what waits for partitions that are given up: their next owner delivers it. Records of
+    /// which something was started are finished.
     pub fn release(&self, partitions: &[Arc<Partition>]) {
         let dropped = self.lanes.lock().drain(|delivery| {
-            partitions.iter().any(|partition| Arc::ptr_eq(partition, delivery.work.partition()))
+            let own = delivery.work.partition();
+            delivery.work.is_given_up() && partitions.iter().any(|one| Arc::ptr_eq(one, own))
         });
         drop(dropped);
     }

@@ -51,11 +51,10 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
         return;
     }
     let bytes = dispatcher.memory(event.json.len()).await;
-    let deliveries = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-    let work = RecordWork::new(Arc::clone(partition), record.offset, deliveries, bytes);
+    let shares = RecordWork::new(Arc::clone(partition), record.offset, targets.len(), bytes);
     let event = Arc::new(event);
     let traceparent: Option<Arc<str>> = record.header_text(TRACEPARENT).map(Arc::from);
-    for target in targets {
+    for (target, work) in targets.iter().zip(shares) {
         let delivery = Delivery {
             id: target.namespace.delivery(&event.id),
             target: Arc::clone(target),
@@ -74,7 +73,7 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
             },
             job: None,
             traceparent: traceparent.clone(),
-            work: Arc::clone(&work),
+            work,
             permit: None,
         };
         if let Some(delivery) = park::skip(dispatcher, delivery) {

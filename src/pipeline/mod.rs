@@ -14,7 +14,7 @@ pub use attempt::test_send;
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
 pub use registrar::{Registrar, RegistrarEvents, partition_of};
 pub use view_feed::{Repairs, ViewFeed};
-pub use work::{Delivery, RecordWork};
+pub use work::{Delivery, RecordWork, Share};
 
 use std::sync::Arc;
 

@@ -53,7 +53,7 @@ impl Ending<'_> {
     }
 }
 
-/// Ends an attempt. The partition was entered before it.
+/// Ends an attempt. The delivery was started before it.
 pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judged) {
     let now = clock::now();
     let Judged { verdict, status, duration } = judged;
@@ -72,7 +72,6 @@ pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judg
             let ending = Ending { status, duration, ..Ending::plain(Outcome::Delivered) };
             log_attempt(dispatcher, &delivery, &ending, now);
             delivery.work.done();
-            delivery.work.partition().leave();
         }
         Verdict::Retry { reason, detail, after } => {
             let next = dispatcher.options.policy.after_failure(delivery.steps, after);
@@ -123,7 +122,7 @@ fn defer(
     detail: String,
     wait: Duration,
 ) {
-    if !delivery.work.partition().enter() {
+    if !delivery.work.start() {
         return;
     }
     let now = clock::now();
@@ -236,7 +235,6 @@ async fn write_and_complete(dispatcher: Arc<Dispatcher>, mut delivery: Delivery,
         log_attempt(&dispatcher, &delivery, &ending, now);
         delivery.work.done();
     }
-    delivery.work.partition().leave();
 }
 
 fn trace_header(delivery: &Delivery) -> Vec<(&'static str, Vec<u8>)> {

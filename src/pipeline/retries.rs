@@ -85,7 +85,9 @@ async fn take(
 ) {
     let subscriptions = dispatcher.subscriptions(&waited.connector.project).await;
     let target = subscriptions.target(&waited.connector.connector);
-    let work = RecordWork::new(Arc::clone(partition), record.offset, 1, None);
+    let Some(work) = RecordWork::new(Arc::clone(partition), record.offset, 1, None).pop() else {
+        return;
+    };
     let reason = match target {
         None => Some(Reason::ConnectorDeleted),
         Some(target) => not_wanted(target, &waited),

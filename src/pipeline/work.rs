@@ -1,10 +1,8 @@
 //! A delivery in memory, and the record that it came from.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
@@ -18,41 +16,98 @@ use crate::{
 };
 
 /// A record whose offset is complete when all its deliveries are done.
+///
+/// A record whose first delivery has started is *begun*. It is finished as a whole even when its
+/// partition is given up meanwhile: the next owner would repeat what is delivered already.
 #[derive(Debug)]
 pub struct RecordWork {
     partition: Arc<Partition>,
     offset: i64,
-    left: AtomicU32,
+    progress: Mutex<Progress>,
     /// The event's bytes, counted against the memory budget until the record is done.
     _bytes: Option<OwnedSemaphorePermit>,
 }
 
+#[derive(Debug)]
+struct Progress {
+    /// Deliveries that have not ended.
+    left: usize,
+    begun: bool,
+    /// A delivery was dropped before it was done: the offset stays incomplete.
+    dropped: bool,
+}
+
 impl RecordWork {
-    /// The work of a record with so many deliveries.
+    /// The work of a record with so many deliveries: one share for each.
     pub fn new(
         partition: Arc<Partition>,
         offset: i64,
-        deliveries: u32,
+        deliveries: usize,
         bytes: Option<OwnedSemaphorePermit>,
-    ) -> Arc<Self> {
-        Arc::new(Self { partition, offset, left: AtomicU32::new(deliveries), _bytes: bytes })
+    ) -> Vec<Share> {
+        let progress = Mutex::new(Progress { left: deliveries, begun: false, dropped: false });
+        let work = Arc::new(Self { partition, offset, progress, _bytes: bytes });
+        (0..deliveries).map(|_| Share { work: Arc::clone(&work), done: false }).collect()
     }
+}
 
+/// One delivery's share of its record's work. Dropping it without [`Share::done`] leaves the offset
+/// incomplete, so that the record is read again.
+#[derive(Debug)]
+pub struct Share {
+    work: Arc<RecordWork>,
+    done: bool,
+}
+
+impl Share {
     /// The partition that the record is from.
     pub fn partition(&self) -> &Arc<Partition> {
-        &self.partition
+        &self.work.partition
     }
 
-    /// One delivery is delivered, or durably somewhere else.
-    pub fn done(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.partition.complete(self.offset);
+    /// Whether the delivery may start; false when the partition was given up before anything of
+    /// the record had started. The partition counts as busy until the whole record has ended.
+    #[must_use]
+    pub fn start(&self) -> bool {
+        let mut progress = self.work.progress.lock();
+        if progress.begun {
+            return !self.work.partition.is_closed();
+        }
+        progress.begun = self.work.partition.enter_many(progress.left);
+        progress.begun
+    }
+
+    /// Whether the delivery belongs to the partition's next owner.
+    pub fn is_given_up(&self) -> bool {
+        let partition = &self.work.partition;
+        partition.is_closed() || (partition.is_released() && !self.work.progress.lock().begun)
+    }
+
+    /// It is delivered, or durably somewhere else.
+    pub fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let (complete, begun) = {
+            let mut progress = self.work.progress.lock();
+            progress.left = progress.left.saturating_sub(1);
+            progress.dropped |= !self.done;
+            (progress.left == 0 && !progress.dropped, progress.begun)
+        };
+        // Completed before it counts as ended: whoever waits for quiet commits next.
+        if complete {
+            self.work.partition.complete(self.work.offset);
+        }
+        if begun {
+            self.work.partition.leave();
         }
     }
 }
 
-/// One event on its way to one connector. Dropping it without [`RecordWork::done`] leaves its
-/// offset incomplete, so that the record is read again.
+/// One event on its way to one connector.
 #[derive(Debug)]
 pub struct Delivery {
     /// The connector, as it was when this delivery was matched.
@@ -81,8 +136,8 @@ pub struct Delivery {
     pub job: Option<String>,
     /// The trace that the event belongs to.
     pub traceparent: Option<Arc<str>>,
-    /// The record to complete.
-    pub work: Arc<RecordWork>,
+    /// Its share of the record to complete.
+    pub work: Share,
     /// Its share of the in-flight budget.
     pub permit: Option<OwnedSemaphorePermit>,
 }

@@ -125,7 +125,15 @@ impl Stage {
 
     /// Whether a group of the program has committed all of a topic.
     pub(crate) fn is_committed(&self, topic: &str) -> bool {
-        self.kafka.is_committed_to_the_end(&self.group, &self.topic(topic))
+        // The program reads each kind of topic in a group of its own.
+        let suffix = match topic.split('.').nth(1) {
+            Some("retry") => ".retry",
+            Some("replay") => ".replay",
+            Some("commands") => ".registrar",
+            _ => "",
+        };
+        let group = format!("{}{suffix}", self.group);
+        self.kafka.is_committed_to_the_end(&group, &self.topic(topic))
     }
 
     /// Waits until the delivery group has committed all of the events.

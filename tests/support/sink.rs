@@ -6,7 +6,10 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -63,8 +66,11 @@ struct Script {
 #[derive(Default)]
 struct State {
     hits: Mutex<Vec<Hit>>,
+    /// What arrived and was answered with 2xx.
+    delivered: Mutex<BTreeSet<(String, String)>>,
     scripts: Mutex<HashMap<String, Script>>,
     delay: Mutex<Duration>,
+    connections: AtomicUsize,
 }
 
 /// An HTTP/1.1 server on loopback, in this process. Without a script a path answers 200 at once.
@@ -92,12 +98,16 @@ impl Sink {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let _ = stream.set_nodelay(true);
                 let state = Arc::clone(&shared);
+                state.connections.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
-                    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+                    let answering = Arc::clone(&state);
+                    let service =
+                        service_fn(move |request| answer(Arc::clone(&answering), request));
                     // A client that is killed breaks its connections.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
+                    state.connections.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
@@ -149,10 +159,20 @@ impl Sink {
         lock(&self.state.hits).len()
     }
 
+    /// How many connections are open. When a client has died and there are none, everything that it had
+    /// sent is recorded.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
     /// What was delivered where, that is answered with 2xx.
     pub(crate) fn delivered(&self) -> BTreeSet<(String, String)> {
-        let hits = lock(&self.state.hits);
-        hits.iter().filter(|hit| (200..300).contains(&hit.status)).map(Hit::pair).collect()
+        lock(&self.state.delivered).clone()
+    }
+
+    /// How much was delivered, repeats not counted.
+    pub(crate) fn delivered_count(&self) -> usize {
+        lock(&self.state.delivered).len()
     }
 }
 
@@ -204,6 +224,9 @@ async fn answer(
         body,
         status,
     };
+    if (200..300).contains(&status) {
+        lock(&state.delivered).insert(hit.pair());
+    }
     lock(&state.hits).push(hit);
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
