@@ -180,6 +180,8 @@ pub struct Spec {
     pub timeout: Duration,
     /// Whether all connectors of the type share one fate at the vendor (an address ban, say).
     pub shared_address_limit: Option<SharedLimit>,
+    /// What [`Destination::setup`] may find out, for examples.
+    pub setup_example: &'static str,
     /// What the vendor does with a repeated delivery, in a few words.
     pub dedup: &'static str,
     /// What becomes of an event type at the destination, in a few words.
@@ -214,6 +216,7 @@ impl Spec {
         concurrency: 16,
         timeout: Duration::from_secs(30),
         shared_address_limit: None,
+        setup_example: "",
         dedup: "none",
         becomes: |_| "the event as it is",
         check: |_, _| Vec::new(),
