@@ -109,7 +109,8 @@ fn floor(address: &str, deliveries: u64) {
     runtime.block_on(async {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let url: url::Url = format!("http://{address}/hooks/catch/1/floor/").parse().expect("a URL");
+        let url: url::Url =
+            format!("http://{address}/hooks/catch/1/floor/").parse().expect("a URL");
         let bodies: Vec<bytes::Bytes> =
             (0..deliveries).map(|n| bytes::Bytes::from(event(n, n % 200))).collect();
         let (cpu, began) = (cpu_of_self(), Instant::now());
@@ -141,7 +142,11 @@ fn floor(address: &str, deliveries: u64) {
             task.await.expect("no panic");
         }
         let seconds = began.elapsed().as_secs_f64();
-        println!("{} {}", (cpu_of_self() - cpu) / deliveries as f64 * 1e6, deliveries as f64 / seconds);
+        println!(
+            "{} {}",
+            (cpu_of_self() - cpu) / deliveries as f64 * 1e6,
+            deliveries as f64 / seconds
+        );
     });
 }
 
@@ -154,11 +159,10 @@ fn cpu_of(pid: u32) -> f64 {
     // schedstat counts nanoseconds; stat's ticks of 10 ms are too coarse for short runs. It is per
     // task, so the process's threads are summed up; threads that ended are in stat only.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 = [11, 12]
-        .iter()
-        .filter_map(|index| fields.get(*index)?.parse::<f64>().ok())
-        .sum();
+    let fields: Vec<&str> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: f64 =
+        [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<f64>().ok()).sum();
     ticks / 100.0
 }
 
@@ -185,7 +189,8 @@ fn measure(args: &[String]) {
     let events = deliveries.div_ceil(fan_out);
     let deliveries = events * fan_out;
     let own = std::env::current_exe().expect("this program");
-    let mut sink = Kill(Command::new(&own).arg("sink").stdout(Stdio::piped()).spawn().expect("sink"));
+    let mut sink =
+        Kill(Command::new(&own).arg("sink").stdout(Stdio::piped()).spawn().expect("sink"));
     let mut line = String::new();
     let output = sink.0.stdout.take().expect("its output");
     BufReader::new(output).read_line(&mut line).expect("its address");
@@ -279,7 +284,10 @@ fn measure(args: &[String]) {
     println!("| --- | --- | --- | --- |");
     println!("| plain reqwest posts, before | {:.1} | | {:.0} |", before.0, before.1);
     println!("| plain reqwest posts, after | {:.1} | | {:.0} |", after.0, after.1);
-    println!("| dunmore serve, fan-out {fan_out} | {cpu:.1} | {:.2} | {rate:.0} |", cpu / floor_cpu);
+    println!(
+        "| dunmore serve, fan-out {fan_out} | {cpu:.1} | {:.2} | {rate:.0} |",
+        cpu / floor_cpu
+    );
     println!(
         "\n{deliveries} deliveries of {events} events, {} connectors; with start-up {whole:.1} µs; {resident:.0} MB resident",
         projects * fan_out
@@ -288,7 +296,9 @@ fn measure(args: &[String]) {
 
 fn sink_count(address: &str) -> u64 {
     let mut stream = TcpStream::connect(address).expect("the sink");
-    stream.write_all(b"GET /count HTTP/1.1\r\nhost: sink\r\nconnection: close\r\n\r\n").expect("a request");
+    stream
+        .write_all(b"GET /count HTTP/1.1\r\nhost: sink\r\nconnection: close\r\n\r\n")
+        .expect("a request");
     let mut reader = BufReader::new(stream);
     let mut last = String::new();
     let mut line = String::new();
@@ -296,7 +306,8 @@ fn sink_count(address: &str) -> u64 {
         last.clone_from(&line);
         line.clear();
     }
-    let length: usize = last.rsplit(' ').next().and_then(|n| n.trim().parse().ok()).expect("a length");
+    let length: usize =
+        last.rsplit(' ').next().and_then(|n| n.trim().parse().ok()).expect("a length");
     let mut body = vec![0; length];
     reader.read_exact(&mut body).expect("a body");
     String::from_utf8_lossy(&body).parse().expect("a count")
@@ -315,7 +326,9 @@ async fn create_connectors(connection: &Connection, topics: &Topics, projects: u
             wanted += 1;
         };
         let id = CommandId::from_uuid(uuid::Uuid::now_v7());
-        push(serde_json::json!({"id": id, "type": "project.set_tier", "projectId": project_id, "tier": "enterprise"}));
+        push(
+            serde_json::json!({"id": id, "type": "project.set_tier", "projectId": project_id, "tier": "enterprise"}),
+        );
         for connector in 0..fan_out {
             let id = CommandId::from_uuid(uuid::Uuid::now_v7());
             let connector_id = ConnectorId::parse(&format!("conn_{connector}")).expect("an id");

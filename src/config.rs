@@ -651,9 +651,7 @@ mod tests {
             error("[destinations.slack]\nbase_ur = 'x'"),
             "unknown setting \"destinations.slack.base_ur\", did you mean \"destinations.slack.base_url\"?"
         );
-        assert!(
-            error("[destinations.slak]\nbase_url = 'x'").contains("\"destinations.slack\"")
-        );
+        assert!(error("[destinations.slak]\nbase_url = 'x'").contains("\"destinations.slack\""));
         assert!(error("datadir = 'x'").contains("data_dir"));
     }
 

@@ -1,6 +1,6 @@
 //! The service: the parts of `dunmore serve`, put together and taken apart.
 
-use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use parking_lot::Mutex;
@@ -65,6 +65,7 @@ pub struct Service {
     registrar: Option<GroupConsumer>,
     attempt_log: Option<Arc<AttemptLog>>,
     producer: Producer,
+    admin_address: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -105,6 +106,7 @@ impl Service {
         let metrics = Arc::new(Metrics::new().context("metrics")?);
         let listener =
             admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
+        let admin_address = listener.local_addr().context("admin.listen")?;
 
         let kafka_admin = Admin::new(&connection)?;
         let cluster_id = kafka_admin.cluster_id().await?;
@@ -141,6 +143,7 @@ impl Service {
             registrar: None,
             attempt_log: None,
             producer,
+            admin_address,
             tasks,
         };
         if roles.contains(&Role::Registrar) {
@@ -291,6 +294,11 @@ impl Service {
             }
             tokio::time::sleep(WATCH_INTERVAL).await;
         }
+    }
+
+    /// Where metrics and health are served; with port 0 in the settings, the port that was found.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
     }
 
     /// The metrics.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use rdkafka::Offset;
+
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::{
         Change, Command, CommandOutcome, CommandResult, Connector, Problem, Refused, StateKey,
     },
     id::{CommandId, ConnectorId, ProjectId},
-    kafka::{Admin, Connection, KafkaError, Reader, ReaderEvent, TopicKind, Topics},
+    kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, TopicKind, Topics},
     pipeline::partition_of,
 };
 

@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::Offset;
-
 use crate::{
     connector::{Command, CommandResult},
     id::CommandId,
     kafka::{
-        Connection, KafkaError, Outgoing, ProduceError, Producer, Reader, ReaderEvent, TopicKind,
-        Topics,
+        Connection, KafkaError, Offset, Outgoing, ProduceError, Producer, Reader, ReaderEvent,
+        TopicKind, Topics,
     },
     metrics::Metrics,
 };

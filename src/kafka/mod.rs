@@ -13,6 +13,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 
+pub use rdkafka::Offset;
+
 pub use admin::{Admin, Difference};
 pub use consumer::{Record, headers_of};
 pub use embedded::EmbeddedBroker;

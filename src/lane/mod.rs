@@ -136,6 +136,8 @@ struct Lane<K, T> {
     first_start: Option<Moment>,
     last_progress: Moment,
     last_finish: Option<Moment>,
+    /// When the lane last got something to do after it had nothing.
+    busy_since: Moment,
     /// Smoothed seconds per request.
     latency: f64,
     /// Smoothed seconds between finished deliveries while there is work.
@@ -231,6 +233,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             } else {
                 Offer::Deferred(lane.defer(item, now))
             };
+        }
+        if lane.running == 0 && lane.waiting() == 0 {
+            lane.busy_since = now;
         }
         if background {
             lane.background.push_back(item)
@@ -402,6 +407,7 @@ impl<K, T> Lane<K, T> {
             first_start: None,
             last_progress: now,
             last_finish: None,
+            busy_since: now,
             latency: 0.0,
             interval: 0.0,
             spilled_until: Moment::ZERO,
@@ -519,7 +525,9 @@ impl<K, T> Lane<K, T> {
                 self.window = (self.window + 1).min(self.limits.concurrency).max(1);
                 let latency = now.saturating_sub(started).as_secs_f64();
                 smooth(&mut self.latency, latency);
-                let gap = now.saturating_sub(self.last_finish.unwrap_or(started)).as_secs_f64();
+                // A pause in which there was nothing to do says nothing of the destination.
+                let since = self.last_finish.unwrap_or(started).max(self.busy_since);
+                let gap = now.saturating_sub(since).as_secs_f64();
                 smooth(&mut self.interval, if was_busy { gap / items } else { latency / items });
             }
             Report::SlowDown(after) => {

@@ -67,6 +67,22 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
 }
 
 #[test]
+fn pauses_between_bursts_do_not_make_a_fast_lane_slow() {
+    let mut lanes = lanes(100);
+    offer(&mut lanes, "a", 0, ms(0));
+    run(&mut lanes, ms(0), Report::Working);
+    for burst in 1..20 {
+        let now = ms(burst * 1000);
+        for item in 0..2 {
+            assert!(offer(&mut lanes, "a", item, now));
+        }
+        run(&mut lanes, now, Report::Working);
+    }
+    let kept = (0..1000).filter(|item| offer(&mut lanes, "a", *item, ms(20_000))).count();
+    assert_eq!(kept, *PROVEN_QUEUE.end());
+}
+
+#[test]
 fn a_destination_that_hangs_holds_back_two_and_gives_the_rest_away() {
     let mut lanes = lanes(100);
     for item in 0..8 {

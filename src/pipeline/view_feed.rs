@@ -11,14 +11,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rdkafka::Offset;
+
 use tokio::sync::watch;
 
 use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
     connector::StateKey,
     id::CommandId,
-    kafka::{Admin, Connection, KafkaError, Reader, ReaderEvent, Record},
+    kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record},
     metrics::Metrics,
     view::{StateRecord, View},
 };
