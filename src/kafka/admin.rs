@@ -1,5 +1,7 @@
 //! Creating and checking topics.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
@@ -97,7 +99,37 @@ impl Admin {
                 }
             }
         }
+        self.wait_for_leaders(&created).await?;
         Ok(created)
+    }
+
+    /// Waits until the broker serves every partition of these topics: it answers the request that
+    /// creates them a little earlier, and whoever uses them at once would be refused.
+    async fn wait_for_leaders(&self, topics: &[String]) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let metadata = self
+                .client
+                .inner()
+                .fetch_metadata(None, REQUEST_TIMEOUT)
+                .map_err(|e| KafkaError::request(&self.connection, &e))?;
+            let is_served = |name: &String| {
+                let found = metadata.topics().iter().find(|topic| topic.name() == name);
+                found.is_some_and(|topic| {
+                    let partitions = topic.partitions();
+                    !partitions.is_empty() && partitions.iter().all(|p| p.leader() >= 0)
+                })
+            };
+            match topics.iter().find(|name| !is_served(name)) {
+                None => return Ok(()),
+                Some(name) if Instant::now() > deadline => {
+                    return Err(KafkaError::Other(format!(
+                        "topic {name} was created, but not all of its partitions have a leader yet"
+                    )));
+                }
+                Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 
     /// Says what differs from how the topics should be.
