@@ -90,6 +90,12 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// What the answer means.
     fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict;
 
+    /// Whether an item may be sent again when no answer came although the service may have taken
+    /// it. If not, it becomes a dead letter, which can still be sent again by hand.
+    fn repeats_unanswered(&self, _item: &Item<'_>) -> bool {
+        true
+    }
+
     /// The ability to send several events in one request.
     fn batching(&self) -> Option<&dyn Batching> {
         None

@@ -71,7 +71,12 @@ fn report(deliveries: &[Delivery], judged: &[Judged]) -> Report {
                 report = Report::SlowDown(*after);
             }
             Verdict::Retry { reason: Reason::PrerequisiteMissing, .. } => {}
-            Verdict::Retry { .. } if report == Report::Working => report = Report::Failing,
+            Verdict::Retry { .. }
+            | Verdict::Dead { reason: Reason::Timeout | Reason::ConnectionLost, .. }
+                if report == Report::Working =>
+            {
+                report = Report::Failing;
+            }
             _ => {}
         }
     }
@@ -214,8 +219,12 @@ impl Sender<'_> {
         let duration = Some(began.elapsed());
         match sent {
             Err(error) => {
-                let verdict = self.scrubbed(transport(error));
-                let judged = |_| Judged { verdict: verdict.clone(), status: None, duration };
+                let judged = |item| {
+                    let bears_repeats =
+                        || guarded(|| destination.repeats_unanswered(item)).unwrap_or(true);
+                    let verdict = transport(&error, bears_repeats);
+                    Judged { verdict: self.scrubbed(verdict), status: None, duration }
+                };
                 items.iter().map(judged).collect()
             }
             Ok(response) => {
@@ -269,11 +278,17 @@ fn guarded<T>(function: impl FnOnce() -> T) -> Result<T, Verdict> {
         .map_err(|_| Verdict::dead(Reason::Bug, "the destination's code failed; please report it"))
 }
 
-/// What it means that no answer came.
-fn transport(error: SendError) -> Verdict {
+/// What it means that no answer came. Whether the destination acted is known only where nothing
+/// was sent; then, and where it bears repeats, the item is tried again.
+fn transport(error: &SendError, bears_repeats: impl Fn() -> bool) -> Verdict {
+    let detail = error.detail.clone();
     match error.reason {
-        Reason::AddressRefused => Verdict::broken(error.reason, error.detail),
-        reason => Verdict::retry(reason, error.detail),
+        reason @ Reason::AddressRefused => Verdict::broken(reason, detail),
+        reason @ (Reason::Timeout | Reason::ConnectionLost) if !bears_repeats() => {
+            let why = "it may have been taken all the same, and a repeat would count twice";
+            Verdict::dead(reason, format!("{detail}; {why}"))
+        }
+        reason => Verdict::retry(reason, detail),
     }
 }
 
@@ -332,3 +347,21 @@ mod tests {
         assert!(matches!(verdict, Err(Verdict::Dead { reason: Reason::Bug, .. })));
     }
 }
+    #[test]
+    fn silence_ends_what_must_not_be_repeated() {
+        let verdict = |reason, bears_repeats| {
+            let error = SendError { reason, detail: "no answer".to_owned() };
+            transport(&error, || bears_repeats)
+        };
+        for reason in [Reason::Timeout, Reason::ConnectionLost] {
+            assert_eq!(verdict(reason, true), Verdict::retry(reason, "no answer"));
+            let Verdict::Dead { reason: told, detail } = verdict(reason, false) else { panic!() };
+            assert!(told == reason && detail.contains("count twice"), "{detail}");
+        }
+        // Nothing was sent.
+        for reason in [Reason::ConnectFailed, Reason::DnsFailed, Reason::TlsFailed] {
+            assert_eq!(verdict(reason, false), Verdict::retry(reason, "no answer"));
+        }
+        assert!(matches!(verdict(Reason::AddressRefused, true), Verdict::Broken { .. }));
+    }
+
