@@ -36,7 +36,6 @@ pub struct Judged {
 pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
     loop {
         let (lane, at) = (start.lane, start.at);
-        let total = start.items.len();
         // What belongs to a partition that was given up is its next owner's.
         let deliveries: Vec<Delivery> =
             start.items.into_iter().filter(|d| d.work.partition().enter()).collect();
@@ -47,7 +46,7 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
             (report(&deliveries, &judged), judged)
         };
         // The lane first: what may start next need not wait for records to be written.
-        let mut starts = dispatcher.finish(lane, at, total, report);
+        let mut starts = dispatcher.finish(lane, at, report);
         for (delivery, judged) in deliveries.into_iter().zip(judged) {
             park::settle(&dispatcher, delivery, judged);
         }

@@ -230,13 +230,12 @@ impl Dispatcher {
         self: &Arc<Self>,
         lane: crate::lane::LaneId,
         started: Moment,
-        items: usize,
         report: crate::lane::Report,
     ) -> Vec<Start<Delivery>> {
         let (evicted, starts) = {
             let now = self.moment();
             let mut lanes = self.lanes.lock();
-            let evicted = lanes.finish(lane, started, items, report, now);
+            let evicted = lanes.finish(lane, started, report, now);
             let starts = take_starts(&mut lanes, now);
             self.note_timer(lanes.wake_at());
             (evicted, starts)
