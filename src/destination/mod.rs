@@ -203,12 +203,14 @@ pub struct Spec {
 pub type Make = fn(&Settings, &EventTypes) -> Result<Box<dyn Destination>, SettingError>;
 
 /// Refused calls that the vendor counts against the calling address, whoever's connector it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct SharedLimit {
     /// After so many refused calls …
     pub refused: u32,
     /// … within this time, the type is not called until they are older than it.
     pub within: Duration,
+    /// Whether the vendor counts the call that it answered so.
+    pub counts: fn(&Response) -> bool,
 }
 
 impl Spec {

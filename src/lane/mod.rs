@@ -9,6 +9,7 @@
 //! Nothing here does I/O; a [`Moment`] is an argument.
 
 mod circuit;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use std::{
 };
 
 use circuit::{Circuit, Gate};
+pub use shared::SharedAddress;
 
 use crate::{delivery::Reason, destination::Rate};
 

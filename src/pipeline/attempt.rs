@@ -16,7 +16,7 @@ use crate::{
     destination::{Destination, Item, MAX_DETAIL_CHARS, MAX_SETUP_STEPS, Request, Response, Setup},
     event::Event,
     id::DeliveryId,
-    lane::{Report, Start},
+    lane::{Deferral, Report, Start},
     outbound::SendError,
     view::Target,
 };
@@ -36,6 +36,20 @@ pub struct Judged {
 pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
     loop {
         let (lane, at) = (start.lane, start.at);
+        let kind = start.items.first().map(|delivery| delivery.target.kind);
+        if let Some(wait) = kind.and_then(|kind| dispatcher.shared_pause(kind)) {
+            let mut starts = dispatcher.finish(lane, at, Report::Unused);
+            for item in start.items {
+                let reason = Reason::RateLimited;
+                park::spawn_deferral(&dispatcher, Deferral { item, reason, wait });
+            }
+            match starts.pop() {
+                Some(next) => start = next,
+                None => return,
+            }
+            dispatcher.launch(starts);
+            continue;
+        }
         // What belongs to a partition that was given up is its next owner's.
         let deliveries: Vec<Delivery> =
             start.items.into_iter().filter(|d| d.work.partition().enter()).collect();
@@ -254,6 +268,9 @@ impl Sender<'_> {
         let sent = outbound.send(request, self.target.trusted, self.timeout).await;
         let metrics = &self.dispatcher.options.metrics;
         metrics.attempt(self.target.kind, self.source, began.elapsed());
+        if let Ok(response) = &sent {
+            self.dispatcher.note_answer(self.target.kind, response);
+        }
         sent
     }
 
@@ -316,6 +333,10 @@ pub async fn test_send(
         Ok(destination) => destination.as_ref(),
         Err(words) => return unsent(Verdict::broken(Reason::Unusable, words.clone())),
     };
+    if let Some(wait) = dispatcher.shared_pause(target.kind) {
+        let detail = "the service refused so many calls that all connectors of its type pause";
+        return unsent(Verdict::retry_after(Reason::RateLimited, detail, wait));
+    }
     let timeout = dispatcher.timeout(target.kind);
     let sender = Sender { dispatcher, target, timeout, source: Source::Live };
     let setup = match sender.set_up(destination).await {
@@ -341,12 +362,6 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_a_bug_of_one_delivery() {
-        let verdict = guarded(|| -> u8 { panic!("on purpose") });
-        assert!(matches!(verdict, Err(Verdict::Dead { reason: Reason::Bug, .. })));
-    }
-}
-    #[test]
     fn silence_ends_what_must_not_be_repeated() {
         let verdict = |reason, bears_repeats| {
             let error = SendError { reason, detail: "no answer".to_owned() };
@@ -364,3 +379,9 @@ mod tests {
         assert!(matches!(verdict(Reason::AddressRefused, true), Verdict::Broken { .. }));
     }
 
+    #[test]
+    fn a_panic_is_a_bug_of_one_delivery() {
+        let verdict = guarded(|| -> u8 { panic!("on purpose") });
+        assert!(matches!(verdict, Err(Verdict::Dead { reason: Reason::Bug, .. })));
+    }
+}
