@@ -70,7 +70,8 @@ impl World {
         });
         self.stage.set_up(&tiers.chain(creates).collect::<Vec<_>>());
         wait_until("the view has all connectors", PATIENCE, || {
-            self.serve.metric("dunmore_view_connectors", &[]) >= f64::from(connectors.len() as u32)
+            let known = self.serve.metric("dunmore_view_connectors", &[]);
+            known >= f64::from(u32::try_from(connectors.len()).unwrap())
         });
     }
 
@@ -376,6 +377,34 @@ fn refused_credentials_suspend_the_connector() {
     }
     let after: Vec<usize> = T::ALL.iter().map(|kind| world.requests(*kind)).collect();
     assert_eq!(before, after);
+    world.serve.stop();
+}
+
+/// Google Analytics counts whatever it gets; it recognises only a purchase that comes again.
+#[test]
+fn what_would_count_twice_is_not_repeated_after_silence() {
+    let more = "destinations.ga4.timeout = \"400ms\"\ndestinations.segment.timeout = \"400ms\"";
+    let Some(world) = World::start("200ms,400ms", more) else { return };
+    let both = vec!["payment.settled", "payment.failed"];
+    world.connect(&[("proj_1", T::Ga4, both.clone()), ("proj_1", T::Segment, both)]);
+    for (number, kind) in ["payment.settled", "payment.failed"].into_iter().enumerate() {
+        for destination in ["ga4", "segment"] {
+            world.sandbox.behave(destination, Behaviour::Hang, 1);
+        }
+        world.stage.events(&[event(&format!("evt_{kind}"), kind, "proj_1")]);
+        world.endings("proj_1", 2 * (number + 1));
+    }
+    let steps = world.steps("proj_1");
+    let outcomes = |kind, event: &str| {
+        let steps = steps[&(kind, format!("evt_{event}"))].iter();
+        steps.map(|step| (step.outcome.as_str(), step.reason.as_str())).collect::<Vec<_>>()
+    };
+    let repeated = [("retry", "timeout"), ("delivered", "")];
+    assert_eq!(outcomes(T::Ga4, "payment.settled"), repeated);
+    assert_eq!(outcomes(T::Ga4, "payment.failed"), [("dead", "timeout")]);
+    assert_eq!(outcomes(T::Segment, "payment.settled"), repeated);
+    assert_eq!(outcomes(T::Segment, "payment.failed"), repeated);
+    assert_eq!((world.requests(T::Ga4), world.requests(T::Segment)), (3, 4));
     world.serve.stop();
 }
 

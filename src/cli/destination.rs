@@ -43,7 +43,7 @@ pub enum DestinationCommand {
     },
     /// Print the exact request that an event would become, secrets masked. Nothing is sent.
     #[command(
-        after_help = "Examples:\n  dunmore destination preview slack --event sample:payment.settled\n  dunmore destination preview xero --event 'sample:*' --events payment.settled\n  dunmore destination preview telegram --set chatId=-100123 --event - < event.json"
+        after_help = "Examples:\n  dunmore destination preview slack --event sample:payment.settled\n  dunmore destination preview segment --event 'sample:*'\n  dunmore destination preview xero --event 'sample:*' --events payment.settled\n  dunmore destination preview telegram --set chatId=-100123 --event - < event.json"
     )]
     Preview(PreviewFlags),
 }
@@ -53,8 +53,7 @@ pub struct PreviewFlags {
     /// The type: slack, zapier, n8n, …
     #[arg(value_name = "TYPE")]
     kind: ConnectorType,
-    /// A file of JSON events, - for standard input, or sample:EVENT_TYPE (sample:* for one of
-    /// each).
+    /// A file of JSON events, - for standard input, or a sample: see the examples.
     #[arg(long, value_name = "EVENT")]
     event: String,
     /// The event types that the connector subscribes to, or * for all.
