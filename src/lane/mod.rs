@@ -385,14 +385,12 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 lane.listed = Listed::Ready;
                 self.ready.push_back(id);
             }
-            // A timer that rings earlier will list it again.
             Some(at) if !matches!(lane.listed, Listed::At(known) if known <= at) => {
                 lane.listed = Listed::At(at);
                 self.timers.push(Reverse((at, id)));
             }
-            Some(_) => {}
-            // A finished request or a sweep will list it again.
-            None => {}
+            // That timer, a finished request or a sweep will list it again.
+            _ => {}
         }
     }
 

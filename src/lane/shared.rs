@@ -37,7 +37,10 @@ impl SharedAddress {
             self.refused.pop_front();
         }
         let is_full = self.refused.len() >= self.most();
-        self.refused.front().filter(|_| is_full).map(|at| (*at + self.limit.within) - now)
+        self.refused
+            .front()
+            .filter(|_| is_full)
+            .map(|at| (*at + self.limit.within).saturating_sub(now))
     }
 
     fn most(&self) -> usize {
