@@ -6,6 +6,11 @@
 //! The broker is `KAFKA_BOOTSTRAP_SERVERS`, or one that `scripts/kafka` starts. CPU is user +
 //! system of the delivering process alone; the sink runs in a process of its own.
 
+#![expect(clippy::expect_used, reason = "a bench stops at what it does not expect")]
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+#![expect(clippy::too_many_lines, reason = "a run is read from top to bottom")]
+#![expect(clippy::unnecessary_debug_formatting, reason = "TOML strings are quoted so")]
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},

@@ -1,10 +1,12 @@
 //! What the program adds to a request, piece by piece: decoding, matching, delivery ids, tracking
 //! offsets, lanes, and the records that are written.
 
+#![expect(clippy::expect_used, reason = "a bench stops at what it does not expect")]
+
 use std::{collections::BTreeMap, hint::black_box, time::Duration};
 
 use bytes::Bytes;
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput};
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{Change, Config, ConfigValue, Connector, ProjectState},
@@ -163,5 +165,10 @@ fn lanes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, matching, offsets, lanes);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    for bench in [decode, matching, offsets, lanes] {
+        bench(&mut criterion);
+    }
+    criterion.final_summary();
+}

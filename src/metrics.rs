@@ -109,6 +109,7 @@ impl Maker {
 
 impl Metrics {
     /// Fresh metrics.
+    #[expect(clippy::too_many_lines, reason = "one list of all metrics")]
     pub fn new() -> prometheus::Result<Self> {
         let make = Maker { registry: Registry::new() };
         make.registry

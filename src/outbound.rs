@@ -28,8 +28,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections are closed after this; below the 60 s that many servers use.
 const POOL_IDLE: Duration = Duration::from_secs(50);
-/// Idle connections kept per host.
-const MAX_IDLE_PER_HOST: usize = 128;
+/// Idle connections kept per host. A new connection costs far more than a kept one.
+const MAX_IDLE_PER_HOST: usize = 1024;
 
 /// Who called.
 pub const AGENT: &str = concat!("dunmore-connectors/", env!("CARGO_PKG_VERSION"));

@@ -10,7 +10,8 @@ use crate::{
     admin::{self, Health},
     config::{AttemptLogging, Config},
     kafka::{
-        Admin, AttemptLog, Connection, GroupConsumer, GroupOptions, Producer, TopicKind, Topics,
+        Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
+        TopicKind, Topics,
     },
     metrics::Metrics,
     outbound::Outbound,
@@ -180,7 +181,7 @@ impl Service {
             grace: self.config.delivery.shutdown_grace,
         };
         let events = Arc::new(RegistrarEvents(Arc::clone(&registrar)));
-        self.registrar = Some(GroupConsumer::start(connection, options, events)?);
+        self.registrar = Some(GroupConsumer::start(connection, &options, events)?);
         let health = Arc::clone(&self.health);
         self.tasks.push(tokio::spawn(async move {
             loop {
@@ -231,39 +232,30 @@ impl Service {
         };
         let events =
             DeliveryEvents::new(Arc::clone(&dispatcher), Arc::clone(&self.metrics), topics);
-        self.delivery = Some(GroupConsumer::start(connection, options, Arc::new(events))?);
+        self.delivery = Some(GroupConsumer::start(connection, &options, Arc::new(events))?);
         self.dispatcher = Some(dispatcher);
         Ok(())
     }
 
     /// Keeps readiness and the figures that need looking up to date.
     fn watch(&mut self) {
-        let consumers: Vec<(&'static str, Arc<dyn Fn() -> GroupState + Send + Sync>)> = [
+        let consumers: Vec<(&'static str, GroupHandle)> = [
             ("the delivery group's partitions", &self.delivery),
             ("the registrar group's partitions", &self.registrar),
         ]
         .into_iter()
-        .filter_map(|(name, consumer)| {
-            let handle = consumer.as_ref()?.handle();
-            let state = move || GroupState {
-                assigned: handle.is_assigned(),
-                fatal: handle.fatal(),
-                repeat_bound: handle.partitions().iter().map(|p| p.repeat_bound()).sum(),
-            };
-            Some((name, Arc::new(state) as _))
-        })
+        .filter_map(|(name, consumer)| Some((name, consumer.as_ref()?.handle())))
         .collect();
         let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
         let look = move || {
             let mut waiting_for = Vec::new();
             let mut repeat_bound = 0;
-            for (name, state) in &consumers {
-                let state = state();
-                if !state.assigned {
+            for (name, group) in &consumers {
+                if !group.is_assigned() {
                     waiting_for.push(*name);
                 }
-                repeat_bound += state.repeat_bound;
-                if let Some(failure) = state.fatal {
+                repeat_bound += group.partitions().iter().map(|p| p.repeat_bound()).sum::<u64>();
+                if let Some(failure) = group.fatal() {
                     health.checks.lock().failure.get_or_insert(failure);
                 }
             }
@@ -341,12 +333,6 @@ impl Service {
             tracing::warn!(%error, "the view was not flushed; Kafka supplies what is missing");
         }
     }
-}
-
-struct GroupState {
-    assigned: bool,
-    fatal: Option<String>,
-    repeat_bound: u64,
 }
 
 /// Opens the view, or makes it anew when it does not fit the topic that feeds it.

@@ -18,7 +18,8 @@ use crate::{
 pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::Result<()> {
     let mut config = load(common)?;
     if common.verbose > 0 {
-        config.log.filter = if common.verbose == 1 { "debug" } else { "trace" }.to_owned();
+        let filter = if common.verbose == 1 { "debug" } else { "trace" };
+        filter.clone_into(&mut config.log.filter);
     }
     telemetry::start(&config.log).map_err(super::Usage)?;
     let roles: BTreeSet<Role> =
@@ -31,7 +32,7 @@ pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::R
         let folder = tempfile::tempdir()?;
         config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());
         config.kafka.properties.clear();
-        config.data_dir = folder.path().to_owned();
+        folder.path().clone_into(&mut config.data_dir);
         if config.secrets.keys.is_empty() {
             config.secrets.keys = vec![SecretString::from(Keyring::generate())];
         }

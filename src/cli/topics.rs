@@ -47,7 +47,7 @@ pub async fn run(common: &Common, command: TopicsCommand) -> anyhow::Result<()> 
             match common.output {
                 Output::Json => output::json(&json!({ "differences": differences }))?,
                 Output::Table if differences.is_empty() => {
-                    output::line("all topics are as they should be")
+                    output::line("all topics are as they should be");
                 }
                 Output::Table => output::table(
                     ["topic", "what", "should be", "is"],

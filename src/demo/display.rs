@@ -2,11 +2,14 @@
 //! elsewhere.
 
 use std::{
+    fmt::Write,
     io::{IsTerminal as _, Write as _},
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -35,6 +38,8 @@ pub struct Live<'a> {
 
 struct Bars {
     all: MultiProgress,
+    /// A bar that is dropped takes its line away.
+    _head: ProgressBar,
     parts: Vec<ProgressBar>,
     overall: ProgressBar,
 }
@@ -122,6 +127,7 @@ impl Bars {
             "{:<15} {:<16} {:>9} {:>8} {:>8} {:>7}",
             "connector", "third party", "delivered", "retried", "waiting", "dead"
         ));
+        head.tick();
         let parts = PARTS
             .iter()
             .map(|part| {
@@ -141,9 +147,9 @@ impl Bars {
         let overall = ProgressBar::new(deliveries);
         all.add(overall.clone());
         overall.set_style(style(
-            "{bar:30.cyan} {human_pos}/{human_len} deliveries, {per_sec}, {elapsed}  {msg}",
+            "{bar:16.cyan} {human_pos}/{human_len} deliveries, {pace}, {elapsed}, {msg}",
         ));
-        Self { all, parts, overall }
+        Self { all, _head: head, parts, overall }
     }
 
     fn show(&self, snapshot: &Snapshot, events: u64) {
@@ -158,9 +164,9 @@ impl Bars {
         }
         let open = snapshot.total(super::ledger::Account::open);
         let message = if snapshot.events < events {
-            format!("{} of {} events", HumanCount(snapshot.events), HumanCount(events))
+            format!("{}/{} events", HumanCount(snapshot.events), HumanCount(events))
         } else {
-            format!("all events are out; {} deliveries wait", HumanCount(open))
+            format!("{} wait", HumanCount(open))
         };
         self.overall.set_message(message);
         self.overall.set_position(snapshot.total(|a| a.expected) - open);
@@ -174,5 +180,10 @@ impl Bars {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let pace = |state: &ProgressState, out: &mut dyn Write| {
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    };
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("pace", pace)
 }

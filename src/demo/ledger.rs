@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::cast::PARTS;
+use super::cast::{Manner, PARTS};
 
 /// How a delivery ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -197,9 +197,18 @@ impl Ledger {
         false
     }
 
-    /// Deliveries whose end is not known yet.
-    pub fn open(&self) -> u64 {
-        self.books.lock().rows.iter().map(|row| row.account.open()).sum()
+    /// Whether fewer deliveries than these are open, in all and of each healthy connector.
+    pub fn has_room(&self, most: u64, most_healthy: u64) -> bool {
+        let books = self.books.lock();
+        let mut open = 0;
+        for (row, part) in books.rows.iter().zip(PARTS) {
+            let here = row.account.open();
+            open += here;
+            if matches!(part.manner, Manner::Healthy(_)) && here >= most_healthy {
+                return false;
+            }
+        }
+        open < most
     }
 
     /// All accounts as they are now.
@@ -264,7 +273,8 @@ mod tests {
         ledger.expect(1, [0, 1].into_iter());
         ledger.expect(2, [0].into_iter());
         ledger.expect(3, std::iter::empty());
-        assert_eq!(ledger.open(), 3);
+        assert_eq!(ledger.snapshot().total(Account::open), 3);
+        assert!(ledger.has_room(4, 3) && !ledger.has_room(3, 3) && !ledger.has_room(4, 2));
         ledger.delivered(0, 1);
         ledger.delivered(0, 1);
         ledger.retried(1, 1);
@@ -279,7 +289,7 @@ mod tests {
         assert_eq!(found.total(|a| a.duplicates), 1);
         assert_eq!((found.accounts[1].dead, found.accounts[1].retried), (1, 1));
         assert_eq!(ledger.dead_reasons(1), [("gone".to_owned(), 1)]);
-        assert_eq!(ledger.open(), 1);
+        assert_eq!(ledger.snapshot().total(Account::open), 1);
     }
 
     #[test]

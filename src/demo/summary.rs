@@ -169,7 +169,7 @@ impl Summary {
         words.push(
             "Next: `dunmore demo --events 20000` for a faster stream, or `dunmore serve \
              --embedded` to send your own events to the same service. With a real Kafka, \
-             `dunmore dlq list` shows dead letters and `dunmore dlq redrive` sends them again."
+             dead letters wait in the topic deliveries.dead, each with headers that say why."
                 .to_owned(),
         );
         words
@@ -235,7 +235,7 @@ impl Summary {
                 );
                 if let Some((half, most)) = self.healthy {
                     text.push_str(&format!(
-                        " Nobody else waited for it: the healthy connectors had half of their \
+                        " Nobody else waits for it: the healthy connectors had half of their \
                          deliveries within {} ms and 99 of 100 within {} ms, of which up to 100 ms \
                          are the embedded broker's: it wakes a waiting reader only that often.",
                         half.as_millis(),
@@ -251,8 +251,9 @@ impl Summary {
             ),
             Manner::Fails => format!(
                 "Failing for good: {name} answers 500 to everything. Its circuit let only {calls} \
-                 calls through for {expected} deliveries, which are dead letters after the last \
-                 retry tier ({}).",
+                 calls through for {expected} deliveries, of which {} are dead letters after the \
+                 last retry tier{}.",
+                HumanCount(account.dead),
                 listed(dead),
             ),
         };
@@ -267,9 +268,10 @@ impl Summary {
             .map(|(at, part)| {
                 let account = &self.accounts.accounts[at];
                 format!(
-                    "{} said so {}, its {} deliveries are dead letters ({})",
+                    "{} said so {}, and {} of its {} deliveries are dead letters{}",
                     part.connector,
                     times(account.calls),
+                    HumanCount(account.dead),
                     HumanCount(account.expected),
                     listed(&self.dead_reasons[at]),
                 )
@@ -287,9 +289,11 @@ impl Summary {
     }
 }
 
+/// Reasons in brackets, if there are any.
 fn listed(reasons: &[(String, u64)]) -> String {
-    let each = reasons.iter().map(|(reason, count)| format!("{} {reason}", HumanCount(*count)));
-    each.collect::<Vec<_>>().join(", ")
+    let each: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{} {reason}", HumanCount(*count))).collect();
+    if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) }
 }
 
 fn times(count: u64) -> String {

@@ -119,7 +119,7 @@ impl GroupConsumer {
     /// Joins the group and starts polling.
     pub fn start(
         connection: &Connection,
-        options: GroupOptions,
+        options: &GroupOptions,
         events: Arc<dyn GroupEvents>,
     ) -> Result<Self, KafkaError> {
         let shared = Arc::new(Shared {
@@ -155,10 +155,11 @@ impl GroupConsumer {
             .map_err(|e| KafkaError::settings(&e))?;
         let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| KafkaError::request(connection, &e))?;
+        let grace = options.grace;
         let name = format!("kafka {}", options.group);
         let thread = thread::Builder::new()
             .name(name.chars().take(15).collect())
-            .spawn(move || Poller { consumer, grace: options.grace }.run())
+            .spawn(move || Poller { consumer, grace }.run())
             .map_err(|e| KafkaError::Other(format!("cannot start a thread: {e}")))?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -306,24 +307,24 @@ impl GroupContext {
             let (topic, number): (Arc<str>, i32) = (element.topic().into(), element.partition());
             let known =
                 committed.as_ref().and_then(|known| known.get(&(Arc::clone(&topic), number)));
-            let tracker = match known {
-                Some((offset, metadata)) => {
-                    // The list and the offset are valid, so setting it cannot fail.
-                    let _ = element.set_offset(Offset::Offset(*offset));
-                    let map = CompletionMap::decode(*offset, metadata).unwrap_or_else(|error| {
-                        tracing::warn!(%topic, number, %error, "commit metadata unreadable: some deliveries may repeat");
-                        CompletionMap::default()
-                    });
-                    Tracker::new(map)
-                }
-                None => {
-                    // The group's first look at this partition begins at its beginning.
-                    let first =
-                        if committed.is_some() { Offset::Beginning } else { Offset::Stored };
-                    let _ = element.set_offset(first);
-                    Tracker::new(CompletionMap::default())
-                }
+            let start = match known {
+                Some((offset, _)) => Offset::Offset(*offset),
+                // The group's first look at this partition begins at its beginning.
+                None if committed.is_some() => Offset::Beginning,
+                None => Offset::Stored,
             };
+            // The list and the offset are valid, so setting it cannot fail.
+            let _ = element.set_offset(start);
+            let map = known.map_or_else(CompletionMap::default, |(offset, metadata)| {
+                CompletionMap::decode(*offset, metadata).unwrap_or_else(|error| {
+                    tracing::warn!(
+                        %topic, number, %error,
+                        "commit metadata unreadable: some deliveries may repeat"
+                    );
+                    CompletionMap::default()
+                })
+            });
+            let tracker = Tracker::new(map);
             let partition = Arc::new(Partition::new(Arc::clone(&topic), number, tracker));
             let (queue, records) = mpsc::channel(QUEUE_BATCHES);
             let slot = Slot {

@@ -86,12 +86,13 @@ impl Producer {
             .client(&[
                 ("enable.idempotence", "true"),
                 ("enable.gapless.guarantee", "true"),
+                // A record that timed out would be a gap that the guarantee does not cover.
+                ("message.timeout.ms", "0"),
                 ("acks", "all"),
                 ("partitioner", "murmur2_random"),
                 // Somebody waits for each of these.
                 ("linger.ms", "1"),
                 ("compression.type", "lz4"),
-                ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
                 ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
             ])
             .create_with_context(Context { errors })
@@ -254,6 +255,8 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::error!(target: "librdkafka", facility, "{message}");
         }
+        // The library calls a property experimental that the registrar needs.
+        _ if facility == "CONFWARN" => tracing::debug!(target: "librdkafka", "{message}"),
         // Lost connections are logged as errors by the library, which mends them by itself.
         RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
             tracing::warn!(target: "librdkafka", facility, "{message}");

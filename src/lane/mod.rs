@@ -42,13 +42,22 @@ pub const BATCH_LINGER: Duration = Duration::from_millis(200);
 /// A lane holds about what it can start within this time.
 pub const MAX_LANE_WAIT: Duration = Duration::from_secs(2);
 /// A lane that takes one in this time or less is worth waiting for when it is full.
-pub const FAST_INTERVAL: Duration = Duration::from_millis(2);
+pub const FAST_INTERVAL: Duration = Duration::from_millis(5);
 /// A full lane whose first request is younger than this may be a fast one: it is waited for.
-pub const PATIENCE: Duration = Duration::from_millis(50);
+pub const PATIENCE: Duration = Duration::from_millis(250);
 /// A destination that has not answered for so long holds nothing back in its queue.
 const STALL_UNPROVEN: Duration = Duration::from_secs(1);
 const STALL_PROVEN: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(250)..=Duration::from_secs(5);
+/// The window stays while answers take longer than this many times the quickest one …
+const SLOWER: f64 = 2.0;
+/// … and closes while they take longer than this many times: more at once would only wait longer,
+/// at the destination or here (the idea of TCP Vegas).
+const MUCH_SLOWER: f64 = 4.0;
+/// Answers that are quicker than this, in seconds, are not told apart.
+const LEAST_LATENCY: f64 = 0.001;
+/// The quickest answer is forgotten by this much with each answer, because destinations change.
+const FORGET: f64 = 1.001;
 /// An unused lane is forgotten after this time.
 pub const MAX_IDLE: Duration = Duration::from_secs(300);
 /// The longest that a destination's own "slow down" is obeyed in the lane itself.
@@ -156,6 +165,8 @@ struct Lane<K, T> {
     busy_since: Moment,
     /// Smoothed seconds per request.
     latency: f64,
+    /// Seconds of the quickest request.
+    quickest: f64,
     /// Smoothed seconds between finished requests while there is work.
     interval: f64,
     /// When the lane expects to have worked off what it handed back.
@@ -257,9 +268,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             lane.busy_since = now;
         }
         if background {
-            lane.background.push_back(item)
+            lane.background.push_back(item);
         } else {
-            lane.queue.push_back(item)
+            lane.queue.push_back(item);
         }
         self.queued += 1;
         self.list(slot, now);
@@ -433,6 +444,7 @@ impl<K, T> Lane<K, T> {
             last_finish: None,
             busy_since: now,
             latency: 0.0,
+            quickest: f64::INFINITY,
             interval: 0.0,
             spilled_until: Moment::ZERO,
             listed: Listed::No,
@@ -562,9 +574,9 @@ impl<K, T> Lane<K, T> {
             Report::Working => {
                 self.circuit.worked();
                 self.proven = true;
-                self.window = (self.window + 1).min(self.limits.concurrency).max(1);
                 let latency = now.saturating_sub(started).as_secs_f64();
                 smooth(&mut self.latency, latency);
+                self.adapt_window(latency);
                 // A pause in which there was nothing to do says nothing of the destination.
                 let since = self.last_finish.unwrap_or(started).max(self.busy_since);
                 let gap = now.saturating_sub(since).as_secs_f64();
@@ -583,6 +595,17 @@ impl<K, T> Lane<K, T> {
             Report::Unused => {}
         }
         self.last_finish = Some(now);
+    }
+
+    /// Opens the window while answers stay quick, and closes it when they get slow.
+    fn adapt_window(&mut self, latency: f64) {
+        self.quickest = (self.quickest * FORGET).min(latency.max(LEAST_LATENCY));
+        if latency <= self.quickest * SLOWER {
+            self.window += 1;
+        } else if latency > self.quickest * MUCH_SLOWER {
+            self.window = self.window.saturating_sub(1);
+        }
+        self.window = self.window.clamp(1, self.limits.concurrency.max(1));
     }
 
     fn defer(&mut self, item: T, now: Moment) -> Deferral<T> {

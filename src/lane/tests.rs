@@ -58,7 +58,7 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     assert!(lanes.next(ms(0)).is_none(), "the window of an unproven lane is 2");
     assert!(offer(&mut lanes, "slow", 8, ms(1)) && offer(&mut lanes, "slow", 9, ms(1)));
     assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(1)), Offer::Busy(10)));
-    assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(60)), Offer::Deferred(_)));
+    assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(300)), Offer::Deferred(_)));
     lanes.finish(first.lane, first.at, Report::Working, ms(500));
     lanes.finish(second.lane, second.at, Report::Working, ms(500));
     // Half a second each: about eight are held for two seconds, the next is put off.
@@ -295,4 +295,32 @@ fn an_idle_lane_is_forgotten() {
     assert_eq!(lanes.len(), 0);
     assert!(offer(&mut lanes, "b", 1, ms(301_001)));
     assert_eq!(run(&mut lanes, ms(301_001), Report::Working), [1]);
+}
+
+#[test]
+fn the_window_opens_while_answers_are_quick_and_closes_when_they_get_slow() {
+    let mut lanes = lanes(1000);
+    let answer = |lanes: &mut Lanes<&'static str, u32>, at: u64, took: u64| {
+        for item in 0..40 {
+            offer(lanes, "a", item, ms(at));
+        }
+        let started: Vec<_> = std::iter::from_fn(|| lanes.next(ms(at))).collect();
+        let count = started.len();
+        for start in started {
+            lanes.finish(start.lane, start.at, Report::Working, ms(at + took));
+        }
+        let mut later = at + took;
+        while let Some(start) = lanes.next(ms(later)) {
+            later += took;
+            lanes.finish(start.lane, start.at, Report::Working, ms(later));
+        }
+        count
+    };
+    assert_eq!(answer(&mut lanes, 1_000, 20), 2);
+    answer(&mut lanes, 1_500, 20);
+    assert_eq!(answer(&mut lanes, 2_000, 20), 16, "it opens up to the limit");
+    for round in 0..20 {
+        answer(&mut lanes, 3_000 + round * 100_000, 500);
+    }
+    assert!(answer(&mut lanes, 3_000_000, 20) < 8, "more at once would only wait longer");
 }

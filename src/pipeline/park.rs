@@ -8,7 +8,9 @@ use crate::{
     clock::{self, Timestamp},
     config::AttemptLogging,
     connector::{Command, CommandBody, Patch},
-    delivery::{AttemptRecord, DeliveryRecord, LastError, Next, Outcome, Reason, Source, Verdict},
+    delivery::{
+        AttemptRecord, DeliveryRecord, LastError, Next, Outcome, Reason, Source, Tier, Verdict,
+    },
     id::CommandId,
     kafka::{Outgoing, Partition, ProduceError, Record},
     lane::Deferral,
@@ -196,7 +198,7 @@ async fn write_and_complete(dispatcher: Arc<Dispatcher>, mut delivery: Delivery,
             if park.outcome == Outcome::Retry {
                 delivery.deferred_since = None;
             }
-            let delay = policy.tiers().get(tier).map_or(Duration::ZERO, |tier| tier.delay());
+            let delay = policy.tiers().get(tier).map_or(Duration::ZERO, Tier::delay);
             let topic = &dispatcher.retry_topics[tier.min(dispatcher.retry_topics.len() - 1)];
             let value = delivery.record(now.plus(delay)).to_json();
             let headers = trace_header(&delivery);
