@@ -145,7 +145,7 @@ fn lanes(c: &mut Criterion) {
                 let offer = lanes.offer(key, limits, 1, false, 1, now);
                 assert!(matches!(offer, Offer::Queued));
                 let start = lanes.next(now).expect("a start");
-                lanes.finish(start.lane, start.at, 1, Report::Working, now);
+                lanes.finish(start.lane, start.at, Report::Working, now);
             });
         });
     }

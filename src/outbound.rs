@@ -252,10 +252,11 @@ fn explain(error: &reqwest::Error) -> SendError {
         }
         source = cause.source();
     }
-    let reason = reason.unwrap_or(if error.is_timeout() {
-        Reason::Timeout
-    } else if error.is_connect() {
+    // A timeout while connecting is no silence: nothing was sent.
+    let reason = reason.unwrap_or(if error.is_connect() {
         Reason::ConnectFailed
+    } else if error.is_timeout() {
+        Reason::Timeout
     } else {
         Reason::ConnectionLost
     });

@@ -11,6 +11,8 @@ mod extension;
 mod golden;
 #[path = "destinations/kit.rs"]
 mod kit;
+#[path = "destinations/readme.rs"]
+mod readme;
 #[path = "destinations/setup.rs"]
 mod setup;
 #[path = "destinations/verdicts.rs"]

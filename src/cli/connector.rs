@@ -117,7 +117,8 @@ pub struct ConfigFlags {
 }
 
 impl ConfigFlags {
-    fn read(&self) -> anyhow::Result<Option<Map<String, Value>>> {
+    /// The fields that are given, if any.
+    pub(super) fn read(&self) -> anyhow::Result<Option<Map<String, Value>>> {
         let mut config = match self.config_json.as_deref() {
             None => Map::new(),
             Some(text) => {

@@ -2,6 +2,7 @@
 
 mod connector;
 mod control;
+mod destination;
 mod event;
 mod output;
 mod serve;
@@ -87,6 +88,11 @@ enum Command {
         #[command(subcommand)]
         command: connector::ConnectorCommand,
     },
+    /// See which services there are, what they need, and what they would be sent.
+    Destination {
+        #[command(subcommand)]
+        command: destination::DestinationCommand,
+    },
     /// Produce payment events.
     Event {
         #[command(subcommand)]
@@ -157,6 +163,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Topics { command } => topics::run(&common, command).await,
         Command::Project { command } => connector::project(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,
+        Command::Destination { command } => destination::run(&common, &command),
         Command::Event { command } => event::run(&common, command).await,
         Command::Config { command } => settings::run(&common, &command),
     }

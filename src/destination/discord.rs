@@ -32,7 +32,11 @@ pub const SPEC: Spec = Spec {
     concurrency: 1,
     // 10,000 answers of 401, 403 or 429 in ten minutes ban the calling address, which all
     // connectors share: we stop at half of that.
-    shared_address_limit: Some(SharedLimit { refused: 5_000, within: Duration::from_secs(600) }),
+    shared_address_limit: Some(SharedLimit {
+        refused: 5_000,
+        within: Duration::from_secs(600),
+        counts: is_held_against_us,
+    }),
     dedup: "none; the event's id is printed",
     becomes: |_| "an embed in a message",
     make: |settings, _| Ok(Box::new(Discord::new(settings)?)),
@@ -49,6 +53,16 @@ const AGENT: &str = concat!(
 const MAX_VALUE_CHARS: usize = 200;
 const MAX_EMBEDS: usize = 10;
 const MAX_TOTAL_CHARS: usize = 6_000;
+
+/// What others did on the same resource is not held against us.
+fn is_held_against_us(response: &Response) -> bool {
+    let is_shared = || response.header("x-ratelimit-scope") == Some("shared");
+    match response.status {
+        401 | 403 => true,
+        429 => !is_shared(),
+        _ => false,
+    }
+}
 
 #[derive(Debug)]
 struct Discord {
@@ -225,5 +239,34 @@ fn judge_form(items: &[Item<'_>], wrong: &Value, detail: &str) -> Vec<Verdict> {
         judge_culprits(&culprits, detail)
     } else {
         judge_together(items, Verdict::dead(Reason::Rejected, detail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn refusals_count_against_the_address_unless_others_caused_them() {
+        let counts = |status: u16, scope: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(scope) = scope {
+                headers.insert("x-ratelimit-scope", http::HeaderValue::from_static(scope));
+            }
+            let received_at = Timestamp::from_millis(0);
+            is_held_against_us(&Response { status, headers, body: Bytes::new(), received_at })
+        };
+        for status in [401, 403, 429] {
+            assert!(counts(status, None), "{status}");
+        }
+        assert!(counts(429, Some("user")) && counts(429, Some("global")));
+        assert!(!counts(429, Some("shared")));
+        for status in [200, 204, 400, 404, 500] {
+            assert!(!counts(status, None), "{status}");
+        }
     }
 }

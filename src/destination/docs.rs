@@ -1,10 +1,12 @@
 //! Destinations as documentation: the table of them all, settings to try one with, and a request
 //! as it would be sent.
 
+use std::fmt;
+
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{ConnectorType, Request, Setting, Settings, Shape, Spec};
+use super::{BatchLimits, Batching, ConnectorType, Request, Setting, Settings, Shape, Spec};
 use crate::event::{EventType, EventTypes};
 
 /// What stands for a secret in a preview.
@@ -68,13 +70,18 @@ pub fn becomes(spec: &Spec) -> String {
     groups.iter().enumerate().map(describe).collect::<Vec<_>>().join("; ")
 }
 
+/// How large its batches may get, where it takes batches.
+#[must_use]
+pub fn batch_limits(spec: &Spec) -> Option<BatchLimits> {
+    let made = (spec.make)(&example_settings(spec, None), &EventTypes::All).ok()?;
+    made.batching().map(Batching::limits)
+}
+
 /// How large its batches are.
 #[must_use]
 pub fn batch(spec: &Spec) -> String {
-    let made = (spec.make)(&example_settings(spec, None), &EventTypes::All);
-    match made.as_ref().ok().and_then(|destination| destination.batching()) {
-        Some(batching) => {
-            let limits = batching.limits();
+    match batch_limits(spec) {
+        Some(limits) => {
             let size = match limits.bytes {
                 1_000_000.. => format!("{} MB", limits.bytes / 1_000_000),
                 _ => format!("{} kB", limits.bytes / 1_000),
@@ -109,23 +116,46 @@ pub fn example_settings(spec: &Spec, base_url: Option<Url>) -> Settings {
     settings
 }
 
+/// A request as it would be sent, secrets masked.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Preview {
+    /// The method.
+    pub method: String,
+    /// The URL; of a user's webhook only the host.
+    pub url: String,
+    /// The headers.
+    pub headers: Vec<(String, String)>,
+    /// The body, to the letter.
+    pub body: String,
+}
+
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}", self.method, self.url)?;
+        for (name, value) in &self.headers {
+            writeln!(f, "{name}: {value}")?;
+        }
+        if self.body.is_empty() { Ok(()) } else { writeln!(f, "\n{}", self.body) }
+    }
+}
+
 /// The request as it would be sent, secrets masked.
 #[must_use]
-pub fn preview(request: &Request, secrets: &[SecretString]) -> String {
-    let mut text = format!("{} {}\n", request.method, masked_url(&request.url, secrets));
-    for (name, value) in &request.headers {
+pub fn preview(request: &Request, secrets: &[SecretString]) -> Preview {
+    let headers = request.headers.iter().map(|(name, value)| {
         let value = if value.is_sensitive() {
             MASK.to_owned()
         } else {
             masked(&String::from_utf8_lossy(value.as_bytes()), secrets)
         };
-        text.push_str(&format!("{name}: {value}\n"));
+        (name.as_str().to_owned(), value)
+    });
+    Preview {
+        method: request.method.to_string(),
+        url: masked_url(&request.url, secrets),
+        headers: headers.collect(),
+        body: masked(&String::from_utf8_lossy(&request.body), secrets),
     }
-    if !request.body.is_empty() {
-        let body = String::from_utf8_lossy(&request.body);
-        text.push_str(&format!("\n{}\n", masked(&body, secrets)));
-    }
-    text
 }
 
 /// A URL may be a secret as a whole: a user's webhook. Its path tells, because the operator may
@@ -205,7 +235,7 @@ mod tests {
             let request = destination.build(&item).unwrap();
             let secrets = settings.secrets(spec.fields);
             assert!(!secrets.is_empty(), "{kind}");
-            let preview = preview(&request, &secrets);
+            let preview = preview(&request, &secrets).to_string();
             for secret in &secrets {
                 let secret = secret.expose_secret();
                 assert!(!preview.contains(secret), "{kind}: {preview}");

@@ -2,6 +2,10 @@
 //!
 //! <https://developers.google.com/analytics/devguides/collection/protocol/ga4/reference>. Google
 //! answers 204 to everything, a wrong secret included, so "delivered" means "accepted".
+//!
+//! Only a purchase is recognised when it comes again. Any other event that got no answer may have
+//! been counted, and a repeat would be counted for ever: nobody sees it, and nothing takes it out
+//! of a property's figures. As a dead letter it can be seen, and sent again by who wants to.
 
 use std::{slice, time::Duration};
 
@@ -32,7 +36,7 @@ pub const SPEC: Spec = Spec {
         Field::REGION,
     ],
     concurrency: 8,
-    dedup: "transaction_id, for purchases only",
+    dedup: "transaction_id, for purchases; others are not repeated after a timeout",
     becomes: |kind| match kind {
         EventType::PaymentSettled => "a purchase",
         _ => "an event",
@@ -124,6 +128,10 @@ impl Destination for Ga4 {
 
     fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict {
         judge_alone(self, item, response)
+    }
+
+    fn repeats_unanswered(&self, item: &Item<'_>) -> bool {
+        item.event.kind == EventType::PaymentSettled
     }
 
     fn batching(&self) -> Option<&dyn Batching> {

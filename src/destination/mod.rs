@@ -90,6 +90,12 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// What the answer means.
     fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict;
 
+    /// Whether an item may be sent again when no answer came although the service may have taken
+    /// it. If not, it becomes a dead letter, which can still be sent again by hand.
+    fn repeats_unanswered(&self, _item: &Item<'_>) -> bool {
+        true
+    }
+
     /// The ability to send several events in one request.
     fn batching(&self) -> Option<&dyn Batching> {
         None
@@ -180,6 +186,8 @@ pub struct Spec {
     pub timeout: Duration,
     /// Whether all connectors of the type share one fate at the vendor (an address ban, say).
     pub shared_address_limit: Option<SharedLimit>,
+    /// What [`Destination::setup`] may find out, for examples.
+    pub setup_example: &'static str,
     /// What the vendor does with a repeated delivery, in a few words.
     pub dedup: &'static str,
     /// What becomes of an event type at the destination, in a few words.
@@ -195,12 +203,14 @@ pub struct Spec {
 pub type Make = fn(&Settings, &EventTypes) -> Result<Box<dyn Destination>, SettingError>;
 
 /// Refused calls that the vendor counts against the calling address, whoever's connector it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct SharedLimit {
     /// After so many refused calls …
     pub refused: u32,
     /// … within this time, the type is not called until they are older than it.
     pub within: Duration,
+    /// Whether the vendor counts the call that it answered so.
+    pub counts: fn(&Response) -> bool,
 }
 
 impl Spec {
@@ -214,6 +224,7 @@ impl Spec {
         concurrency: 16,
         timeout: Duration::from_secs(30),
         shared_address_limit: None,
+        setup_example: "",
         dedup: "none",
         becomes: |_| "the event as it is",
         check: |_, _| Vec::new(),

@@ -37,6 +37,7 @@ pub const SPEC: Spec = Spec {
     rate: Some(Rate { per_second: 8.0, burst: 8 }),
     concurrency: 4,
     timeout: Duration::from_secs(60),
+    setup_example: "17",
     dedup: "requestid",
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a sales receipt for the day",

@@ -5,6 +5,7 @@
 //! webhooks deliver it as it is.
 
 mod data;
+mod sample;
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -16,6 +17,7 @@ pub use data::{
     CustomerMilestone, EndpointCreated, EndpointPricingChanged, EventData, FirstPayment, Payment,
     PaymentFailed, PaymentSettled, RevenueDailySummary,
 };
+pub use sample::sample;
 
 use crate::{
     clock::Timestamp,

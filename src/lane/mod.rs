@@ -9,6 +9,7 @@
 //! Nothing here does I/O; a [`Moment`] is an argument.
 
 mod circuit;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use std::{
 };
 
 use circuit::{Circuit, Gate};
+pub use shared::SharedAddress;
 
 use crate::{delivery::Reason, destination::Rate};
 
@@ -32,6 +34,11 @@ pub const UNPROVEN_QUEUE: usize = 8;
 pub const UNPROVEN_WINDOW: u32 = 2;
 /// The least and the most that a proven lane may hold, beside what a batch takes.
 pub const PROVEN_QUEUE: std::ops::RangeInclusive<usize> = 4..=256;
+/// The most that a proven lane of batches may hold, so that one lane leaves memory to the others.
+pub const MAX_BATCH_QUEUE: usize = 1024;
+/// While a request is under way, a batch that is not full waits for company, but no longer than
+/// this after the request before it.
+pub const BATCH_LINGER: Duration = Duration::from_millis(200);
 /// A lane holds about what it can start within this time.
 pub const MAX_LANE_WAIT: Duration = Duration::from_secs(2);
 /// A lane that takes one in this time or less is worth waiting for when it is full.
@@ -127,6 +134,14 @@ pub struct LaneId {
     generation: u64,
 }
 
+/// Where a lane with work stands in line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Listed {
+    No,
+    Ready,
+    At(Moment),
+}
+
 #[derive(Debug)]
 struct Lane<K, T> {
     key: K,
@@ -143,6 +158,7 @@ struct Lane<K, T> {
     held: Option<i64>,
     blocked_until: Moment,
     first_start: Option<Moment>,
+    last_start: Moment,
     last_progress: Moment,
     last_finish: Option<Moment>,
     /// When the lane last got something to do after it had nothing.
@@ -151,11 +167,11 @@ struct Lane<K, T> {
     latency: f64,
     /// Seconds of the quickest request.
     quickest: f64,
-    /// Smoothed seconds between finished deliveries while there is work.
+    /// Smoothed seconds between finished requests while there is work.
     interval: f64,
     /// When the lane expects to have worked off what it handed back.
     spilled_until: Moment,
-    listed: bool,
+    listed: Listed,
     used_at: Moment,
 }
 
@@ -238,6 +254,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             let wait = Duration::ZERO;
             return Offer::Deferred(Deferral { item, reason: Reason::CircuitOpen, wait });
         }
+        if let Some(wait) = lane.long_pause(now) {
+            return Offer::Deferred(Deferral { item, reason: Reason::RateLimited, wait });
+        }
         if lane.waiting() >= lane.capacity(now) {
             return if lane.is_worth_waiting(now) {
                 Offer::Busy(item)
@@ -264,7 +283,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         while self.running < self.max_running {
             let id = self.ready.pop_front()?;
             let Some(lane) = self.lane(id) else { continue };
-            lane.listed = false;
+            lane.listed = Listed::No;
             if lane.waiting() == 0 || lane.start_at(now).is_none_or(|at| at > now) {
                 self.list(id.slot, now);
                 continue;
@@ -284,17 +303,18 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         &mut self,
         id: LaneId,
         started: Moment,
-        items: usize,
         report: Report,
         now: Moment,
     ) -> Vec<Deferral<T>> {
         self.running = self.running.saturating_sub(1);
         let Some(lane) = self.lane(id) else { return Vec::new() };
-        lane.finish(started, items, report, now);
+        lane.finish(started, report, now);
         let evicted = if lane.held.is_some() {
             lane.evict(Reason::Suspended, now)
         } else if lane.circuit.is_open() {
             lane.evict(Reason::CircuitOpen, now)
+        } else if lane.long_pause(now).is_some() {
+            lane.evict(Reason::RateLimited, now)
         } else {
             Vec::new()
         };
@@ -367,21 +387,21 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     /// Puts a lane with work in line, or sets a timer for when it may start.
     fn list(&mut self, slot: usize, now: Moment) {
         let Some(lane) = self.lanes[slot].as_mut() else { return };
-        if lane.listed || lane.waiting() == 0 {
+        if lane.listed == Listed::Ready || lane.waiting() == 0 {
             return;
         }
         let id = LaneId { slot, generation: lane.generation };
         match lane.start_at(now) {
             Some(at) if at <= now => {
-                lane.listed = true;
+                lane.listed = Listed::Ready;
                 self.ready.push_back(id);
             }
-            Some(at) => {
-                lane.listed = true;
+            Some(at) if !matches!(lane.listed, Listed::At(known) if known <= at) => {
+                lane.listed = Listed::At(at);
                 self.timers.push(Reverse((at, id)));
             }
-            // A finished request or a sweep will list it again.
-            None => {}
+            // That timer, a finished request or a sweep will list it again.
+            _ => {}
         }
     }
 
@@ -391,8 +411,11 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 return;
             }
             self.timers.pop();
-            if let Some(lane) = self.lane(id) {
-                lane.listed = false;
+            // A timer of a lane that got ready earlier means nothing any more.
+            if let Some(lane) = self.lane(id)
+                && lane.listed == Listed::At(at)
+            {
+                lane.listed = Listed::No;
                 self.list(id.slot, now);
             }
         }
@@ -416,6 +439,7 @@ impl<K, T> Lane<K, T> {
             held: None,
             blocked_until: Moment::ZERO,
             first_start: None,
+            last_start: Moment::ZERO,
             last_progress: now,
             last_finish: None,
             busy_since: now,
@@ -423,7 +447,7 @@ impl<K, T> Lane<K, T> {
             quickest: f64::INFINITY,
             interval: 0.0,
             spilled_until: Moment::ZERO,
-            listed: false,
+            listed: Listed::No,
             used_at: now,
         }
     }
@@ -432,11 +456,16 @@ impl<K, T> Lane<K, T> {
         self.queue.len() + self.background.len()
     }
 
-    /// Seconds that one delivery takes at present.
-    fn step(&self) -> f64 {
+    /// Seconds from one request to the next at present.
+    fn pace(&self) -> f64 {
         let rate = self.limits.rate.map_or(0.0, |rate| 1.0 / rate.per_second.max(1e-6));
+        self.interval.max(rate)
+    }
+
+    /// Seconds that one delivery takes at present, if batches are full.
+    fn step(&self) -> f64 {
         let batch = f64::from(u32::try_from(self.limits.batch_items.max(1)).unwrap_or(u32::MAX));
-        self.interval.max(rate / batch)
+        self.pace() / batch
     }
 
     fn capacity(&self, now: Moment) -> usize {
@@ -451,16 +480,24 @@ impl<K, T> Lane<K, T> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
         let in_time = in_time as usize;
         if self.proven {
-            let most = if batch > 1 { 2 * batch } else { *PROVEN_QUEUE.end() };
+            let most = match batch {
+                1 => *PROVEN_QUEUE.end(),
+                _ => (2 * batch).min(MAX_BATCH_QUEUE),
+            };
             in_time.clamp(*PROVEN_QUEUE.start(), most.max(*PROVEN_QUEUE.start()))
         } else {
             in_time.clamp(1, UNPROVEN_QUEUE)
         }
     }
 
+    /// How long the destination asked to be left alone, when that is too long to wait here.
+    fn long_pause(&self, now: Moment) -> Option<Duration> {
+        Some(self.blocked_until.saturating_sub(now)).filter(|pause| *pause > MAX_LANE_WAIT)
+    }
+
     fn is_worth_waiting(&self, now: Moment) -> bool {
         if self.proven {
-            !self.is_stalled(now) && self.step() <= FAST_INTERVAL.as_secs_f64()
+            !self.is_stalled(now) && self.pace() <= FAST_INTERVAL.as_secs_f64()
         } else {
             let unlimited = self.limits.rate.is_none_or(|rate| rate.per_second >= 100.0);
             unlimited && self.first_start.is_none_or(|at| now.saturating_sub(at) < PATIENCE)
@@ -505,7 +542,10 @@ impl<K, T> Lane<K, T> {
             }
             _ => now,
         };
-        Some(circuit.max(tokens).max(self.blocked_until))
+        let is_full = self.waiting() >= self.limits.batch_items;
+        let company =
+            if is_full || self.running == 0 { now } else { self.last_start + BATCH_LINGER };
+        Some(circuit.max(tokens).max(self.blocked_until).max(company))
     }
 
     fn take(&mut self, now: Moment) -> Vec<T> {
@@ -519,17 +559,17 @@ impl<K, T> Lane<K, T> {
             self.last_progress = now;
         }
         self.first_start.get_or_insert(now);
+        self.last_start = now;
         self.running += 1;
         self.used_at = now;
         items
     }
 
-    fn finish(&mut self, started: Moment, items: usize, report: Report, now: Moment) {
+    fn finish(&mut self, started: Moment, report: Report, now: Moment) {
         self.running = self.running.saturating_sub(1);
         self.last_progress = now;
         self.used_at = now;
         let was_busy = self.last_finish.is_some_and(|at| at >= started) || self.waiting() > 0;
-        let items = f64::from(u32::try_from(items.max(1)).unwrap_or(u32::MAX));
         match report {
             Report::Working => {
                 self.circuit.worked();
@@ -540,7 +580,7 @@ impl<K, T> Lane<K, T> {
                 // A pause in which there was nothing to do says nothing of the destination.
                 let since = self.last_finish.unwrap_or(started).max(self.busy_since);
                 let gap = now.saturating_sub(since).as_secs_f64();
-                smooth(&mut self.interval, if was_busy { gap / items } else { latency / items });
+                smooth(&mut self.interval, if was_busy { gap } else { latency });
             }
             Report::SlowDown(after) => {
                 let after = after.unwrap_or(Duration::from_secs(1)).min(MAX_BLOCK);
@@ -580,6 +620,9 @@ impl<K, T> Lane<K, T> {
         let items: Vec<T> = self.queue.drain(..).chain(self.background.drain(..)).collect();
         let deferral = |item| match reason {
             Reason::LaneFull => self.defer(item, now),
+            Reason::RateLimited => {
+                Deferral { item, reason, wait: self.blocked_until.saturating_sub(now) }
+            }
             _ => Deferral { item, reason, wait: Duration::ZERO },
         };
         items.into_iter().map(deferral).collect()

@@ -22,7 +22,7 @@ fn run(lanes: &mut Lanes<&'static str, u32>, now: Moment, report: Report) -> Vec
     let mut started = Vec::new();
     while let Some(start) = lanes.next(now) {
         started.extend(&start.items);
-        lanes.finish(start.lane, start.at, start.items.len(), report, now + ms(1));
+        lanes.finish(start.lane, start.at, report, now + ms(1));
     }
     started
 }
@@ -59,8 +59,8 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     assert!(offer(&mut lanes, "slow", 8, ms(1)) && offer(&mut lanes, "slow", 9, ms(1)));
     assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(1)), Offer::Busy(10)));
     assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(300)), Offer::Deferred(_)));
-    lanes.finish(first.lane, first.at, 1, Report::Working, ms(500));
-    lanes.finish(second.lane, second.at, 1, Report::Working, ms(500));
+    lanes.finish(first.lane, first.at, Report::Working, ms(500));
+    lanes.finish(second.lane, second.at, Report::Working, ms(500));
     // Half a second each: about eight are held for two seconds, the next is put off.
     let kept = (0..100).filter(|item| offer(&mut lanes, "slow", *item, ms(501))).count();
     assert!(kept < 16, "{kept}");
@@ -128,7 +128,7 @@ fn a_broken_connector_is_held_until_it_changes() {
         offer(&mut lanes, "a", item, ms(0));
     }
     let start = lanes.next(ms(0)).unwrap();
-    let evicted = lanes.finish(start.lane, start.at, 1, Report::Broken { version: 1 }, ms(5));
+    let evicted = lanes.finish(start.lane, start.at, Report::Broken { version: 1 }, ms(5));
     assert!(evicted.iter().all(|e| e.reason == Reason::Suspended) && evicted.len() == 3);
     assert!(!offer(&mut lanes, "a", 5, ms(10)));
     assert_eq!(lanes.offer(&"a", LIMITS, 2, false, 6, ms(10)), Offer::Queued);
@@ -160,9 +160,31 @@ fn slow_down_is_obeyed() {
     offer(&mut lanes, "a", 0, ms(0));
     let after = Some(Duration::from_secs(3));
     assert_eq!(run(&mut lanes, ms(0), Report::SlowDown(after)), [0]);
-    offer(&mut lanes, "a", 1, ms(100));
+    assert!(offer(&mut lanes, "a", 1, ms(1_100)));
     assert!(run(&mut lanes, ms(2_900), Report::Working).is_empty());
     assert_eq!(run(&mut lanes, ms(3_002), Report::Working), [1]);
+}
+
+#[test]
+fn a_long_pause_is_not_waited_for_in_the_lane() {
+    let mut lanes = lanes(100);
+    for item in 0..4 {
+        offer(&mut lanes, "a", item, ms(0));
+    }
+    let start = lanes.next(ms(0)).unwrap();
+    let report = Report::SlowDown(Some(Duration::from_secs(3_600)));
+    let evicted = lanes.finish(start.lane, start.at, report, ms(0));
+    assert_eq!(evicted.iter().map(|e| e.item).collect::<Vec<_>>(), [1, 2, 3]);
+    let is_told =
+        |e: &Deferral<u32>| e.reason == Reason::RateLimited && e.wait == Duration::from_secs(3_600);
+    assert!(evicted.iter().all(is_told));
+    let put_off = lanes.offer(&"a", LIMITS, 1, false, 9, ms(600_000));
+    let wait = Duration::from_secs(3_000);
+    let reason = Reason::RateLimited;
+    assert_eq!(put_off, Offer::Deferred(Deferral { item: 9, reason, wait }));
+    // What comes shortly before the end waits here.
+    assert!(offer(&mut lanes, "a", 10, ms(3_599_000)));
+    assert_eq!(run(&mut lanes, ms(3_600_001), Report::Working), [10]);
 }
 
 #[test]
@@ -192,8 +214,63 @@ fn a_batch_takes_what_waits_and_no_more() {
         lanes.offer(&"a", limits, 1, false, item, ms(0));
     }
     let first = lanes.next(ms(0)).unwrap();
-    let second = lanes.next(ms(0)).unwrap();
-    assert_eq!((first.items.len(), second.items.len()), (5, 2));
+    assert_eq!(first.items.len(), 5);
+    // What is no full batch waits for company while a request is under way …
+    assert!(lanes.next(ms(199)).is_none());
+    assert_eq!(lanes.wake_at(), Some(ms(200)));
+    // … but not for long …
+    let second = lanes.next(ms(200)).unwrap();
+    assert_eq!(second.items.len(), 2);
+    // … nor once nothing is under way.
+    lanes.offer(&"a", limits, 1, false, 7, ms(201));
+    lanes.finish(first.lane, first.at, Report::Working, ms(202));
+    assert!(lanes.next(ms(202)).is_none());
+    lanes.finish(second.lane, second.at, Report::Working, ms(203));
+    assert_eq!(lanes.next(ms(203)).unwrap().items, [7]);
+}
+
+#[test]
+fn a_batch_that_got_full_waits_no_longer() {
+    let limits = LaneLimits { batch_items: 5, ..LIMITS };
+    let mut lanes = lanes(100);
+    lanes.offer(&"a", limits, 1, false, 0, ms(0));
+    assert_eq!(lanes.next(ms(0)).unwrap().items, [0]);
+    for item in 1..5 {
+        lanes.offer(&"a", limits, 1, false, item, ms(10));
+        assert!(lanes.next(ms(10)).is_none());
+    }
+    lanes.offer(&"a", limits, 1, false, 5, ms(20));
+    assert_eq!(lanes.next(ms(20)).unwrap().items, [1, 2, 3, 4, 5]);
+    // The timer that was set meanwhile starts nothing.
+    assert!(lanes.next(ms(300)).is_none());
+}
+
+/// A table that takes 300 ms for a request, however many rows it has.
+#[test]
+fn a_slow_lane_of_batches_learns_to_hold_full_ones() {
+    let limits = LaneLimits { batch_items: 500, ..LIMITS };
+    let mut lanes = lanes(100);
+    let (mut requests, mut rows, mut under_way) = (0, 0, VecDeque::new());
+    for now in (0..10_000).map(ms) {
+        while let Some((id, at)) = under_way.pop_front() {
+            if at + ms(300) > now {
+                under_way.push_front((id, at));
+                break;
+            }
+            lanes.finish(id, at, Report::Working, now);
+        }
+        // Five rows a millisecond; what is not kept comes again by way of a retry tier.
+        for item in 0..5 {
+            lanes.offer(&"table", limits, 1, false, item, now);
+        }
+        while let Some(start) = lanes.next(now) {
+            requests += 1;
+            rows += start.items.len();
+            under_way.push_back((start.lane, start.at));
+        }
+    }
+    assert!(rows / requests > 300, "{rows} rows in {requests} requests");
+    assert!(rows > 40_000, "{rows}");
 }
 
 #[test]
@@ -230,12 +307,12 @@ fn the_window_opens_while_answers_are_quick_and_closes_when_they_get_slow() {
         let started: Vec<_> = std::iter::from_fn(|| lanes.next(ms(at))).collect();
         let count = started.len();
         for start in started {
-            lanes.finish(start.lane, start.at, 1, Report::Working, ms(at + took));
+            lanes.finish(start.lane, start.at, Report::Working, ms(at + took));
         }
         let mut later = at + took;
         while let Some(start) = lanes.next(ms(later)) {
             later += took;
-            lanes.finish(start.lane, start.at, 1, Report::Working, ms(later));
+            lanes.finish(start.lane, start.at, Report::Working, ms(later));
         }
         count
     };

@@ -16,7 +16,7 @@ use crate::{
     destination::{Destination, Item, MAX_DETAIL_CHARS, MAX_SETUP_STEPS, Request, Response, Setup},
     event::Event,
     id::DeliveryId,
-    lane::{Report, Start},
+    lane::{Deferral, Report, Start},
     outbound::SendError,
     view::Target,
 };
@@ -36,7 +36,20 @@ pub struct Judged {
 pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
     loop {
         let (lane, at) = (start.lane, start.at);
-        let total = start.items.len();
+        let kind = start.items.first().map(|delivery| delivery.target.kind);
+        if let Some(wait) = kind.and_then(|kind| dispatcher.shared_pause(kind)) {
+            let mut starts = dispatcher.finish(lane, at, Report::Unused);
+            for item in start.items {
+                let reason = Reason::RateLimited;
+                park::spawn_deferral(&dispatcher, Deferral { item, reason, wait });
+            }
+            match starts.pop() {
+                Some(next) => start = next,
+                None => return,
+            }
+            dispatcher.launch(starts);
+            continue;
+        }
         // What belongs to a partition that was given up is its next owner's.
         let deliveries: Vec<Delivery> =
             start.items.into_iter().filter(|d| d.work.start()).collect();
@@ -47,7 +60,7 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
             (report(&deliveries, &judged), judged)
         };
         // The lane first: what may start next need not wait for records to be written.
-        let mut starts = dispatcher.finish(lane, at, total, report);
+        let mut starts = dispatcher.finish(lane, at, report);
         for (delivery, judged) in deliveries.into_iter().zip(judged) {
             park::settle(&dispatcher, delivery, judged);
         }
@@ -71,7 +84,12 @@ fn report(deliveries: &[Delivery], judged: &[Judged]) -> Report {
                 report = Report::SlowDown(*after);
             }
             Verdict::Retry { reason: Reason::PrerequisiteMissing, .. } => {}
-            Verdict::Retry { .. } if report == Report::Working => report = Report::Failing,
+            Verdict::Retry { .. }
+            | Verdict::Dead { reason: Reason::Timeout | Reason::ConnectionLost, .. }
+                if report == Report::Working =>
+            {
+                report = Report::Failing;
+            }
             _ => {}
         }
     }
@@ -214,8 +232,12 @@ impl Sender<'_> {
         let duration = Some(began.elapsed());
         match sent {
             Err(error) => {
-                let verdict = self.scrubbed(transport(error));
-                let judged = |_| Judged { verdict: verdict.clone(), status: None, duration };
+                let judged = |item| {
+                    let bears_repeats =
+                        || guarded(|| destination.repeats_unanswered(item)).unwrap_or(true);
+                    let verdict = transport(&error, bears_repeats);
+                    Judged { verdict: self.scrubbed(verdict), status: None, duration }
+                };
                 items.iter().map(judged).collect()
             }
             Ok(response) => {
@@ -246,6 +268,9 @@ impl Sender<'_> {
         let sent = outbound.send(request, self.target.trusted, self.timeout).await;
         let metrics = &self.dispatcher.options.metrics;
         metrics.attempt(self.target.kind, self.source, began.elapsed());
+        if let Ok(response) = &sent {
+            self.dispatcher.note_answer(self.target.kind, response);
+        }
         sent
     }
 
@@ -269,11 +294,17 @@ fn guarded<T>(function: impl FnOnce() -> T) -> Result<T, Verdict> {
         .map_err(|_| Verdict::dead(Reason::Bug, "the destination's code failed; please report it"))
 }
 
-/// What it means that no answer came.
-fn transport(error: SendError) -> Verdict {
+/// What it means that no answer came. Whether the destination acted is known only where nothing
+/// was sent; then, and where it bears repeats, the item is tried again.
+fn transport(error: &SendError, bears_repeats: impl Fn() -> bool) -> Verdict {
+    let detail = error.detail.clone();
     match error.reason {
-        Reason::AddressRefused => Verdict::broken(error.reason, error.detail),
-        reason => Verdict::retry(reason, error.detail),
+        reason @ Reason::AddressRefused => Verdict::broken(reason, detail),
+        reason @ (Reason::Timeout | Reason::ConnectionLost) if !bears_repeats() => {
+            let why = "it may have been taken all the same, and a repeat would count twice";
+            Verdict::dead(reason, format!("{detail}; {why}"))
+        }
+        reason => Verdict::retry(reason, detail),
     }
 }
 
@@ -302,6 +333,10 @@ pub async fn test_send(
         Ok(destination) => destination.as_ref(),
         Err(words) => return unsent(Verdict::broken(Reason::Unusable, words.clone())),
     };
+    if let Some(wait) = dispatcher.shared_pause(target.kind) {
+        let detail = "the service refused so many calls that all connectors of its type pause";
+        return unsent(Verdict::retry_after(Reason::RateLimited, detail, wait));
+    }
     let timeout = dispatcher.timeout(target.kind);
     let sender = Sender { dispatcher, target, timeout, source: Source::Live };
     let setup = match sender.set_up(destination).await {
@@ -324,6 +359,24 @@ mod tests {
         let detail = "no hook s3cr3ts3cr3t at https://hooks.slack.com/services/T1/B1/s3cr3ts3cr3t for tok-12345";
         let clean = scrub(detail.to_owned(), &[url, token]);
         assert!(!clean.contains("s3cr3t") && !clean.contains("tok-12345"), "{clean}");
+    }
+
+    #[test]
+    fn silence_ends_what_must_not_be_repeated() {
+        let verdict = |reason, bears_repeats| {
+            let error = SendError { reason, detail: "no answer".to_owned() };
+            transport(&error, || bears_repeats)
+        };
+        for reason in [Reason::Timeout, Reason::ConnectionLost] {
+            assert_eq!(verdict(reason, true), Verdict::retry(reason, "no answer"));
+            let Verdict::Dead { reason: told, detail } = verdict(reason, false) else { panic!() };
+            assert!(told == reason && detail.contains("count twice"), "{detail}");
+        }
+        // Nothing was sent.
+        for reason in [Reason::ConnectFailed, Reason::DnsFailed, Reason::TlsFailed] {
+            assert_eq!(verdict(reason, false), Verdict::retry(reason, "no answer"));
+        }
+        assert!(matches!(verdict(Reason::AddressRefused, true), Verdict::Broken { .. }));
     }
 
     #[test]

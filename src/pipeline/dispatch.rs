@@ -16,11 +16,11 @@ use tokio_util::task::TaskTracker;
 use super::{attempt, park, work::Delivery};
 use crate::{
     config::AttemptLogging,
-    delivery::{RetryPolicy, Source},
-    destination::{ConnectorType, Rate},
+    delivery::{Reason, RetryPolicy, Source},
+    destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
-    lane::{LaneLimits, Lanes, Moment, Offer, Start},
+    lane::{Deferral, LaneLimits, Lanes, Moment, Offer, SharedAddress, Start},
     metrics::Metrics,
     outbound::Outbound,
     view::{Subscriptions, Target, View},
@@ -77,6 +77,8 @@ pub struct Dispatcher {
     lanes: Mutex<Lanes<ConnectorKey, Delivery>>,
     lane_limits: Vec<(LaneLimits, LaneLimits)>,
     timeouts: Vec<Duration>,
+    /// For types whose vendor counts refused calls against our address; most have none.
+    shared: Vec<Option<Mutex<SharedAddress>>>,
     began: Instant,
     /// Wakes the housekeeping when a timer was set that is due before its next round.
     wake: Notify,
@@ -108,6 +110,7 @@ impl Dispatcher {
             lanes: Mutex::new(Lanes::new(permits)),
             lane_limits: limits.collect(),
             timeouts: timeouts.collect(),
+            shared: ConnectorType::ALL.iter().map(|kind| shared_address(*kind)).collect(),
             began: Instant::now(),
             wake: Notify::new(),
             next_round: AtomicU64::new(0),
@@ -165,6 +168,27 @@ impl Dispatcher {
         self.timeouts[kind.index()]
     }
 
+    /// How long no connector of this type may call, if so.
+    pub(super) fn shared_pause(&self, kind: ConnectorType) -> Option<Duration> {
+        let shared = self.shared[kind.index()].as_ref()?;
+        shared.lock().pause(self.moment())
+    }
+
+    /// Counts an answer that the vendor holds against our address.
+    pub(super) fn note_answer(&self, kind: ConnectorType, response: &Response) {
+        let Some(shared) = &self.shared[kind.index()] else { return };
+        let limit = kind.spec().shared_address_limit;
+        if limit.is_some_and(|limit| (limit.counts)(response))
+            && shared.lock().refuse(self.moment())
+        {
+            tracing::warn!(
+                %kind,
+                "so many calls were refused that the vendor may ban this address; \
+                 all connectors of the type pause"
+            );
+        }
+    }
+
     /// Hands a delivery to its lane. Waits only for a lane that is full but fast.
     pub async fn offer(self: &Arc<Self>, mut delivery: Delivery) {
         let target = Arc::clone(&delivery.target);
@@ -174,6 +198,11 @@ impl Dispatcher {
         }
         if let Err(words) = &target.destination {
             park::spawn_unusable(self, delivery, words.clone());
+            return;
+        }
+        if let Some(wait) = self.shared_pause(target.kind) {
+            let reason = Reason::RateLimited;
+            park::spawn_deferral(self, Deferral { item: delivery, reason, wait });
             return;
         }
         let limits = self.limits(&target);
@@ -230,13 +259,12 @@ impl Dispatcher {
         self: &Arc<Self>,
         lane: crate::lane::LaneId,
         started: Moment,
-        items: usize,
         report: crate::lane::Report,
     ) -> Vec<Start<Delivery>> {
         let (evicted, starts) = {
             let now = self.moment();
             let mut lanes = self.lanes.lock();
-            let evicted = lanes.finish(lane, started, items, report, now);
+            let evicted = lanes.finish(lane, started, report, now);
             let starts = take_starts(&mut lanes, now);
             self.note_timer(lanes.wake_at());
             (evicted, starts)
@@ -342,6 +370,10 @@ async fn housekeeping(dispatcher: std::sync::Weak<Dispatcher>) {
 
 fn take_starts(lanes: &mut Lanes<ConnectorKey, Delivery>, now: Moment) -> Vec<Start<Delivery>> {
     std::iter::from_fn(|| lanes.next(now)).collect()
+}
+
+fn shared_address(kind: ConnectorType) -> Option<Mutex<SharedAddress>> {
+    kind.spec().shared_address_limit.map(SharedAddress::new).map(Mutex::new)
 }
 
 /// The limits of a type: for the vendor itself, and for what the operator calls instead.

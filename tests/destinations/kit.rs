@@ -46,7 +46,7 @@ pub fn response(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -
 
 /// What `setup` finds out at the services that need it, as the tests have it.
 pub fn setup_of(kind: &str) -> &'static str {
-    if kind == "quickbooks" { "17" } else { "" }
+    kind.parse::<ConnectorType>().map_or("", |kind| kind.spec().setup_example)
 }
 
 /// The rules about the declaration alone.

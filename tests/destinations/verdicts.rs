@@ -413,3 +413,15 @@ fn events_of_one_customer_become_one_contact() {
     let verdicts = batching.judge(&items, &response(207, &[], answer));
     assert_eq!(verdicts.iter().map(words).collect::<Vec<_>>(), ["dead rejected", "dead rejected"]);
 }
+
+#[test]
+fn only_google_analytics_cannot_bear_an_unanswered_event_again() {
+    for &kind in ConnectorType::ALL {
+        let destination = make(kind.spec(), &EventTypes::All);
+        for (name, event) in plain() {
+            let bears = destination.repeats_unanswered(&item(&event, ""));
+            let is_counted = kind == ConnectorType::Ga4 && name != "payment.settled";
+            assert_eq!(bears, !is_counted, "{kind} {name}");
+        }
+    }
+}

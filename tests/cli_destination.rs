@@ -1,0 +1,164 @@
+//! `dunmore destination …` as people and programs see it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::{
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+const TYPES: usize = 20;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dunmore"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("DUNMORE_") {
+            command.env_remove(name);
+        }
+    }
+    // Help is as wide as the terminal says.
+    command.arg("destination").args(arguments).env("COLUMNS", "100").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    // The version is not what is looked at.
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n").replace(env!("CARGO_PKG_VERSION"), "VERSION")
+}
+
+fn printed(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    text(&output.stdout)
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = command(arguments).args(["--output", "json"]).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    serde_json::from_str(&text(&output.stdout)).unwrap()
+}
+
+/// What a wrong call is told; its exit code is 2.
+fn refused(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+    text(&output.stderr)
+}
+
+#[test]
+fn help_has_examples() {
+    insta::assert_snapshot!("help", printed(&["--help"]));
+    for name in ["list", "show", "preview"] {
+        insta::assert_snapshot!(format!("help_{name}"), printed(&[name, "--help"]));
+    }
+}
+
+#[test]
+fn the_list_has_every_type() {
+    insta::assert_snapshot!("list", printed(&["list"]));
+    let list = json(&["list"]);
+    assert_eq!(list["destinations"].as_array().unwrap().len(), TYPES);
+}
+
+#[test]
+fn a_type_is_shown_with_all_that_it_needs() {
+    insta::assert_snapshot!("show_discord", printed(&["show", "discord"]));
+    insta::assert_snapshot!("show_email", printed(&["show", "email"]));
+    insta::assert_snapshot!("show_quickbooks", printed(&["show", "quickbooks"]));
+    insta::assert_json_snapshot!("show_bigquery_json", json(&["show", "bigquery"]));
+    let list = json(&["list"]);
+    for shown in list["destinations"].as_array().unwrap() {
+        let kind = shown["type"].as_str().unwrap();
+        assert_eq!(*shown, json(&["show", kind]));
+        assert!(printed(&["show", kind]).contains(shown["docs"].as_str().unwrap()));
+    }
+}
+
+#[test]
+fn a_preview_is_the_request() {
+    let arguments = ["preview", "slack", "--event", "sample:payment.settled"];
+    insta::assert_snapshot!("preview_slack", printed(&arguments));
+    insta::assert_json_snapshot!("preview_slack_json", json(&arguments));
+    let arguments = ["preview", "quickbooks", "--event", "sample:*"];
+    insta::assert_snapshot!("preview_quickbooks", printed(&arguments));
+    insta::assert_json_snapshot!("preview_quickbooks_json", json(&arguments));
+    let named = [&arguments[..], &["--events", "payment.settled"]].concat();
+    insta::assert_snapshot!("preview_quickbooks_payments", printed(&named));
+}
+
+#[test]
+fn every_type_has_a_preview_without_its_secrets() {
+    let list = json(&["list"]);
+    for kind in list["destinations"].as_array().unwrap() {
+        let name = kind["type"].as_str().unwrap();
+        let preview = printed(&["preview", name, "--event", "sample:*"]);
+        assert!(preview.contains("https://"), "{name}: {preview}");
+        for field in kind["fields"].as_array().unwrap() {
+            let example = field["example"].as_str().unwrap();
+            assert!(field["secret"] == false || !preview.contains(example), "{name}: {preview}");
+        }
+    }
+}
+
+#[test]
+fn settings_and_events_are_the_callers() {
+    let mut child = command(&["preview", "telegram", "--set", "chatId=-1001234", "--event", "-"])
+        .args(["--output", "json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let event = |id: u32| {
+        format!(
+            "{{\"id\":\"evt_{id}\",\"type\":\"endpoint.created\",\"projectId\":\"proj_1\",\
+             \"occurredAt\":\"2026-11-23T08:00:00Z\",\"data\":{{\"endpointId\":\"ep_1\",\
+             \"path\":\"/v1\",\"price\":\"0.05\",\"currency\":\"USDC\",\"network\":\"base\"}}}}\n"
+        )
+    };
+    let input = event(1) + &event(2);
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (index, id) in ["evt_1", "evt_2"].iter().enumerate() {
+        let preview = &printed["previews"][index];
+        assert_eq!(preview["eventId"], *id);
+        let body: Value =
+            serde_json::from_str(preview["request"]["body"].as_str().unwrap()).unwrap();
+        assert_eq!(body["chat_id"], "-1001234");
+    }
+}
+
+#[test]
+fn an_operators_base_url_is_what_is_called() {
+    let output = command(&["preview", "segment", "--event", "sample:payment.failed"])
+        .env("DUNMORE_DESTINATIONS__SEGMENT__BASE_URL", "http://gateway.internal:9000")
+        .output()
+        .unwrap();
+    let printed = text(&output.stdout);
+    assert!(printed.contains("POST http://gateway.internal:9000/v1/batch"), "{printed}");
+}
+
+#[test]
+fn wrong_calls_are_told_what_is_wrong() {
+    let sample = ["--event", "sample:payment.settled"];
+    let with = |more: &[&str]| refused(&[&["preview"], more, &sample[..]].concat());
+    assert!(with(&["slak"]).contains("did you mean \"slack\"?"));
+    assert!(with(&["slack", "--set", "url=x"]).contains("config.url is no setting of slack"));
+    let told = with(&["slack", "--set", "webhookUrl=https://example.com/hook"]);
+    assert!(told.contains("config.webhookUrl must be on hooks.slack.com"), "{told}");
+    assert!(with(&["slack", "--events", "payment.setled"]).contains("\"payment.settled\"?"));
+    let told = with(&["xero", "--events", "payment.settled,revenue.daily_summary"]);
+    assert!(told.contains("revenue would be booked twice"), "{told}");
+    let told = refused(&["preview", "slack", "--event", "sample:payment"]);
+    assert!(told.contains("unknown event type \"payment\""), "{told}");
+    let missing = run(&["preview", "slack", "--event", "no-such-file.json"]);
+    assert_eq!(missing.status.code(), Some(1));
+}
