@@ -308,9 +308,8 @@ impl Config {
                 ConfigError(format!("cannot read the settings file {}: {error}", path.display()))
             })?;
             // Errors of the file are told with its name and line before anything is merged.
-            toml::from_str::<toml::Table>(&text).map_err(|error| {
-                ConfigError(format!("{} is no valid TOML: {error}", path.display()))
-            })?;
+            toml::from_str::<toml::Table>(&text)
+                .map_err(|error| ConfigError(no_toml(path, &text, &error)))?;
             figment = figment.merge(Toml::string(&text));
         }
         Self::from_figment(&figment.merge(environment()))
@@ -461,6 +460,15 @@ impl Config {
         });
         ids.collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Where the file is wrong, without the line itself: it may hold a secret.
+fn no_toml(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let message = error.message().replace('\n', ", ");
+    format!("{} is no valid TOML at line {line}, column {column}: {message}", path.display())
 }
 
 fn row(name: &str, value: impl std::fmt::Display) -> (String, String) {

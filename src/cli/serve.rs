@@ -42,7 +42,8 @@ pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::R
     } else {
         // Refused here, before anything is started, with the sentence that says what to do.
         config.connection()?;
-        config.secret_keys()?;
+        Keyring::parse(&config.secret_keys()?)
+            .map_err(|error| super::Usage(format!("secrets.keys: {error}")))?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -72,6 +72,11 @@ impl Admin {
         partitions: i32,
         replication: i32,
     ) -> Result<Vec<String>, KafkaError> {
+        // Asked first, because it says sooner and clearer when the broker cannot be reached.
+        self.client
+            .inner()
+            .fetch_metadata(None, REQUEST_TIMEOUT)
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
         let plans: Vec<_> = topics.all().into_iter().map(|kind| topics.plan(kind)).collect();
         let settings: Vec<_> = plans.iter().map(super::TopicPlan::broker_settings).collect();
         let new: Vec<NewTopic<'_>> = plans
@@ -83,7 +88,9 @@ impl Admin {
                 settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
             })
             .collect();
-        let options = AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT));
+        let options = AdminOptions::new()
+            .operation_timeout(Some(REQUEST_TIMEOUT))
+            .request_timeout(Some(2 * REQUEST_TIMEOUT));
         let results = self
             .client
             .create_topics(&new, &options)

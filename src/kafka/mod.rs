@@ -104,7 +104,11 @@ impl KafkaError {
 
     fn request(connection: &Connection, error: &rdkafka::error::KafkaError) -> Self {
         use RDKafkaErrorCode as Code;
-        match error.rdkafka_error_code() {
+        let code = match error {
+            rdkafka::error::KafkaError::AdminOp(code) => Some(*code),
+            other => other.rdkafka_error_code(),
+        };
+        match code {
             Some(
                 Code::BrokerTransportFailure
                 | Code::AllBrokersDown
