@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     connector::{
-        Change, Command, CommandOutcome, CommandResult, Connector, Problem, Refused, StateKey,
+        Change, Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, Refused,
+        StateKey,
     },
     id::{CommandId, ConnectorId, ProjectId},
     kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, TopicKind, Topics},
@@ -175,8 +176,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
         ConnectorCommand::Get { project, connector } => {
             let connectors = read_connectors(common, &project).await?;
             let found = connectors.iter().find(|found| found.key.connector == connector);
-            let found =
-                found.ok_or_else(|| anyhow!("project {project} has no connector {connector}"))?;
+            let found = found.ok_or_else(|| no_connector(&project, &connector))?;
             output::json(&found.to_public_json())
         }
         ConnectorCommand::Create { project, kind, id, events, config } => {
@@ -252,19 +252,36 @@ async fn send(common: &Common, command: Value) -> anyhow::Result<CommandResult> 
         }
         Err(Refused::Unanswerable(error)) => return Err(anyhow!(error)),
     };
-    let command = seal(&config, command)?;
+    let command = seal(common, &config, command).await?;
     Ok(ControlClient::new(&connection, &topics)?.send(&command).await?)
 }
 
-fn seal(config: &crate::config::Config, mut command: Command) -> anyhow::Result<Command> {
-    use crate::connector::CommandBody;
-    if let (CommandBody::Create { kind, .. }, Ok(keys)) = (&command.body, config.secret_keys()) {
-        let kind = *kind;
-        let keyring = crate::secrets::Keyring::parse(&keys)
-            .map_err(|error| Usage(format!("secrets.keys: {error}")))?;
-        keyring.seal_command(&mut command, kind);
-    }
+async fn seal(
+    common: &Common,
+    config: &crate::config::Config,
+    mut command: Command,
+) -> anyhow::Result<Command> {
+    let Ok(keys) = config.secret_keys() else { return Ok(command) };
+    let kind = match &command.body {
+        CommandBody::Create { kind, .. } => *kind,
+        // An update does not say of which type the connector is, and so which fields are secret.
+        CommandBody::Update { connector, patch } if patch.config.is_some() => {
+            let connectors = read_connectors(common, &command.project).await?;
+            let found = connectors.iter().find(|found| found.key.connector == *connector);
+            found
+                .map(|found| found.kind)
+                .ok_or_else(|| no_connector(&command.project, connector))?
+        }
+        _ => return Ok(command),
+    };
+    let keyring = crate::secrets::Keyring::parse(&keys)
+        .map_err(|error| Usage(format!("secrets.keys: {error}")))?;
+    keyring.seal_command(&mut command, kind);
     Ok(command)
+}
+
+fn no_connector(project: &ProjectId, connector: &ConnectorId) -> anyhow::Error {
+    anyhow!("project {project} has no connector {connector}")
 }
 
 fn report(common: &Common, result: &CommandResult, done: &str) -> anyhow::Result<()> {
