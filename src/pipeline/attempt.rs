@@ -311,9 +311,12 @@ fn transport(error: &SendError, bears_repeats: impl Fn() -> bool) -> Verdict {
 fn scrub(mut detail: String, secrets: &[SecretString]) -> String {
     for secret in secrets {
         let secret = secret.expose_secret();
-        // The last part of a webhook's URL is its secret, and may be quoted alone.
+        // A webhook's path is its secret, and may be quoted without the host, or its last part alone.
+        let url = url::Url::parse(secret).ok();
+        let path = url.as_ref().map_or("", |url| url.path().trim_matches('/'));
+        let path = if path.len() >= 8 { path } else { "" };
         let tail = secret.rsplit('/').find(|part| part.len() >= 8).unwrap_or(secret);
-        for text in [secret, tail] {
+        for text in [secret, path, tail] {
             if !text.is_empty() && detail.contains(text) {
                 detail = detail.replace(text, "…");
             }
@@ -359,6 +362,9 @@ mod tests {
         let detail = "no hook s3cr3ts3cr3t at https://hooks.slack.com/services/T1/B1/s3cr3ts3cr3t for tok-12345";
         let clean = scrub(detail.to_owned(), &[url, token]);
         assert!(!clean.contains("s3cr3t") && !clean.contains("tok-12345"), "{clean}");
+        let url = SecretString::from("https://hooks.zapier.com/hooks/catch/123456/abcdef/");
+        let clean = scrub("no hook at /hooks/catch/123456/abcdef/".to_owned(), &[url]);
+        assert_eq!(clean, "no hook at /…/");
     }
 
     #[test]
