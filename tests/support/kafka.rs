@@ -120,6 +120,8 @@ impl Kafka {
             .set("message.max.bytes", "8000000")
             .set("queue.buffering.max.messages", "1000000")
             .set("linger.ms", "2")
+            // A topic's limit is one of compressed batches; an event of the largest size needs it.
+            .set("compression.type", "lz4")
             .create_with_context(Counting::default())
             .unwrap();
         let mut count = 0;

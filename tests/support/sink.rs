@@ -47,7 +47,7 @@ impl Hit {
 /// An answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// This status, and a short text.
+    /// This status; a failure quotes the path, as some services do.
     Status(u16),
     /// This status with `Retry-After`.
     RetryAfter(u16, String),
@@ -216,7 +216,7 @@ async fn answer(
     let hit = Hit {
         at: Instant::now(),
         at_ms: i64::try_from(since_epoch.as_millis()).unwrap_or_default(),
-        path,
+        path: path.clone(),
         delivery: header("dunmore-delivery-id"),
         event,
         attempt: header("dunmore-attempt"),
@@ -231,7 +231,11 @@ async fn answer(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    let text = if (200..300).contains(&status) { "ok" } else { "the sink says no" };
+    let text = if (200..300).contains(&status) {
+        "ok".to_owned()
+    } else {
+        format!("no such thing as {path}")
+    };
     let mut response = Response::new(Full::from(text));
     match reply {
         Reply::Hang => std::future::pending::<()>().await,
