@@ -39,27 +39,15 @@ fn event_of(id: &str, bytes: usize) -> String {
     event.to_string()
 }
 
-#[test]
-fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
-    let Some(broker) = broker() else { return };
-    let sink = Sink::start();
-    // One partition, so that "the next one" is certain.
-    let more = "topics.partitions = 1";
-    let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), "300ms,1s", more);
-    let serve = stage.serve("one");
-    let url = sink.url("/webhook/all");
-    stage.set_up(&[
-        set_tier("cmd_tier", "proj_1", "pro"),
-        create("cmd_all", "proj_1", "all", "n8n", &url, &["*"]),
-    ]);
-
+/// Reason, a word of the detail, and the value of each wrong record.
+fn wrong_records() -> Vec<(&'static str, &'static str, Option<Vec<u8>>)> {
     let with = |change: &dyn Fn(&mut Value)| {
         let mut event = settled("evt_wrong");
         change(&mut event);
         event.to_string().into_bytes()
     };
     let amount = |wrong: Value| with(&|event| event["data"]["amount"] = wrong.clone());
-    let cases: Vec<(&str, &str, Option<Vec<u8>>)> = vec![
+    vec![
         ("undecodable", "no JSON", Some(b"not json at all".to_vec())),
         ("undecodable", "no JSON", Some(vec![0xff, 0xfe, 0x80, 0x01])),
         ("undecodable", "no JSON", Some(b"[1,2,3]".to_vec())),
@@ -94,7 +82,24 @@ fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
         ("invalid_event", "amount", Some(amount(json!("1,25")))),
         ("invalid_event", "amount", Some(amount(json!("NaN")))),
         ("invalid_event", "amount", Some(amount(json!("")))),
-    ];
+    ]
+}
+
+#[test]
+fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
+    let Some(broker) = broker() else { return };
+    let sink = Sink::start();
+    // One partition, so that "the next one" is certain.
+    let more = "topics.partitions = 1";
+    let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), "300ms,1s", more);
+    let serve = stage.serve("one");
+    let url = sink.url("/webhook/all");
+    stage.set_up(&[
+        set_tier("cmd_tier", "proj_1", "pro"),
+        create("cmd_all", "proj_1", "all", "n8n", &url, &["*"]),
+    ]);
+
+    let cases = wrong_records();
     let mut records = Vec::new();
     for (number, (.., value)) in cases.iter().enumerate() {
         let headers = vec![
@@ -141,10 +146,10 @@ fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
         );
     }
     let refused = |reason| serve.metric("dunmore_events_rejected_total", &[("reason", reason)]);
-    assert_eq!(refused("undecodable"), 7.0);
-    assert_eq!(refused("unknown_event_type"), 1.0);
-    assert_eq!(refused("missing_project"), 2.0);
-    assert_eq!(refused("invalid_event"), 8.0);
+    assert_eq!(refused("undecodable"), 7);
+    assert_eq!(refused("unknown_event_type"), 1);
+    assert_eq!(refused("missing_project"), 2);
+    assert_eq!(refused("invalid_event"), 8);
     serve.stop();
 }
 

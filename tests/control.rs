@@ -58,7 +58,7 @@ fn state(stage: &Stage) -> BTreeMap<String, Read> {
     records.into_iter().map(|record| (record.key_text(), record)).collect()
 }
 
-fn connectors_in_view(serve: &Serve) -> f64 {
+fn connectors_in_view(serve: &Serve) -> usize {
     serve.metric("dunmore_view_connectors", &[])
 }
 
@@ -104,7 +104,7 @@ fn all_five_commands_through_kafka() {
     let sealed = &stored["config"]["webhookUrl"]["$sealed"];
     assert_eq!(sealed["key"], "k1");
     assert!(sealed["data"].is_string(), "{stored}");
-    wait_until("the view shows it", PATIENCE, || connectors_in_view(&serve) == 1.0);
+    wait_until("the view shows it", PATIENCE, || connectors_in_view(&serve) == 1);
     for command in [
         "connector.create",
         "connector.update",
@@ -113,7 +113,7 @@ fn all_five_commands_through_kafka() {
         "project.set_tier",
     ] {
         let labels = [("command", command), ("outcome", "accepted")];
-        assert!(serve.metric("dunmore_commands_total", &labels) >= 1.0, "{command}");
+        assert!(serve.metric("dunmore_commands_total", &labels) >= 1, "{command}");
     }
     serve.stop();
 }
@@ -375,7 +375,7 @@ fn two_thousand_commands_under_kills_have_one_outcome_each() {
     }
     serve.wait_ready();
     wait_until("the view has what is left", PATIENCE, || {
-        connectors_in_view(&serve) == (5 * PROJECTS) as f64
+        connectors_in_view(&serve) == 5 * PROJECTS
     });
     let shown = stage.run_json(&["connector", "list", "proj_7"]);
     let of: BTreeMap<&str, bool> = shown["connectors"]
@@ -446,27 +446,25 @@ fn a_view_that_is_lost_or_damaged_is_rebuilt() {
     let mut commands = vec![set_tier("cmd_tier", "proj_1", "enterprise")];
     commands.extend((0..50).map(|n| slack(&format!("cmd_{n}"), "proj_1", &format!("conn_{n}"))));
     stage.set_up(&commands);
-    wait_until("the view has all", PATIENCE, || connectors_in_view(&serve) == 50.0);
+    wait_until("the view has all", PATIENCE, || connectors_in_view(&serve) == 50);
     serve.stop();
 
     std::fs::remove_dir_all(stage.data_dir("one")).unwrap();
     let serve = stage.serve("one");
-    wait_until("the view has all again", PATIENCE, || connectors_in_view(&serve) == 50.0);
+    wait_until("the view has all again", PATIENCE, || connectors_in_view(&serve) == 50);
     serve.stop();
 
     let mut damaged = 0;
     damage(&stage.data_dir("one"), &mut damaged);
     assert!(damaged > 0);
     let serve = stage.serve("one");
-    wait_until("the view has all after the damage", PATIENCE, || {
-        connectors_in_view(&serve) == 50.0
-    });
+    wait_until("the view has all after the damage", PATIENCE, || connectors_in_view(&serve) == 50);
     let rebuilds = serve.metric("dunmore_view_rebuilds_total", &[]);
     println!("{damaged} files damaged, {rebuilds} rebuilds counted");
-    assert_eq!(rebuilds, 1.0);
+    assert_eq!(rebuilds, 1);
     // It goes on from there.
     stage.set_up(&[slack("cmd_more", "proj_1", "conn_more")]);
-    wait_until("the view has one more", PATIENCE, || connectors_in_view(&serve) == 51.0);
+    wait_until("the view has one more", PATIENCE, || connectors_in_view(&serve) == 51);
     serve.stop();
 }
 

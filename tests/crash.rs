@@ -82,7 +82,7 @@ impl Run {
     fn serve(&self, name: &str) -> Serve {
         let serve = self.stage.serve(name);
         wait_until("the view has all connectors", PATIENCE, || {
-            serve.metric("dunmore_view_connectors", &[]) == (2 * PROJECTS) as f64
+            serve.metric("dunmore_view_connectors", &[]) == 2 * PROJECTS
         });
         serve
     }
@@ -147,7 +147,7 @@ impl Run {
     }
 }
 
-fn delivered(serve: &Serve) -> f64 {
+fn delivered(serve: &Serve) -> usize {
     serve.metric("dunmore_deliveries_total", &[("outcome", "delivered")])
 }
 
@@ -176,7 +176,7 @@ fn now_ms() -> i64 {
 /// stands for at most `FAN_OUT` deliveries; or it began after the sample, and what repeats of it arrived
 /// at the sink (or was put into a retry tier) after the sample too. Hence, for each kill:
 ///
-///   repeats that had arrived before the sample  ≤  sample × FAN_OUT
+///   repeats that had arrived before the sample  ≤  sample × `FAN_OUT`
 ///   repeats that arrived first after the sample ≤  requests that arrived between sample and kill
 ///
 /// A repeat belongs to the first kill after the arrival that it repeats. That is certain unless the
@@ -201,8 +201,7 @@ fn ten_kills_lose_nothing_and_repeat_only_what_was_in_flight() {
         // A moment that the last kill's repeats have passed already falls into the start of the process.
         run.wait_until("the moment of the kill has come", || sink.delivered_count() >= moment);
         let (sampled, sampled_ms) = (Instant::now(), now_ms());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let bound = serve.metric("dunmore_repeat_bound_records", &[]) as usize;
+        let bound = serve.metric("dunmore_repeat_bound_records", &[]);
         serve.kill();
         wait_until("the sink has read what was sent", PATIENCE, || sink.connections() == 0);
         kills.push(Kill { bound, sampled, sampled_ms, over: Instant::now(), over_ms: now_ms() });
@@ -267,7 +266,7 @@ fn an_instance_that_joins_and_one_that_stops_in_order_repeat_nothing() {
     let one = run.serve("one");
     run.wait_until("the first is at work", || run.sink.count() > 2000);
     let two = run.stage.start("two");
-    run.wait_until("the second is at work too", || delivered(&two) > 500.0);
+    run.wait_until("the second is at work too", || delivered(&two) > 500);
     let (by_one, before) = (delivered(&one), run.sink.count());
     assert!(before < run.expected.len(), "it was to happen in the middle");
     one.stop();
@@ -286,7 +285,7 @@ fn an_instance_that_joins_and_one_that_stops_in_order_repeat_nothing() {
 fn a_killed_instance_of_two_loses_nothing() {
     let Some(run) = Run::new(12_000) else { return };
     let (one, two) = (run.serve("one"), run.serve("two"));
-    run.wait_until("both are at work", || delivered(&one) > 500.0 && delivered(&two) > 500.0);
+    run.wait_until("both are at work", || delivered(&one) > 500 && delivered(&two) > 500);
     let before = run.sink.count();
     assert!(before < run.expected.len(), "it was to happen in the middle");
     one.kill();

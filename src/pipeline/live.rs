@@ -51,7 +51,7 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
         return;
     }
     let bytes = dispatcher.memory(event.json.len()).await;
-    let shares = RecordWork::new(Arc::clone(partition), record.offset, targets.len(), bytes);
+    let shares = RecordWork::shares(Arc::clone(partition), record.offset, targets.len(), bytes);
     let event = Arc::new(event);
     let traceparent: Option<Arc<str>> = record.header_text(TRACEPARENT).map(Arc::from);
     for (target, work) in targets.iter().zip(shares) {

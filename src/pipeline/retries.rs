@@ -85,7 +85,7 @@ async fn take(
 ) {
     let subscriptions = dispatcher.subscriptions(&waited.connector.project).await;
     let target = subscriptions.target(&waited.connector.connector);
-    let Some(work) = RecordWork::new(Arc::clone(partition), record.offset, 1, None).pop() else {
+    let Some(work) = RecordWork::shares(Arc::clone(partition), record.offset, 1, None).pop() else {
         return;
     };
     let reason = match target {

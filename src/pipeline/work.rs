@@ -39,7 +39,7 @@ struct Progress {
 
 impl RecordWork {
     /// The work of a record with so many deliveries: one share for each.
-    pub fn new(
+    pub fn shares(
         partition: Arc<Partition>,
         offset: i64,
         deliveries: usize,

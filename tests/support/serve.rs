@@ -18,7 +18,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::{kafka::Kafka, wait_until};
+use super::{
+    kafka::{Kafka, Read},
+    wait_until,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_dunmore");
 /// A start reads the view and joins two groups; the machine may be busy.
@@ -157,7 +160,7 @@ impl Stage {
     pub(crate) fn result(&self, command: &str) -> Value {
         super::wait_for(&format!("{command} has a result"), Duration::from_secs(30), || {
             let results = self.kafka.read(&self.topic("connectors.results"));
-            results.iter().rev().find(|result| result.key_text() == command).map(|r| r.json())
+            results.iter().rev().find(|result| result.key_text() == command).map(Read::json)
         })
     }
 
@@ -255,9 +258,9 @@ impl Serve {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// The sum of a metric over the series that have all these labels; 0 when there is none.
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let Some((200, text)) = get(self.admin, "/metrics") else { return 0.0 };
+    /// The sum of a counter or gauge over the series that have all these labels; 0 when there is none.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        let Some((200, text)) = get(self.admin, "/metrics") else { return 0 };
         sum(&text, name, labels)
     }
 
@@ -282,14 +285,13 @@ impl Drop for Serve {
     }
 }
 
-fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> usize {
     let lines = text.lines().filter(|line| {
         let rest = line.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
             && labels.iter().all(|(key, value)| line.contains(&format!("{key}=\"{value}\"")))
     });
-    // An empty sum of floats is -0.
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).fold(0.0, |a, b| a + b)
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
 
 /// A plain GET; `None` when nobody answers.
