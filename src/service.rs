@@ -232,16 +232,23 @@ impl Service {
         // A group for each kind of topic: the sticky assignment shares out the partitions of all of
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
-        let kinds: [(&'static str, &str, fn(&TopicKind) -> bool); 3] = [
-            ("the delivery group's partitions", "", |kind| matches!(kind, TopicKind::Events)),
-            ("the retry group's partitions", ".retry", |kind| matches!(kind, TopicKind::Retry(_))),
-            ("the replay group's partitions", ".replay", |kind| matches!(kind, TopicKind::Replay)),
-        ];
-        for (name, suffix, belongs) in kinds {
-            let kinds = delivery_topics(topics).into_iter().filter(belongs);
+        let (mut live, mut retry, mut replay) = (Vec::new(), Vec::new(), Vec::new());
+        for kind in delivery_topics(topics) {
+            let group = match kind {
+                TopicKind::Retry(_) => &mut retry,
+                TopicKind::Replay => &mut replay,
+                _ => &mut live,
+            };
+            group.push(topics.name(kind));
+        }
+        for (name, suffix, topics) in [
+            ("the delivery group's partitions", "", live),
+            ("the retry group's partitions", ".retry", retry),
+            ("the replay group's partitions", ".replay", replay),
+        ] {
             let options = GroupOptions {
                 group: format!("{}{suffix}", self.config.group.id),
-                topics: kinds.map(|kind| topics.name(kind)).collect(),
+                topics,
                 grace: delivery.shutdown_grace,
             };
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(&events) as _)?;

@@ -145,7 +145,7 @@ fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
             "{number}: byte for byte"
         );
     }
-    let refused = |reason| serve.metric("dunmore_events_rejected_total", &[("reason", reason)]);
+    let refused = |reason| serve.count("dunmore_events_rejected_total", &[("reason", reason)]);
     assert_eq!(refused("undecodable"), 7);
     assert_eq!(refused("unknown_event_type"), 1);
     assert_eq!(refused("missing_project"), 2);

@@ -59,7 +59,7 @@ fn state(stage: &Stage) -> BTreeMap<String, Read> {
 }
 
 fn connectors_in_view(serve: &Serve) -> usize {
-    serve.metric("dunmore_view_connectors", &[])
+    serve.count("dunmore_view_connectors", &[])
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn all_five_commands_through_kafka() {
         "project.set_tier",
     ] {
         let labels = [("command", command), ("outcome", "accepted")];
-        assert!(serve.metric("dunmore_commands_total", &labels) >= 1, "{command}");
+        assert!(serve.count("dunmore_commands_total", &labels) >= 1, "{command}");
     }
     serve.stop();
 }
@@ -459,7 +459,7 @@ fn a_view_that_is_lost_or_damaged_is_rebuilt() {
     assert!(damaged > 0);
     let serve = stage.serve("one");
     wait_until("the view has all after the damage", PATIENCE, || connectors_in_view(&serve) == 50);
-    let rebuilds = serve.metric("dunmore_view_rebuilds_total", &[]);
+    let rebuilds = serve.count("dunmore_view_rebuilds_total", &[]);
     println!("{damaged} files damaged, {rebuilds} rebuilds counted");
     assert_eq!(rebuilds, 1);
     // It goes on from there.

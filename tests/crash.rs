@@ -82,7 +82,7 @@ impl Run {
     fn serve(&self, name: &str) -> Serve {
         let serve = self.stage.serve(name);
         wait_until("the view has all connectors", PATIENCE, || {
-            serve.metric("dunmore_view_connectors", &[]) == 2 * PROJECTS
+            serve.count("dunmore_view_connectors", &[]) == 2 * PROJECTS
         });
         serve
     }
@@ -148,7 +148,7 @@ impl Run {
 }
 
 fn delivered(serve: &Serve) -> usize {
-    serve.metric("dunmore_deliveries_total", &[("outcome", "delivered")])
+    serve.count("dunmore_deliveries_total", &[("outcome", "delivered")])
 }
 
 /// What is known of one kill.
@@ -201,7 +201,7 @@ fn ten_kills_lose_nothing_and_repeat_only_what_was_in_flight() {
         // A moment that the last kill's repeats have passed already falls into the start of the process.
         run.wait_until("the moment of the kill has come", || sink.delivered_count() >= moment);
         let (sampled, sampled_ms) = (Instant::now(), now_ms());
-        let bound = serve.metric("dunmore_repeat_bound_records", &[]);
+        let bound = serve.count("dunmore_repeat_bound_records", &[]);
         serve.kill();
         wait_until("the sink has read what was sent", PATIENCE, || sink.connections() == 0);
         kills.push(Kill { bound, sampled, sampled_ms, over: Instant::now(), over_ms: now_ms() });

@@ -88,7 +88,7 @@ fn twenty_thousand_events_reach_a_thousand_connectors_exactly() {
     stage.set_up(&commands);
     let connectors = 5 * PROJECTS;
     wait_until("the view has all connectors", PATIENCE, || {
-        serve.metric("dunmore_view_connectors", &[]) == connectors
+        serve.count("dunmore_view_connectors", &[]) == connectors
     });
 
     let mut expected = BTreeMap::new();
@@ -132,7 +132,7 @@ fn twenty_thousand_events_reach_a_thousand_connectors_exactly() {
         hits.len() - arrived.len(),
         took.as_secs_f64(),
         f64::from(u32::try_from(expected.len()).unwrap()) / took.as_secs_f64(),
-        serve.metric("dunmore_deliveries_total", &[("outcome", "deferred")]),
+        serve.count("dunmore_deliveries_total", &[("outcome", "deferred")]),
     );
     assert_eq!((missing, unexpected), (0, 0));
     assert_eq!(hits.len(), expected.len(), "nothing may arrive twice");
@@ -140,8 +140,8 @@ fn twenty_thousand_events_reach_a_thousand_connectors_exactly() {
         assert_eq!(hit.delivery, expected[&hit.pair()], "{}", hit.path);
     }
     let labels = [("outcome", "delivered")];
-    assert_eq!(serve.metric("dunmore_deliveries_total", &labels), expected.len());
-    assert_eq!(serve.metric("dunmore_events_consumed_total", &[]), EVENTS);
+    assert_eq!(serve.count("dunmore_deliveries_total", &labels), expected.len());
+    assert_eq!(serve.count("dunmore_events_consumed_total", &[]), EVENTS);
     assert_eq!(stage.kafka.read(&stage.topic("deliveries.dead")).len(), 0);
     serve.stop();
     stage.wait_committed(PATIENCE);
@@ -179,7 +179,7 @@ fn two_failures_are_mended_by_the_retry_tiers() {
         assert_eq!(record.attempts, attempts);
     }
     wait_until("every step is counted", PATIENCE, || {
-        let count = |outcome| serve.metric("dunmore_deliveries_total", &[("outcome", outcome)]);
+        let count = |outcome| serve.count("dunmore_deliveries_total", &[("outcome", outcome)]);
         (count("delivered"), count("retry"), count("dead")) == (1, 2, 0)
     });
     serve.stop();
@@ -223,7 +223,7 @@ fn what_fails_to_the_end_is_a_dead_letter_with_all_headers() {
     assert_eq!((record.attempts, record.connector.connector.as_str()), (3, "conn_1"));
     wait_until("the dead letter is counted", PATIENCE, || {
         let labels = [("type", "n8n"), ("reason", "server_error")];
-        serve.metric("dunmore_dead_letters_total", &labels) == 1
+        serve.count("dunmore_dead_letters_total", &labels) == 1
     });
     serve.stop();
     assert!(stage.is_committed("payments.events"));
@@ -247,7 +247,7 @@ fn a_gone_connector_is_suspended_until_its_configuration_changes() {
     // Both the one that found it gone and a later one wait, without a request.
     stage.events(&[event("evt_2", "payment.settled", "proj_1")]);
     wait_until("both are put off", PATIENCE, || {
-        serve.metric("dunmore_deliveries_total", &[("outcome", "deferred")]) >= 2
+        serve.count("dunmore_deliveries_total", &[("outcome", "deferred")]) >= 2
     });
     assert_eq!(sink.count(), 1, "no request may go to a gone connector");
 
@@ -279,7 +279,7 @@ fn what_nobody_wants_any_more_when_it_falls_due_is_cancelled() {
     }
     stage.events(&[event("evt_1", "payment.settled", "proj_1")]);
     wait_until("all three wait in the tier", PATIENCE, || {
-        serve.metric("dunmore_retries_total", &[("tier", "3s")]) == 3
+        serve.count("dunmore_retries_total", &[("tier", "3s")]) == 3
     });
     stage.set_up(&[
         delete("cmd_d", "proj_1", "deleted"),
@@ -287,7 +287,7 @@ fn what_nobody_wants_any_more_when_it_falls_due_is_cancelled() {
         update("cmd_f", "proj_1", "unsubscribed", &json!({"eventTypes": ["payment.failed"]})),
     ]);
     wait_until("all three are cancelled", PATIENCE, || {
-        serve.metric("dunmore_deliveries_total", &[("outcome", "cancelled")]) == 3
+        serve.count("dunmore_deliveries_total", &[("outcome", "cancelled")]) == 3
     });
     wait_until("the tier is committed to the end", PATIENCE, || {
         stage.is_committed("deliveries.retry.3s")
@@ -321,8 +321,8 @@ fn retry_after_chooses_the_first_tier_that_is_not_shorter() {
     let hits = sink.hits();
     assert!(hits[1].at - hits[0].at >= Duration::from_secs(2), "before the destination allowed it");
     let labels = [("tier", "2500ms"), ("reason", "rate_limited")];
-    assert_eq!(serve.metric("dunmore_retries_total", &labels), 1);
-    assert_eq!(serve.metric("dunmore_retries_total", &[]), 1);
+    assert_eq!(serve.count("dunmore_retries_total", &labels), 1);
+    assert_eq!(serve.count("dunmore_retries_total", &[]), 1);
     serve.stop();
 }
 

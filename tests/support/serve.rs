@@ -258,10 +258,24 @@ impl Serve {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// The sum of a counter or gauge over the series that have all these labels; 0 when there is none.
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> usize {
-        let Some((200, text)) = get(self.admin, "/metrics") else { return 0 };
-        sum(&text, name, labels)
+    /// The sum of a metric over the series that have all these labels; 0 when there is none.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.series(name, labels).into_iter().filter_map(|v| v.parse::<f64>().ok()).sum()
+    }
+
+    /// The same of a metric that counts.
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        self.series(name, labels).into_iter().filter_map(|v| v.parse::<usize>().ok()).sum()
+    }
+
+    fn series(&self, name: &str, labels: &[(&str, &str)]) -> Vec<String> {
+        let Some((200, text)) = get(self.admin, "/metrics") else { return Vec::new() };
+        let lines = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|(key, value)| line.contains(&format!("{key}=\"{value}\"")))
+        });
+        lines.filter_map(|line| Some(line.rsplit(' ').next()?.to_owned())).collect()
     }
 
     pub(crate) fn log_text(&self) -> String {
@@ -283,15 +297,6 @@ impl Drop for Serve {
             eprintln!("the last of {}:\n{}", self.log.display(), self.log_tail());
         }
     }
-}
-
-fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> usize {
-    let lines = text.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-            && labels.iter().all(|(key, value)| line.contains(&format!("{key}=\"{value}\"")))
-    });
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
 
 /// A plain GET; `None` when nobody answers.
