@@ -1,13 +1,14 @@
 //! The service: the parts of `dunmore serve`, put together and taken apart.
 
-use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use parking_lot::Mutex;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     admin::{self, Health},
+    api::{Api, ApiOptions},
     config::{AttemptLogging, Config},
     kafka::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupOptions, Producer, TopicKind, Topics,
@@ -19,6 +20,7 @@ use crate::{
         ViewFeed, delivery_topics,
     },
     secrets::Keyring,
+    tokens::Tokens,
     view::{BaseUrls, View},
 };
 
@@ -64,6 +66,7 @@ pub struct Service {
     delivery: Option<GroupConsumer>,
     registrar: Option<GroupConsumer>,
     attempt_log: Option<Arc<AttemptLog>>,
+    api: Option<Api>,
     producer: Producer,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -106,6 +109,15 @@ impl Service {
         let listener =
             admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
 
+        // Refused at once, before anything is joined.
+        let api = if roles.contains(&Role::Api) {
+            let tokens =
+                Tokens::new(&config.api.tokens, &config.api.jwt).map_err(|e| anyhow!(e))?;
+            let address = config.api.listen;
+            Some((tokens, admin::bind("api.listen", address).await.map_err(|e| anyhow!(e))?))
+        } else {
+            None
+        };
         let kafka_admin = Admin::new(&connection)?;
         let cluster_id = kafka_admin.cluster_id().await?;
         kafka_admin.require(&topics)?;
@@ -140,6 +152,7 @@ impl Service {
             delivery: None,
             registrar: None,
             attempt_log: None,
+            api: None,
             producer,
             tasks,
         };
@@ -148,6 +161,9 @@ impl Service {
         }
         if roles.contains(&Role::Delivery) {
             service.start_delivery(&connection, &topics)?;
+        }
+        if let Some((tokens, listener)) = api {
+            service.start_api(&connection, &topics, tokens, listener).await?;
         }
         service.health.checks.lock().waiting_for.clear();
         service.watch();
@@ -187,6 +203,27 @@ impl Service {
                 }
             }
         }));
+        Ok(())
+    }
+
+    async fn start_api(
+        &mut self,
+        connection: &Connection,
+        topics: &Topics,
+        tokens: Tokens,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
+        let options = ApiOptions {
+            connection: connection.clone(),
+            topics: topics.clone(),
+            view: Arc::clone(&self.view),
+            dispatcher: self.dispatcher.clone(),
+            egress: self.config.egress_policy(),
+            tokens,
+            requests_per_second: self.config.api.requests_per_second,
+            metrics: Arc::clone(&self.metrics),
+        };
+        self.api = Some(Api::start(listener, options).await?);
         Ok(())
     }
 
@@ -308,9 +345,18 @@ impl Service {
         self.dispatcher.as_ref()
     }
 
+    /// Where the API listens, when this instance serves it.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(Api::address)
+    }
+
     /// Stops: no new records, what is in flight is finished within the grace time, offsets are
     /// committed, the groups are left.
     pub async fn stop(mut self) {
+        // Requests that are under way still need the registrar.
+        if let Some(api) = self.api.take() {
+            api.stopped().await;
+        }
         let delivery = self.delivery.take();
         let registrar = self.registrar.take();
         let stop = |consumer: Option<GroupConsumer>| async {

@@ -3,9 +3,11 @@
 mod connector;
 mod control;
 mod event;
+mod openapi;
 mod output;
 mod serve;
 mod settings;
+mod token;
 mod topics;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -92,6 +94,14 @@ enum Command {
         #[command(subcommand)]
         command: event::EventCommand,
     },
+    /// Make tokens for the API.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
+    /// Print the API's OpenAPI document.
+    #[command(after_help = "Example:\n  dunmore openapi > openapi.json")]
+    Openapi,
     /// Check and show the settings.
     Config {
         #[command(subcommand)]
@@ -158,6 +168,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Project { command } => connector::project(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,
         Command::Event { command } => event::run(&common, command).await,
+        Command::Token { command } => token::run(&common, command),
+        Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),
     }
 }
