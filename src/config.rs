@@ -208,7 +208,7 @@ pub struct JwtSettings {
     pub key_file: Option<PathBuf>,
     /// A JWK set, instead of one key.
     pub jwks_file: Option<PathBuf>,
-    /// HS256, RS256, ES256 or EdDSA.
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
     pub algorithm: Option<String>,
     /// Who signs.
     pub issuer: Option<String>,

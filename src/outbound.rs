@@ -68,12 +68,13 @@ pub struct Outbound {
 impl Outbound {
     /// A sender that keeps to this policy.
     pub fn new(policy: EgressPolicy) -> Result<Self, String> {
-        Self::with_lookup(policy, Arc::new(|name| Box::pin(system_lookup(name))))
+        let lookup: Lookup = Arc::new(|name| Box::pin(system_lookup(name)));
+        Self::with_lookup(policy, &lookup)
     }
 
     /// The same with another way to find the addresses of a name. What is found is checked all
     /// the same, and nothing is looked up a second time for one connection.
-    pub fn with_lookup(policy: EgressPolicy, lookup: Lookup) -> Result<Self, String> {
+    pub fn with_lookup(policy: EgressPolicy, lookup: &Lookup) -> Result<Self, String> {
         // A second call finds the provider already installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Arc::new(policy);
@@ -87,7 +88,7 @@ impl Outbound {
                 .no_proxy()
                 .referer(false);
             if let Some(rule) = rule {
-                let (policy, lookup) = (Arc::clone(&policy), Arc::clone(&lookup));
+                let (policy, lookup) = (Arc::clone(&policy), Arc::clone(lookup));
                 builder = builder.dns_resolver(Arc::new(Guard { policy, rule, lookup }));
             }
             builder.build().map_err(|error| format!("cannot set up the HTTP client: {error}"))

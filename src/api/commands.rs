@@ -118,9 +118,8 @@ impl Commands {
             Ok(Err(error)) => return Err(not_written(&error)),
             Err(_) => return Err(not_written(&"no answer in time")),
         };
-        let result = match tokio::time::timeout_at(deadline, result).await {
-            Ok(Ok(result)) => result,
-            _ => return Err(no_result("No result came in time")),
+        let Ok(Ok(result)) = tokio::time::timeout_at(deadline, result).await else {
+            return Err(no_result("No result came in time"));
         };
         if result.outcome == CommandOutcome::Rejected {
             let unknown = || Problem::new(ProblemCode::Internal, "Rejected without a reason.");
@@ -204,7 +203,7 @@ pub fn follow(
                 tracing::warn!("what was to be read next is gone; going on at the end");
                 loop {
                     match make() {
-                        Ok(made) => break reader = made,
+                        Ok(fresh) => break reader = fresh,
                         Err(_) if stop.load(Ordering::Relaxed) => return,
                         Err(error) => {
                             tracing::warn!(%error, "cannot read");

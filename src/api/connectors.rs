@@ -83,9 +83,8 @@ pub async fn create(
     }))?;
     // What is wrong with the request itself is told at once. Whether there is room is the
     // registrar's decision.
-    let wanted = match judge(&shared, &unlimited(&project), &command)? {
-        Change::ConnectorSet(wanted) => wanted,
-        _ => return Err(Problem::new(ProblemCode::Internal, "A create creates nothing.").into()),
+    let Change::ConnectorSet(wanted) = judge(&shared, &unlimited(&project), &command)? else {
+        return Err(Problem::new(ProblemCode::Internal, "A create creates nothing.").into());
     };
     if let Some(existing) = shared.view.connector(&key).map_err(unavailable)? {
         return repeated(&shared, &wanted, &existing);

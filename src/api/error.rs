@@ -13,7 +13,10 @@ const RETRY_AFTER_SECS: u64 = 2;
 
 /// Why a request was not carried out.
 #[derive(Debug)]
-pub struct Failure {
+pub struct Failure(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     problem: Problem,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -21,7 +24,7 @@ pub struct Failure {
 impl Failure {
     /// Adds a header to the response.
     pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        self.headers.push((name, value.into()));
+        self.0.headers.push((name, value.into()));
         self
     }
 
@@ -35,8 +38,9 @@ impl Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        let failure = Self { headers: Vec::new(), problem };
-        match failure.problem.status {
+        let status = problem.status;
+        let failure = Self(Box::new(Inner { headers: Vec::new(), problem }));
+        match status {
             503 => failure.with(header::RETRY_AFTER, RETRY_AFTER_SECS),
             _ => failure,
         }
@@ -55,12 +59,13 @@ impl From<BytesRejection> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status);
-        let body = serde_json::to_vec(&self.problem).unwrap_or_default();
+        let Inner { problem, headers } = *self.0;
+        let status = StatusCode::from_u16(problem.status);
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
         let content = [(header::CONTENT_TYPE, "application/problem+json")];
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, content, body).into_response();
-        for (name, value) in self.headers {
+        for (name, value) in headers {
             response.headers_mut().insert(name, value);
         }
         response

@@ -1,4 +1,4 @@
-//! The API's description, OpenAPI 3.1. The shapes of the configurations come from the list of
+//! The API's description, an `OpenAPI` 3.1 document. The shapes of the configurations come from the list of
 //! destinations, so that a new one is described as soon as it exists.
 
 use serde_json::{Map, Value, json};
@@ -201,7 +201,6 @@ fn problem_responses() -> Value {
 }
 
 fn schemas() -> Value {
-    let names = |items: Vec<&str>| json!({ "type": "string", "enum": items });
     let time = json!({ "type": "string", "format": "date-time" });
     let mut schemas = json!({
         "Id": { "type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS, "pattern": ID_PATTERN },
@@ -241,6 +240,54 @@ fn schemas() -> Value {
                 "isActive": { "type": "boolean" },
             },
         },
+        "Problem": {
+            "type": "object", "required": ["type", "title", "status", "detail", "code"],
+            "properties": {
+                "type": { "type": "string", "format": "uri" },
+                "title": { "type": "string" },
+                "status": { "type": "integer" },
+                "detail": { "type": "string" },
+                "code": names(ProblemCode::ALL.iter().map(|code| code.as_str()).collect()),
+                "errors": { "type": "array", "items": {
+                    "type": "object", "required": ["field", "message"],
+                    "properties": { "field": { "type": "string" }, "message": { "type": "string" } },
+                } },
+            },
+        },
+    });
+    if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), attempt_schemas()) {
+        schemas.extend(more);
+    }
+    let mut kinds = Vec::new();
+    for kind in ConnectorType::ALL {
+        let name = kind.as_str();
+        let (config, new) = (format!("{name}Config"), format!("{name}Connector"));
+        schemas[&config] = config_schema(*kind);
+        schemas[&new] = json!({
+            "type": "object", "additionalProperties": false,
+            "required": ["type", "config", "eventTypes"],
+            "properties": {
+                "type": { "const": name },
+                "config": reference("schemas", &config),
+                "eventTypes": reference("schemas", "EventTypes"),
+            },
+        });
+        kinds.push(reference("schemas", &new));
+    }
+    schemas["NewConnector"] = json!({ "oneOf": kinds });
+    schemas
+}
+
+/// A closed list of names.
+#[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
+fn names(items: Vec<&str>) -> Value {
+    json!({ "type": "string", "enum": items })
+}
+
+/// What trials and attempts look like.
+fn attempt_schemas() -> Value {
+    let time = json!({ "type": "string", "format": "date-time" });
+    json!({
         "Trial": {
             "type": "object", "required": ["eventId", "eventType", "verdict"],
             "properties": {
@@ -278,39 +325,7 @@ fn schemas() -> Value {
             "type": "object", "required": ["deliveries"],
             "properties": { "deliveries": { "type": "array", "items": reference("schemas", "Delivery") } },
         },
-        "Problem": {
-            "type": "object", "required": ["type", "title", "status", "detail", "code"],
-            "properties": {
-                "type": { "type": "string", "format": "uri" },
-                "title": { "type": "string" },
-                "status": { "type": "integer" },
-                "detail": { "type": "string" },
-                "code": names(ProblemCode::ALL.iter().map(|code| code.as_str()).collect()),
-                "errors": { "type": "array", "items": {
-                    "type": "object", "required": ["field", "message"],
-                    "properties": { "field": { "type": "string" }, "message": { "type": "string" } },
-                } },
-            },
-        },
-    });
-    let mut kinds = Vec::new();
-    for kind in ConnectorType::ALL {
-        let name = kind.as_str();
-        let (config, new) = (format!("{name}Config"), format!("{name}Connector"));
-        schemas[&config] = config_schema(*kind);
-        schemas[&new] = json!({
-            "type": "object", "additionalProperties": false,
-            "required": ["type", "config", "eventTypes"],
-            "properties": {
-                "type": { "const": name },
-                "config": reference("schemas", &config),
-                "eventTypes": reference("schemas", "EventTypes"),
-            },
-        });
-        kinds.push(reference("schemas", &new));
-    }
-    schemas["NewConnector"] = json!({ "oneOf": kinds });
-    schemas
+    })
 }
 
 fn config_schema(kind: ConnectorType) -> Value {

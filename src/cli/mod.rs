@@ -99,7 +99,7 @@ enum Command {
         #[command(subcommand)]
         command: token::TokenCommand,
     },
-    /// Print the API's OpenAPI document.
+    /// Print the API's `OpenAPI` document.
     #[command(after_help = "Example:\n  dunmore openapi > openapi.json")]
     Openapi,
     /// Check and show the settings.

@@ -15,7 +15,7 @@ use dunmore_connectors::{
     delivery::Reason,
     destination::{MAX_RESPONSE_BYTES, Request},
     egress::EgressPolicy,
-    outbound::Outbound,
+    outbound::{Lookup, Outbound},
 };
 use url::Url;
 
@@ -338,15 +338,12 @@ async fn a_name_that_moves_to_a_private_address_is_not_followed_there() {
     ]));
     let lookups = Arc::new(AtomicUsize::new(0));
     let (script, counted) = (Arc::clone(&answers), Arc::clone(&lookups));
-    let outbound = Outbound::with_lookup(
-        network("127.0.0.2/32"),
-        Arc::new(move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let next = script.lock().unwrap().pop().unwrap();
-            Box::pin(async move { Ok(next) })
-        }),
-    )
-    .unwrap();
+    let lookup: Lookup = Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let next = script.lock().unwrap().pop().unwrap();
+        Box::pin(async move { Ok(next) })
+    });
+    let outbound = Outbound::with_lookup(network("127.0.0.2/32"), &lookup).unwrap();
     let first = outbound.send(get("http://rebind.example/"), false, TIME).await.unwrap();
     assert_eq!(first.status, 200);
     assert_eq!(lookups.load(Ordering::SeqCst), 1, "one connection, one lookup");

@@ -111,7 +111,7 @@ async fn a_connectors_life() {
     repeats(&instance).await;
     errors(&instance).await;
     trials(&instance).await;
-    instance.service.stop().await;
+    instance.stop().await;
 }
 
 async fn repeats(instance: &Instance) {
@@ -257,8 +257,8 @@ async fn two_instances_racing_for_the_last_places_keep_the_limit() {
     let answer = two.client.send("POST", &path, &[], None).await.is(503);
     assert_eq!(answer.code(), "unavailable");
     assert!(answer.body["detail"].as_str().unwrap().contains("role delivery"));
-    two.service.stop().await;
-    one.service.stop().await;
+    two.stop().await;
+    one.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,5 +289,5 @@ async fn without_kafka_reads_go_on_and_writes_say_when_to_come_back() {
         assert_eq!(answer.status, 503, "{}", answer.body);
         assert!(Instant::now() < until, "it does not recover");
     }
-    instance.service.stop().await;
+    instance.stop().await;
 }

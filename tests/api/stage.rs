@@ -20,7 +20,19 @@ pub const KEY: &str = "k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 pub struct Instance {
     pub service: Service,
     pub client: Client,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+impl Instance {
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Stops it, and gives the folder, which is there until it is dropped.
+    pub async fn stop(self) -> TempDir {
+        self.service.stop().await;
+        self.folder
+    }
 }
 
 #[derive(Clone)]
@@ -56,7 +68,11 @@ impl Answer {
 }
 
 pub async fn topics(bootstrap: &str, prefix: &str) {
-    let config = config(bootstrap, prefix, "", "/nowhere");
+    topics_with(bootstrap, prefix, "").await;
+}
+
+pub async fn topics_with(bootstrap: &str, prefix: &str, more: &str) {
+    let config = config(bootstrap, prefix, more, "/nowhere");
     let topics = Topics::new(prefix, &config.delivery.retry_tiers);
     let admin = Admin::new(&config.connection().unwrap()).unwrap();
     admin.ensure(&topics, 2, 1).await.unwrap();
@@ -103,7 +119,7 @@ pub async fn start(bootstrap: &str, prefix: &str, more: &str, roles: &[Role]) ->
     let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().timeout(Duration::from_secs(90)).build().unwrap();
     let client = Client { base, token: ADMIN.to_owned(), http };
-    Instance { service, client, _folder: folder }
+    Instance { service, client, folder }
 }
 
 impl Client {
