@@ -15,7 +15,7 @@ use figment::{
 };
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 use crate::{
@@ -35,8 +35,14 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("group.id", "the consumer group"),
     ("data_dir", "where the view is kept"),
     ("api.listen", "address of the REST API"),
-    ("api.tokens", "who may call the API"),
-    ("api.jwt.*", "who may call the API, by signed tokens"),
+    ("api.tokens", "who may call the API: a list of { name, sha256, projects }"),
+    ("api.requests_per_second", "of one caller; 0 = no limit"),
+    ("api.jwt.key_file", "the key of signed tokens: a public key in PEM, or the shared key"),
+    ("api.jwt.jwks_file", "the keys of signed tokens as a JWK set, instead of one key"),
+    ("api.jwt.algorithm", "HS256, RS256, ES256 or EdDSA"),
+    ("api.jwt.issuer", "the `iss` of signed tokens"),
+    ("api.jwt.audience", "the `aud` of signed tokens"),
+    ("api.jwt.projects_claim", "the claim with the caller's projects; default `projects`"),
     ("admin.listen", "address of /metrics, /healthz, /readyz"),
     ("secrets.keys", "id:base64key list; the first encrypts, all decrypt"),
     ("egress.allow_cidrs", "private networks that users' URLs may name"),
@@ -162,12 +168,54 @@ impl Default for GroupSettings {
 pub struct ApiSettings {
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Who may call it.
+    #[serde(deserialize_with = "token_list")]
+    pub tokens: Vec<TokenSettings>,
+    /// Who may call it, by signed tokens.
+    pub jwt: JwtSettings,
+    /// Requests per second of one caller; 0 = no limit.
+    pub requests_per_second: u32,
 }
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tokens: Vec::new(),
+            jwt: JwtSettings::default(),
+            requests_per_second: 100,
+        }
     }
+}
+
+/// One entry of `api.tokens`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSettings {
+    /// Whose it is, for logs.
+    pub name: String,
+    /// The token's SHA-256 in hexadecimal digits.
+    pub sha256: String,
+    /// The projects that it may touch, or `*`.
+    pub projects: Vec<String>,
+}
+
+/// `api.jwt.*`
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct JwtSettings {
+    /// A public key in PEM, or the shared key of HS256.
+    pub key_file: Option<PathBuf>,
+    /// A JWK set, instead of one key.
+    pub jwks_file: Option<PathBuf>,
+    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
+    pub algorithm: Option<String>,
+    /// Who signs.
+    pub issuer: Option<String>,
+    /// For whom.
+    pub audience: Option<String>,
+    /// The claim with the caller's projects.
+    pub projects_claim: Option<String>,
 }
 
 /// `admin.*`
@@ -413,6 +461,8 @@ impl Config {
             row("group.id", &self.group.id),
             row("data_dir", self.data_dir.display()),
             row("api.listen", self.api.listen),
+            row("api.tokens", self.shown_tokens()),
+            row("api.requests_per_second", self.api.requests_per_second),
             row("admin.listen", self.admin.listen),
             row("secrets.keys", self.shown_keys()),
             row("egress.allow_cidrs", list(&self.egress.allow_cidrs)),
@@ -431,6 +481,18 @@ impl Config {
             row("log.format", format!("{:?}", self.log.format).to_lowercase()),
             row("log.filter", &self.log.filter),
         ];
+        let jwt = &self.api.jwt;
+        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        for (name, value) in [
+            ("key_file", file(&jwt.key_file)),
+            ("jwks_file", file(&jwt.jwks_file)),
+            ("algorithm", jwt.algorithm.clone()),
+            ("issuer", jwt.issuer.clone()),
+            ("audience", jwt.audience.clone()),
+            ("projects_claim", jwt.projects_claim.clone()),
+        ] {
+            rows.extend(value.map(|value| row(&format!("api.jwt.{name}"), value)));
+        }
         for (key, value) in &self.kafka.properties {
             // Which properties are secrets is librdkafka's business; the harmless ones are known.
             let harmless = ["protocol", "mechanism", "mechanisms", "location", "timeout.ms"];
@@ -451,6 +513,13 @@ impl Config {
         }
         rows.sort();
         rows
+    }
+
+    fn shown_tokens(&self) -> String {
+        let tokens = &self.api.tokens;
+        let shown =
+            tokens.iter().map(|token| format!("{} ({})", token.name, list(&token.projects)));
+        shown.collect::<Vec<_>>().join("; ")
     }
 
     fn shown_keys(&self) -> String {
@@ -605,6 +674,18 @@ fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
 
 fn secret_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
     Ok(strings(deserializer)?.into_iter().map(SecretString::from).collect())
+}
+
+/// A list of tables, or one text of JSON (environment).
+fn token_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TokenSettings>, D::Error> {
+    match <Value as Deserialize>::deserialize(deserializer)? {
+        Value::String(_, text) => serde_json::from_str(&text).map_err(|error| {
+            de::Error::custom(format!(
+                "must be a JSON list of objects with name, sha256 and projects: {error}"
+            ))
+        }),
+        value => value.deserialize().map_err(|error| de::Error::custom(error.to_string())),
+    }
 }
 
 fn cidr_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {

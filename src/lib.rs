@@ -10,6 +10,7 @@
 //! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
 
 pub mod admin;
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -30,4 +31,5 @@ pub mod pipeline;
 pub mod secrets;
 pub mod service;
 pub mod telemetry;
+pub mod tokens;
 pub mod view;

@@ -414,6 +414,9 @@ impl Metrics {
     /// A request to this program was answered.
     pub fn http(&self, method: &str, route: &str, status: u16, duration: Duration) {
         let status = status.to_string();
+        // Anybody may make up a method.
+        let known = ["GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"];
+        let method = known.into_iter().find(|known| *known == method).unwrap_or("other");
         let labels = [method, route, status.as_str()];
         self.http_requests.with_label_values(&labels).inc();
         self.http_seconds.with_label_values(&labels).observe(duration.as_secs_f64());

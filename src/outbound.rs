@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, header::USER_AGENT};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
@@ -44,6 +45,14 @@ pub struct SendError {
     pub detail: String,
 }
 
+/// Finds the addresses of a name; a port that is not 0 replaces the URL's.
+pub type Lookup =
+    Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+async fn system_lookup(name: String) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((name, 0)).await?.collect())
+}
+
 /// The sender of all requests.
 #[derive(Clone)]
 pub struct Outbound {
@@ -59,6 +68,13 @@ pub struct Outbound {
 impl Outbound {
     /// A sender that keeps to this policy.
     pub fn new(policy: EgressPolicy) -> Result<Self, String> {
+        let lookup: Lookup = Arc::new(|name| Box::pin(system_lookup(name)));
+        Self::with_lookup(policy, &lookup)
+    }
+
+    /// The same with another way to find the addresses of a name. What is found is checked all
+    /// the same, and nothing is looked up a second time for one connection.
+    pub fn with_lookup(policy: EgressPolicy, lookup: &Lookup) -> Result<Self, String> {
         // A second call finds the provider already installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Arc::new(policy);
@@ -72,8 +88,8 @@ impl Outbound {
                 .no_proxy()
                 .referer(false);
             if let Some(rule) = rule {
-                builder =
-                    builder.dns_resolver(Arc::new(Guard { policy: Arc::clone(&policy), rule }));
+                let (policy, lookup) = (Arc::clone(&policy), Arc::clone(lookup));
+                builder = builder.dns_resolver(Arc::new(Guard { policy, rule, lookup }));
             }
             builder.build().map_err(|error| format!("cannot set up the HTTP client: {error}"))
         };
@@ -188,6 +204,7 @@ impl Rule {
 struct Guard {
     policy: Arc<EgressPolicy>,
     rule: Rule,
+    lookup: Lookup,
 }
 
 /// The marker by which a refused address is known again in the client's error.
@@ -198,9 +215,9 @@ struct AddressRefused;
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let (policy, rule) = (Arc::clone(&self.policy), self.rule);
+        let looking = (self.lookup)(name.as_str().to_owned());
         Box::pin(async move {
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsFailed)?.collect();
+            let found = looking.await.map_err(DnsFailed)?;
             // One private address among public ones is as suspicious as a private one alone.
             if found.iter().all(|address| rule.admits(&policy, address.ip())) && !found.is_empty() {
                 Ok(Box::new(found.into_iter()) as Addrs)

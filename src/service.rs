@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, sync::Arc, time:
 use anyhow::{Context as _, anyhow};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     admin::{self, Health},
+    api::{Api, ApiOptions},
     config::{AttemptLogging, Config},
     kafka::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
@@ -21,6 +22,7 @@ use crate::{
         ViewFeed, delivery_topics,
     },
     secrets::Keyring,
+    tokens::Tokens,
     view::{BaseUrls, View},
 };
 
@@ -66,6 +68,7 @@ pub struct Service {
     /// What each consumer's partitions are called, and the consumer.
     groups: Vec<(&'static str, GroupConsumer)>,
     attempt_log: Option<Arc<AttemptLog>>,
+    api: Option<Api>,
     producer: Producer,
     admin_address: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
@@ -110,6 +113,15 @@ impl Service {
             admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
         let admin_address = listener.local_addr().context("admin.listen")?;
 
+        // Refused at once, before anything is joined.
+        let api = if roles.contains(&Role::Api) {
+            let tokens =
+                Tokens::new(&config.api.tokens, &config.api.jwt).map_err(|e| anyhow!(e))?;
+            let address = config.api.listen;
+            Some((tokens, admin::bind("api.listen", address).await.map_err(|e| anyhow!(e))?))
+        } else {
+            None
+        };
         let kafka_admin = Admin::new(&connection)?;
         let cluster_id = kafka_admin.cluster_id().await?;
         kafka_admin.require(&topics)?;
@@ -143,6 +155,7 @@ impl Service {
             dispatcher: None,
             groups: Vec::new(),
             attempt_log: None,
+            api: None,
             producer,
             admin_address,
             tasks,
@@ -152,6 +165,9 @@ impl Service {
         }
         if roles.contains(&Role::Delivery) {
             service.start_delivery(&connection, &topics)?;
+        }
+        if let Some((tokens, listener)) = api {
+            service.start_api(&connection, &topics, tokens, listener).await?;
         }
         service.health.checks.lock().waiting_for.clear();
         service.watch();
@@ -192,6 +208,27 @@ impl Service {
                 }
             }
         }));
+        Ok(())
+    }
+
+    async fn start_api(
+        &mut self,
+        connection: &Connection,
+        topics: &Topics,
+        tokens: Tokens,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
+        let options = ApiOptions {
+            connection: connection.clone(),
+            topics: topics.clone(),
+            view: Arc::clone(&self.view),
+            dispatcher: self.dispatcher.clone(),
+            egress: self.config.egress_policy(),
+            tokens,
+            requests_per_second: self.config.api.requests_per_second,
+            metrics: Arc::clone(&self.metrics),
+        };
+        self.api = Some(Api::start(listener, options).await?);
         Ok(())
     }
 
@@ -326,9 +363,18 @@ impl Service {
         self.dispatcher.as_ref()
     }
 
+    /// Where the API listens, when this instance serves it.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(Api::address)
+    }
+
     /// Stops: no new records, what is in flight is finished within the grace time, offsets are
     /// committed, the groups are left.
     pub async fn stop(mut self) {
+        // Requests that are under way still need the registrar.
+        if let Some(api) = self.api.take() {
+            api.stopped().await;
+        }
         let groups = std::mem::take(&mut self.groups);
         join_all(groups.into_iter().map(|(_, consumer)| consumer.stopped())).await;
         if let Some(dispatcher) = &self.dispatcher {

@@ -265,7 +265,7 @@ async fn seal(
     let kind = match &command.body {
         CommandBody::Create { kind, .. } => *kind,
         // An update does not say of which type the connector is, and so which fields are secret.
-        CommandBody::Update { connector, patch } if patch.config.is_some() => {
+        CommandBody::Update { connector, patch, .. } if patch.config.is_some() => {
             let connectors = read_connectors(common, &command.project).await?;
             let found = connectors.iter().find(|found| found.key.connector == *connector);
             found

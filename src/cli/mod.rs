@@ -4,9 +4,11 @@ mod connector;
 mod control;
 mod destination;
 mod event;
+mod openapi;
 mod output;
 mod serve;
 mod settings;
+mod token;
 mod topics;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -98,6 +100,14 @@ enum Command {
         #[command(subcommand)]
         command: event::EventCommand,
     },
+    /// Make tokens for the API.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
+    /// Print the API's `OpenAPI` document.
+    #[command(after_help = "Example:\n  dunmore openapi > openapi.json")]
+    Openapi,
     /// Check and show the settings.
     Config {
         #[command(subcommand)]
@@ -165,6 +175,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Connector { command } => connector::run(&common, command).await,
         Command::Destination { command } => destination::run(&common, &command),
         Command::Event { command } => event::run(&common, command).await,
+        Command::Token { command } => token::run(&common, command),
+        Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),
     }
 }

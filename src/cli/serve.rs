@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::anyhow;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Common, load, output};
@@ -11,7 +11,7 @@ use crate::{
     kafka::{EmbeddedBroker, Topics},
     secrets::Keyring,
     service::{Role, Service},
-    telemetry,
+    telemetry, tokens,
 };
 
 /// `dunmore serve`
@@ -35,6 +35,14 @@ pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::R
         folder.path().clone_into(&mut config.data_dir);
         if config.secrets.keys.is_empty() {
             config.secrets.keys = vec![SecretString::from(Keyring::generate())];
+        }
+        if roles.contains(&Role::Api) {
+            let (token, entry) =
+                tokens::generate("embedded", vec![tokens::ALL_PROJECTS.to_owned()])
+                    .map_err(|error| anyhow!(error))?;
+            config.api.tokens.push(entry);
+            output::line(&format!("REST API: http://{}", config.api.listen));
+            output::line(&format!("admin token: {}", token.expose_secret()));
         }
         output::line(&format!("embedded broker: {}", broker.bootstrap_servers()));
         output::line("It is for trying out only: it keeps little, and everything is gone at exit.");

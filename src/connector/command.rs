@@ -45,11 +45,15 @@ pub enum CommandBody {
         connector: ConnectorId,
         /// What is different.
         patch: Patch,
+        /// Only if the connector is not newer than this version.
+        if_version: Option<i64>,
     },
     /// Remove a connector.
     Delete {
         /// Which one.
         connector: ConnectorId,
+        /// Only if the connector is not newer than this version.
+        if_version: Option<i64>,
     },
     /// Hold a connector's deliveries until its configuration changes.
     Suspend {
@@ -125,9 +129,20 @@ impl CommandBody {
         match self {
             Self::Create { connector, .. }
             | Self::Update { connector, .. }
-            | Self::Delete { connector }
+            | Self::Delete { connector, .. }
             | Self::Suspend { connector, .. } => Some(connector),
             Self::SetTier { .. } => None,
+        }
+    }
+
+    /// The version that the connector must not be newer than, if it matters.
+    #[must_use]
+    pub const fn if_version(&self) -> Option<i64> {
+        match self {
+            Self::Update { if_version, .. }
+            | Self::Delete { if_version, .. }
+            | Self::Suspend { if_version, .. } => *if_version,
+            Self::Create { .. } | Self::SetTier { .. } => None,
         }
     }
 
@@ -208,13 +223,11 @@ impl Command {
             }
             CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
             CommandBody::Delete { .. } => {}
-            CommandBody::Suspend { reason, if_version, .. } => {
-                json["reason"] = json!(reason);
-                if let Some(version) = if_version {
-                    json["ifVersion"] = json!(version);
-                }
-            }
+            CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
             CommandBody::SetTier { tier } => json["tier"] = json!(tier),
+        }
+        if let Some(version) = self.body.if_version() {
+            json["ifVersion"] = json!(version);
         }
         json.to_string().into_bytes()
     }
@@ -283,7 +296,8 @@ fn read_create(fields: &mut Fields) -> Option<CommandBody> {
 fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     let body = fields.required_object("patch");
-    fields.finish(&["id", "type", "projectId", "connectorId", "patch"]);
+    let if_version = fields.version();
+    fields.finish(&["id", "type", "projectId", "connectorId", "patch", "ifVersion"]);
     let mut body = Fields::new(body?);
     let patch = Patch {
         config: body.optional_object("config"),
@@ -292,28 +306,20 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     };
     body.finish(&["config", "eventTypes", "isActive"]);
     fields.errors.append(&mut body.errors);
-    Some(CommandBody::Update { connector: connector?, patch })
+    Some(CommandBody::Update { connector: connector?, patch, if_version })
 }
 
 fn read_delete(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
-    fields.finish(&["id", "type", "projectId", "connectorId"]);
-    Some(CommandBody::Delete { connector: connector? })
+    let if_version = fields.version();
+    fields.finish(&["id", "type", "projectId", "connectorId", "ifVersion"]);
+    Some(CommandBody::Delete { connector: connector?, if_version })
 }
 
 fn read_suspend(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     let reason = fields.text("reason");
-    let if_version = match fields.map.shift_remove("ifVersion") {
-        None => None,
-        Some(value) => {
-            let version = value.as_i64();
-            if version.is_none() {
-                fields.error("ifVersion", "must be a whole number");
-            }
-            version
-        }
-    };
+    let if_version = fields.version();
     fields.finish(&["id", "type", "projectId", "connectorId", "reason", "ifVersion"]);
     Some(CommandBody::Suspend { connector: connector?, reason: reason?, if_version })
 }
@@ -365,6 +371,15 @@ impl Fields {
             _ => self.error(field, "must be true or false"),
         }
         None
+    }
+
+    fn version(&mut self) -> Option<i64> {
+        let value = self.map.shift_remove("ifVersion")?;
+        let version = value.as_i64();
+        if version.is_none() {
+            self.error("ifVersion", "must be a whole number");
+        }
+        version
     }
 
     fn required_object(&mut self, field: &str) -> Option<Map<String, Value>> {

@@ -51,8 +51,10 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
         CommandBody::Create { connector, kind, config, event_types } => {
             case.create(connector, *kind, config, event_types)
         }
-        CommandBody::Update { connector, patch } => case.update(connector, patch),
-        CommandBody::Delete { connector } => case.delete(connector),
+        CommandBody::Update { connector, patch, if_version } => {
+            case.update(connector, patch, *if_version)
+        }
+        CommandBody::Delete { connector, if_version } => case.delete(connector, *if_version),
         CommandBody::Suspend { connector, reason, if_version } => {
             case.suspend(connector, reason, *if_version)
         }
@@ -104,11 +106,17 @@ impl Case<'_> {
         }))
     }
 
-    fn update(&self, id: &ConnectorId, patch: &Patch) -> Result<Change, Problem> {
+    fn update(
+        &self,
+        id: &ConnectorId,
+        patch: &Patch,
+        if_version: Option<i64>,
+    ) -> Result<Change, Problem> {
         let connector = self.find(id)?;
         if let Some(same) = self.repeated(connector) {
             return Ok(same);
         }
+        check_version(connector, if_version)?;
         let mut next = self.next_version(connector);
         if let Some(event_types) = &patch.event_types {
             next.event_types = event_types.clone();
@@ -129,8 +137,10 @@ impl Case<'_> {
         Ok(Change::ConnectorSet(next))
     }
 
-    fn delete(&self, id: &ConnectorId) -> Result<Change, Problem> {
-        self.find(id).map(|connector| Change::ConnectorGone(connector.key.clone()))
+    fn delete(&self, id: &ConnectorId, if_version: Option<i64>) -> Result<Change, Problem> {
+        let connector = self.find(id)?;
+        check_version(connector, if_version)?;
+        Ok(Change::ConnectorGone(connector.key.clone()))
     }
 
     fn suspend(
@@ -251,6 +261,20 @@ impl Case<'_> {
             Err(Problem::with_fields(ProblemCode::ValidationFailed, merge.errors))
         }
     }
+}
+
+/// The sender looked at a version of the connector and means no later one.
+fn check_version(connector: &Connector, if_version: Option<i64>) -> Result<(), Problem> {
+    if if_version.is_none_or(|version| version >= connector.version) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemCode::ConnectorChanged,
+        format!(
+            "Connector {} has changed since you looked at it. Look again and repeat what you want.",
+            connector.key.connector
+        ),
+    ))
 }
 
 /// A configuration in the making.
@@ -602,6 +626,22 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_an_older_version_is_refused() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
+        let seen = story.connector("conn_1").version;
+        let if_version = |mut command: Value| {
+            command["ifVersion"] = json!(seen);
+            command
+        };
+        let off = json!({"isActive": false});
+        accepted(story.when(if_version(update("u1", "conn_1", &off))));
+        let again = story.when(if_version(update("u2", "conn_1", &off)));
+        assert_eq!(code(again), ProblemCode::ConnectorChanged);
+        assert_eq!(code(story.when(if_version(delete("d1")))), ProblemCode::ConnectorChanged);
+        accepted(story.when(delete("d2")));
+    }
+
+    #[test]
     fn what_is_deleted_is_gone() {
         let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
         let change = accepted(story.when(delete("d1")));
@@ -625,8 +665,8 @@ mod tests {
                 event_types: EventTypes::All,
             }),
             2 => (connector.clone(), patch)
-                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch }),
-            1 => connector.clone().prop_map(|connector| CommandBody::Delete { connector }),
+                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch, if_version: None }),
+            1 => connector.clone().prop_map(|connector| CommandBody::Delete { connector, if_version: None }),
             1 => (connector, proptest::option::of(0..50_i64)).prop_map(|(connector, if_version)| {
                 CommandBody::Suspend { connector, reason: "r".to_owned(), if_version }
             }),

@@ -61,6 +61,8 @@ problem_codes! {
     ConnectorExists => "connector_exists", 409, "The connector exists already";
     /// The connector changed since the sender looked at it.
     ConnectorChanged => "connector_changed", 409, "The connector has changed since";
+    /// An idempotency key came again with another body.
+    IdempotencyKeyReused => "idempotency_key_reused", 409, "The idempotency key was used before";
     /// The request's body is too long.
     TooLarge => "too_large", 413, "The request is too large";
     /// The body is not JSON by its content type.

@@ -19,6 +19,7 @@ use super::{Connection, KafkaError};
 
 /// How long the client library tries to get a record acknowledged. Idempotence keeps it from
 /// being written twice meanwhile.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 const DELIVERY_TIMEOUT_MS: &str = "120000";
 /// What may wait in the client library before `send` waits.
 const QUEUE_KBYTES: &str = "65536";
@@ -61,6 +62,15 @@ pub struct Producer {
 impl Producer {
     /// A producer. Errors of the client library are counted by code.
     pub fn new(connection: &Connection, errors: IntCounterVec) -> Result<Self, KafkaError> {
+        Self::with_timeout(connection, errors, DELIVERY_TIMEOUT)
+    }
+
+    /// A producer that gives a record up when it is not acknowledged in this time.
+    pub fn with_timeout(
+        connection: &Connection,
+        errors: IntCounterVec,
+        timeout: Duration,
+    ) -> Result<Self, KafkaError> {
         let inner = connection
             .client(&[
                 ("enable.idempotence", "true"),
@@ -70,7 +80,7 @@ impl Producer {
                 ("partitioner", "murmur2_random"),
                 ("linger.ms", "5"),
                 ("compression.type", "lz4"),
-                ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
+                ("message.timeout.ms", &timeout.as_millis().to_string()),
                 ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
                 ("queue.buffering.max.kbytes", QUEUE_KBYTES),
             ])

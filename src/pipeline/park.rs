@@ -400,7 +400,7 @@ fn change_setting(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, field: &str
     let config = [(field.to_owned(), value.into())].into_iter().collect();
     let patch = Patch { config: Some(config), ..Patch::default() };
     let connector = delivery.target.key.connector.clone();
-    send_command(dispatcher, delivery, CommandBody::Update { connector, patch });
+    send_command(dispatcher, delivery, CommandBody::Update { connector, patch, if_version: None });
 }
 
 fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: CommandBody) {

@@ -1,0 +1,310 @@
+//! List, create, read, change and delete connectors.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State, rejection::BytesRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Shared, error::Failure, unavailable};
+use crate::{
+    clock,
+    connector::{
+        Change, Command, ConfigValue, Connector, Context, Decision, FieldError, Problem,
+        ProblemCode, Project, ProjectState, Refused, Tier, decide,
+    },
+    id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
+    secrets::Keyring,
+};
+
+/// The longest `Idempotency-Key`, in bytes.
+const MAX_KEY_BYTES: usize = 255;
+/// The namespace of the ids that come from idempotency keys (a `UUIDv4` chosen once).
+const KEYS: Uuid = Uuid::from_u128(0x2f7a_41c0_8d0e_4e5b_a6f3_7b1d_5c90_e84a);
+
+pub(super) type Shares = State<Arc<Shared>>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// `GET …/connectors`
+pub async fn list(
+    State(shared): Shares,
+    Path(project): Path<String>,
+) -> Result<Json<Value>, Failure> {
+    let state = shared.view.project(&project_id(&project)?).map_err(unavailable)?;
+    let mut connectors: Vec<&Connector> = state.connectors.values().collect();
+    connectors.sort_by_key(|connector| (connector.created_at, connector.key.connector.clone()));
+    let connectors: Vec<Value> = connectors.into_iter().map(Connector::to_public_json).collect();
+    Ok(Json(json!({ "connectors": connectors })))
+}
+
+/// `GET …/connectors/:id`
+pub async fn read(
+    State(shared): Shares,
+    Path((project, connector)): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    let found = find(&shared, &project, &connector)?;
+    Ok(shown(StatusCode::OK, found.version, found.to_public_json()))
+}
+
+/// `POST …/connectors`
+pub async fn create(
+    State(shared): Shares,
+    Path(project): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let project = project_id(&project)?;
+    let body = object(&headers, body)?;
+    let repeat_key = idempotency_key(&headers)?;
+    let (connector, command) = match repeat_key {
+        None => {
+            let id = Uuid::now_v7();
+            (ConnectorId::from_uuid(id), CommandId::from_uuid(id))
+        }
+        Some(key) => {
+            let namespace = Uuid::new_v5(&KEYS, project.as_str().as_bytes());
+            let id = Uuid::new_v5(&namespace, key.as_bytes());
+            (ConnectorId::from_uuid(id), CommandId::from_uuid(id))
+        }
+    };
+    let key = ConnectorKey { project: project.clone(), connector: connector.clone() };
+    let mut command = read_command(json!({
+        "id": command,
+        "type": "connector.create",
+        "projectId": project,
+        "connectorId": connector,
+        "connector": body,
+    }))?;
+    // What is wrong with the request itself is told at once. Whether there is room is the
+    // registrar's decision.
+    let Change::ConnectorSet(wanted) = judge(&shared, &unlimited(&project), &command)? else {
+        return Err(Problem::new(ProblemCode::Internal, "A create creates nothing.").into());
+    };
+    if let Some(existing) = shared.view.connector(&key).map_err(unavailable)? {
+        return repeated(&shared, &wanted, &existing);
+    }
+    shared.view.keyring().seal_command(&mut command, wanted.kind);
+    shared.commands.run(&command, &shared.view).await?;
+    // Two requests with one key may have raced: the connector is what the first one asked for.
+    match shared.view.connector(&key).map_err(unavailable)? {
+        Some(made) if repeat_key.is_some() => repeated(&shared, &wanted, &made),
+        Some(made) => Ok(created(&made)),
+        None => Err(no_such(&connector).into()),
+    }
+}
+
+/// `PATCH …/connectors/:id`
+pub async fn update(
+    State(shared): Shares,
+    Path((project, connector)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let found = find(&shared, &project, &connector)?;
+    let body = object(&headers, body)?;
+    let mut command = json!({
+        "id": CommandId::from_uuid(Uuid::now_v7()),
+        "type": "connector.update",
+        "projectId": found.key.project,
+        "connectorId": found.key.connector,
+        "patch": body,
+    });
+    let is_conditional = if_version(&headers, &found, &mut command)?;
+    let mut command = read_command(command)?;
+    let state = shared.view.project(&found.key.project).map_err(unavailable)?;
+    judge(&shared, &state, &command).map_err(|problem| precondition(problem, is_conditional))?;
+    shared.view.keyring().seal_command(&mut command, found.kind);
+    let done = shared.commands.run(&command, &shared.view).await;
+    let done = done.map_err(|problem| precondition(problem, is_conditional))?;
+    match done.connector {
+        Some(connector) => Ok(shown(StatusCode::OK, done.version, connector)),
+        None => Err(Problem::new(ProblemCode::Internal, "The result shows no connector.").into()),
+    }
+}
+
+/// `DELETE …/connectors/:id`
+pub async fn delete(
+    State(shared): Shares,
+    Path((project, connector)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    let found = find(&shared, &project, &connector)?;
+    let mut command = json!({
+        "id": CommandId::from_uuid(Uuid::now_v7()),
+        "type": "connector.delete",
+        "projectId": found.key.project,
+        "connectorId": found.key.connector,
+    });
+    let is_conditional = if_version(&headers, &found, &mut command)?;
+    let command = read_command(command)?;
+    let done = shared.commands.run(&command, &shared.view).await;
+    done.map_err(|problem| precondition(problem, is_conditional))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The connector that a path names.
+pub(super) fn find(shared: &Shared, project: &str, connector: &str) -> Result<Connector, Failure> {
+    let project = project_id(project)?;
+    let id = ConnectorId::parse(connector).map_err(|_| {
+        Problem::new(ProblemCode::ConnectorNotFound, "The path names no connector's id.")
+    })?;
+    let key = ConnectorKey { project, connector: id };
+    let found = shared.view.connector(&key).map_err(unavailable)?;
+    Ok(found.ok_or_else(|| no_such(&key.connector))?)
+}
+
+fn no_such(id: &ConnectorId) -> Problem {
+    let detail = format!("There is no connector {id}. List the connectors to see their ids.");
+    Problem::new(ProblemCode::ConnectorNotFound, detail)
+}
+
+fn project_id(text: &str) -> Result<ProjectId, Failure> {
+    ProjectId::parse(text).map_err(|error| {
+        let errors = vec![FieldError::new("projectId", error.to_string())];
+        Problem::with_fields(ProblemCode::ValidationFailed, errors).into()
+    })
+}
+
+/// A JSON object, as the content type promises.
+pub(super) fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> {
+    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content = content.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let content = content.to_ascii_lowercase();
+    if content != "application/json" && !(content.ends_with("+json") && content.contains('/')) {
+        let detail = "Send Content-Type: application/json.";
+        return Err(Problem::new(ProblemCode::UnsupportedMediaType, detail).into());
+    }
+    let wrong = |detail: String| Failure::from(Problem::new(ProblemCode::ValidationFailed, detail));
+    let value: Value = serde_json::from_slice(&body?)
+        .map_err(|error| wrong(format!("The body is no JSON: {error}.")))?;
+    if value.is_object() { Ok(value) } else { Err(wrong("The body is no JSON object.".to_owned())) }
+}
+
+fn read_command(command: Value) -> Result<Command, Failure> {
+    Command::from_value(command).map_err(|refused| match refused {
+        Refused::Rejected { problem, .. } => problem.into(),
+        Refused::Unanswerable(detail) => Problem::new(ProblemCode::ValidationFailed, detail).into(),
+    })
+}
+
+/// A project without connectors that may have any number: what is wrong for it is wrong for all.
+fn unlimited(project: &ProjectId) -> ProjectState {
+    let command_id = CommandId::from_uuid(Uuid::nil());
+    let tier = Tier::Enterprise;
+    let (id, updated_at) = (project.clone(), clock::now());
+    let project = Project { id, tier, updated_at, version: 0, command_id };
+    ProjectState { project: Some(project), connectors: BTreeMap::new() }
+}
+
+/// What the registrar would say, were this its state.
+fn judge(shared: &Shared, state: &ProjectState, command: &Command) -> Result<Change, Problem> {
+    let context = Context { at: clock::now(), offset: i64::MAX, egress: &shared.egress };
+    match decide(state, command, &context) {
+        Decision::Accepted(change) => Ok(change),
+        Decision::Rejected(problem) => Err(problem),
+    }
+}
+
+/// The answer to a create whose connector is there: it may be its own, or a repeat's.
+fn repeated(
+    shared: &Shared,
+    wanted: &Connector,
+    existing: &Connector,
+) -> Result<Response, Failure> {
+    if is_same(shared.view.keyring(), wanted, existing) {
+        return Ok(created(existing));
+    }
+    if existing.command_id == wanted.command_id {
+        let detail = "The Idempotency-Key was used for another connector. Use a new key.";
+        return Err(Problem::new(ProblemCode::IdempotencyKeyReused, detail).into());
+    }
+    let detail = format!(
+        "The Idempotency-Key made connector {}, which was changed since. Use a new key.",
+        existing.key.connector
+    );
+    Err(Problem::new(ProblemCode::ConnectorExists, detail).into())
+}
+
+fn is_same(keyring: &Keyring, wanted: &Connector, existing: &Connector) -> bool {
+    let plain = |connector: &Connector| -> Option<BTreeMap<String, Value>> {
+        let values = connector.config.iter().map(|(name, value)| {
+            use secrecy::ExposeSecret;
+            let value = match value {
+                ConfigValue::Plain(value) => value.clone(),
+                ConfigValue::Sealed(sealed) => {
+                    let text = keyring.open(&connector.key, name, sealed).ok()?;
+                    Value::String(text.expose_secret().to_owned())
+                }
+            };
+            Some((name.to_owned(), value))
+        });
+        values.collect()
+    };
+    wanted.kind == existing.kind
+        && wanted.event_types == existing.event_types
+        && plain(wanted).is_some_and(|config| plain(existing) == Some(config))
+}
+
+fn created(connector: &Connector) -> Response {
+    let key = &connector.key;
+    let location = format!("/api/projects/{}/connectors/{}", key.project, key.connector);
+    let body = connector.to_public_json();
+    let mut response = shown(StatusCode::CREATED, connector.version, body);
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+fn shown(status: StatusCode, version: i64, connector: Value) -> Response {
+    (status, [(header::ETAG, format!("\"{version}\""))], Json(connector)).into_response()
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= MAX_KEY_BYTES);
+    key.map(Some).ok_or_else(|| {
+        let message = format!("must have 1 to {MAX_KEY_BYTES} printable ASCII characters");
+        let errors = vec![FieldError::new("Idempotency-Key", message)];
+        Problem::with_fields(ProblemCode::ValidationFailed, errors).into()
+    })
+}
+
+/// Puts the version of `If-Match` into a command; tells whether there is one.
+fn if_version(
+    headers: &HeaderMap,
+    found: &Connector,
+    command: &mut Value,
+) -> Result<bool, Failure> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(false) };
+    let text = value.to_str().unwrap_or_default().trim();
+    // A list of tags, or any. Weak tags never match here (RFC 9110, section 13.1.1).
+    let current = format!("\"{}\"", found.version);
+    if text == "*" {
+        return Ok(false);
+    }
+    if !text.split(',').any(|tag| tag.trim() == current) {
+        return Err(precondition(changed(&found.key.connector), true));
+    }
+    command["ifVersion"] = json!(found.version);
+    Ok(true)
+}
+
+fn changed(id: &ConnectorId) -> Problem {
+    let detail = format!("Connector {id} is not what If-Match names. Read it again.");
+    Problem::new(ProblemCode::ConnectorChanged, detail)
+}
+
+/// A condition of the request's own that fails has a status of its own (RFC 9110).
+fn precondition(mut problem: Problem, is_conditional: bool) -> Failure {
+    if is_conditional && problem.code == ProblemCode::ConnectorChanged {
+        problem.status = StatusCode::PRECONDITION_FAILED.as_u16();
+    }
+    problem.into()
+}

@@ -1,0 +1,360 @@
+//! The API's description, an `OpenAPI` 3.1 document. The shapes of the configurations come from the list of
+//! destinations, so that a new one is described as soon as it exists.
+
+use serde_json::{Map, Value, json};
+
+use super::MAX_BODY_BYTES;
+use crate::{
+    connector::ProblemCode,
+    delivery::{Outcome, Reason, Source},
+    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    event::EventType,
+    id::MAX_ID_CHARS,
+};
+
+const ID_PATTERN: &str = "^[A-Za-z0-9_.:-]+$";
+
+/// The document.
+#[must_use]
+pub fn document() -> Value {
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Dunmore connectors",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Manage the connectors that deliver a project's payment events to third-party services. Secrets are shown masked; a mask that is sent back leaves the value as it is. Every error is an RFC 9457 problem with a stable `code`.",
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "security": [{ "token": [] }],
+        "tags": [{ "name": "connectors", "description": "The connectors of a project." }],
+        "paths": paths(),
+        "components": {
+            "securitySchemes": { "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A token made by `dunmore token create`, or a JWT of the operator's issuer.",
+            }},
+            "parameters": parameters(),
+            "headers": headers(),
+            "responses": problem_responses(),
+            "schemas": schemas(),
+        },
+    })
+}
+
+fn reference(kind: &str, name: &str) -> Value {
+    json!({ "$ref": format!("#/components/{kind}/{name}") })
+}
+
+fn paths() -> Value {
+    let project = reference("parameters", "projectId");
+    let connector = reference("parameters", "connectorId");
+    let if_match = reference("parameters", "If-Match");
+    let one = "/api/projects/{projectId}/connectors/{connectorId}";
+    let mut paths = Map::new();
+    paths.insert("/api/projects/{projectId}/connectors".to_owned(), json!({
+        "parameters": [project],
+        "get": operation("listConnectors", "List the connectors of a project.",
+            ok(200, "The connectors, the oldest first.", "ConnectorList"), &["503"], json!({})),
+        "post": operation("createConnector", "Create a connector. When the answer is there, this instance shows it in lists and delivers to it.",
+            ok(201, "The connector.", "Connector"), &["409", "413", "415", "503"],
+            json!({ "parameters": [reference("parameters", "Idempotency-Key")],
+                "requestBody": body("NewConnector") })),
+    }));
+    paths.insert(one.to_owned(), json!({
+        "parameters": [project, connector],
+        "get": operation("readConnector", "Read one connector, with its ETag.",
+            ok(200, "The connector.", "Connector"), &["404", "503"], json!({})),
+        "patch": operation("updateConnector", "Change a connector. `config` is merged field by field; null removes an optional field. A change of `config` lifts a suspension.",
+            ok(200, "The connector.", "Connector"), &["404", "409", "412", "413", "415", "503"],
+            json!({ "parameters": [if_match], "requestBody": body("ConnectorPatch") })),
+        "delete": operation("deleteConnector", "Delete a connector. What waits for it is cancelled.",
+            json!({ "204": { "description": "It is gone." } }), &["404", "409", "412", "503"],
+            json!({ "parameters": [if_match] })),
+    }));
+    paths.insert(format!("{one}/test"), json!({
+        "parameters": [project, connector],
+        "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. Only an instance with the role delivery can.",
+            ok(200, "The verdict.", "Trial"), &["404", "503"], json!({})),
+    }));
+    paths.insert(format!("{one}/deliveries"), json!({
+        "parameters": [project, connector],
+        "get": operation("listDeliveries", "The latest attempts, the newest first: those that this instance has seen since it started, and only as many as it keeps.",
+            ok(200, "The attempts.", "DeliveryList"), &["404", "503"],
+            json!({ "parameters": [reference("parameters", "limit")] })),
+    }));
+    paths.insert(
+        "/openapi.json".to_owned(),
+        json!({
+            "get": {
+                "operationId": "openapi",
+                "summary": "This document.",
+                "security": [],
+                "responses": { "200": {
+                    "description": "The document.",
+                    "content": { "application/json": { "schema": { "type": "object" } } },
+                } },
+            },
+        }),
+    );
+    Value::Object(paths)
+}
+
+/// An operation with its own answers, those that every one has, and some of the others.
+fn operation(id: &str, summary: &str, mut answers: Value, errors: &[&str], more: Value) -> Value {
+    for status in ["400", "401", "403", "429", "500"].iter().chain(errors) {
+        answers[*status] = reference("responses", status);
+    }
+    let mut operation = json!({
+        "operationId": id,
+        "summary": summary,
+        "tags": ["connectors"],
+        "responses": answers,
+    });
+    if let (Some(operation), Value::Object(more)) = (operation.as_object_mut(), more) {
+        operation.extend(more);
+    }
+    operation
+}
+
+fn ok(status: u16, description: &str, schema: &str) -> Value {
+    let mut answer = json!({
+        "description": description,
+        "content": { "application/json": { "schema": reference("schemas", schema) } },
+    });
+    if schema == "Connector" {
+        answer["headers"] = json!({ "ETag": reference("headers", "ETag") });
+        if status == 201 {
+            answer["headers"]["Location"] = reference("headers", "Location");
+        }
+    }
+    let mut answers = Map::new();
+    answers.insert(status.to_string(), answer);
+    Value::Object(answers)
+}
+
+fn body(schema: &str) -> Value {
+    json!({
+        "required": true,
+        "description": format!("At most {MAX_BODY_BYTES} bytes."),
+        "content": { "application/json": { "schema": reference("schemas", schema) } },
+    })
+}
+
+fn parameters() -> Value {
+    let id = reference("schemas", "Id");
+    json!({
+        "projectId": { "name": "projectId", "in": "path", "required": true, "schema": id },
+        "connectorId": { "name": "connectorId", "in": "path", "required": true, "schema": id },
+        "Idempotency-Key": {
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "description": "A repeat with the same key and body gives the same connector for as long as that exists.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
+        },
+        "If-Match": {
+            "name": "If-Match", "in": "header", "required": false,
+            "description": "The ETag of the version that is meant; 412 `connector_changed` when it is another by now.",
+            "schema": { "type": "string", "pattern": "^(\\*|\"[0-9]+\")$" },
+        },
+        "limit": {
+            "name": "limit", "in": "query", "required": false,
+            "schema": { "type": "integer", "minimum": 1,
+                "maximum": super::MAX_RECENT_PER_CONNECTOR, "default": super::deliveries::DEFAULT_LIMIT },
+        },
+    })
+}
+
+fn headers() -> Value {
+    json!({
+        "ETag": { "description": "The connector's version.", "schema": { "type": "string" } },
+        "Location": { "description": "Where the connector is.", "schema": { "type": "string" } },
+        "Retry-After": { "description": "Try again after so many seconds.", "schema": { "type": "integer", "minimum": 1 } },
+        "WWW-Authenticate": { "description": "How to say who calls.", "schema": { "type": "string" } },
+    })
+}
+
+fn problem_responses() -> Value {
+    let mut responses = Map::new();
+    let statuses = [400, 401, 403, 404, 409, 412, 413, 415, 429, 500, 503];
+    for status in statuses {
+        let of_status = ProblemCode::ALL.iter().filter(|code| match status {
+            412 => **code == ProblemCode::ConnectorChanged,
+            status => code.status() == status,
+        });
+        let codes: Vec<&str> = of_status.map(|code| code.as_str()).collect();
+        let mut response = json!({
+            "description": format!("A problem: {}.", codes.join(", ")),
+            "content": { "application/problem+json": { "schema": reference("schemas", "Problem") } },
+        });
+        let header = match status {
+            401 => Some("WWW-Authenticate"),
+            429 | 503 => Some("Retry-After"),
+            _ => None,
+        };
+        if let Some(header) = header {
+            response["headers"] =
+                Map::from_iter([(header.to_owned(), reference("headers", header))]).into();
+        }
+        responses.insert(status.to_string(), response);
+    }
+    Value::Object(responses)
+}
+
+fn schemas() -> Value {
+    let time = json!({ "type": "string", "format": "date-time" });
+    let mut schemas = json!({
+        "Id": { "type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS, "pattern": ID_PATTERN },
+        "ConnectorType": names(ConnectorType::ALL.iter().map(|kind| kind.as_str()).collect()),
+        "EventType": names(EventType::ALL.iter().map(|kind| kind.as_str()).collect()),
+        "EventTypes": {
+            "description": "The event types that the connector wants; `*` stands for all, later ones too.",
+            "type": "array", "minItems": 1, "maxItems": EventType::ALL.len() + 1, "uniqueItems": true,
+            "items": { "anyOf": [reference("schemas", "EventType"), { "const": "*" }] },
+        },
+        "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
+        "Connector": {
+            "type": "object",
+            "required": ["id", "projectId", "type", "config", "eventTypes", "isActive", "createdAt", "updatedAt"],
+            "properties": {
+                "id": reference("schemas", "Id"),
+                "projectId": reference("schemas", "Id"),
+                "type": reference("schemas", "ConnectorType"),
+                "config": { "type": "object", "description": "As it was given, secrets masked." },
+                "eventTypes": reference("schemas", "EventTypes"),
+                "isActive": { "type": "boolean" },
+                "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes." },
+                "createdAt": time,
+                "updatedAt": time,
+            },
+        },
+        "ConnectorList": {
+            "type": "object", "required": ["connectors"],
+            "properties": { "connectors": { "type": "array", "items": reference("schemas", "Connector") } },
+        },
+        "ConnectorPatch": {
+            "type": "object", "additionalProperties": false,
+            "description": "What is different; what is left out stays.",
+            "properties": {
+                "config": { "type": "object", "description": "Fields of the connector's type; null removes an optional one." },
+                "eventTypes": reference("schemas", "EventTypes"),
+                "isActive": { "type": "boolean" },
+            },
+        },
+        "Problem": {
+            "type": "object", "required": ["type", "title", "status", "detail", "code"],
+            "properties": {
+                "type": { "type": "string", "format": "uri" },
+                "title": { "type": "string" },
+                "status": { "type": "integer" },
+                "detail": { "type": "string" },
+                "code": names(ProblemCode::ALL.iter().map(|code| code.as_str()).collect()),
+                "errors": { "type": "array", "items": {
+                    "type": "object", "required": ["field", "message"],
+                    "properties": { "field": { "type": "string" }, "message": { "type": "string" } },
+                } },
+            },
+        },
+    });
+    if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), attempt_schemas()) {
+        schemas.extend(more);
+    }
+    let mut kinds = Vec::new();
+    for kind in ConnectorType::ALL {
+        let name = kind.as_str();
+        let (config, new) = (format!("{name}Config"), format!("{name}Connector"));
+        schemas[&config] = config_schema(*kind);
+        schemas[&new] = json!({
+            "type": "object", "additionalProperties": false,
+            "required": ["type", "config", "eventTypes"],
+            "properties": {
+                "type": { "const": name },
+                "config": reference("schemas", &config),
+                "eventTypes": reference("schemas", "EventTypes"),
+            },
+        });
+        kinds.push(reference("schemas", &new));
+    }
+    schemas["NewConnector"] = json!({ "oneOf": kinds });
+    schemas
+}
+
+/// A closed list of names.
+#[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
+fn names(items: Vec<&str>) -> Value {
+    json!({ "type": "string", "enum": items })
+}
+
+/// What trials and attempts look like.
+fn attempt_schemas() -> Value {
+    let time = json!({ "type": "string", "format": "date-time" });
+    json!({
+        "Trial": {
+            "type": "object", "required": ["eventId", "eventType", "verdict"],
+            "properties": {
+                "eventId": reference("schemas", "Id"),
+                "eventType": reference("schemas", "EventType"),
+                "verdict": names(vec!["delivered", "skipped", "retry", "dead", "broken", "moved"]),
+                "reason": reference("schemas", "Reason"),
+                "detail": { "type": "string", "description": "The service's words." },
+                "status": { "type": "integer", "description": "The service's HTTP status." },
+                "durationMs": { "type": "integer", "minimum": 0 },
+            },
+        },
+        "Delivery": {
+            "type": "object",
+            "required": ["deliveryId", "projectId", "connectorId", "connectorType", "eventId", "eventType", "source", "attempt", "outcome", "at"],
+            "properties": {
+                "deliveryId": { "type": "string", "format": "uuid" },
+                "projectId": reference("schemas", "Id"),
+                "connectorId": reference("schemas", "Id"),
+                "connectorType": reference("schemas", "ConnectorType"),
+                "eventId": reference("schemas", "Id"),
+                "eventType": reference("schemas", "EventType"),
+                "source": names(Source::ALL.iter().map(|source| source.as_str()).collect()),
+                "attempt": { "type": "integer", "minimum": 0 },
+                "outcome": names(Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect()),
+                "reason": reference("schemas", "Reason"),
+                "detail": { "type": "string" },
+                "status": { "type": "integer" },
+                "durationMs": { "type": "integer", "minimum": 0 },
+                "tier": { "type": "string" },
+                "at": time,
+            },
+        },
+        "DeliveryList": {
+            "type": "object", "required": ["deliveries"],
+            "properties": { "deliveries": { "type": "array", "items": reference("schemas", "Delivery") } },
+        },
+    })
+}
+
+fn config_schema(kind: ConnectorType) -> Value {
+    let spec = kind.spec();
+    let required: Vec<&str> =
+        spec.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
+    let fields = spec.fields.iter().map(|field| (field.name.to_owned(), field_schema(field)));
+    json!({
+        "type": "object", "additionalProperties": false,
+        "title": spec.title,
+        "externalDocs": { "url": spec.docs },
+        "required": required,
+        "properties": fields.collect::<Map<String, Value>>(),
+    })
+}
+
+fn field_schema(field: &Field) -> Value {
+    let text = json!({ "type": "string", "minLength": 1, "maxLength": MAX_FIELD_BYTES });
+    let (mut schema, example) = match field.shape {
+        Shape::Text => (text, json!(field.example)),
+        Shape::List => (
+            json!({ "type": "array", "minItems": 1, "maxItems": MAX_LIST_ITEMS, "items": text }),
+            json!([field.example]),
+        ),
+    };
+    schema["description"] = json!(field.help);
+    schema["examples"] = json!([example]);
+    if field.secret {
+        schema["x-secret"] = json!(true);
+    }
+    schema
+}
