@@ -149,3 +149,22 @@ fn request_id(request: &Request) -> HeaderValue {
             .unwrap_or_else(|_| HeaderValue::from_static("none"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokens::Grant;
+
+    #[test]
+    fn one_callers_haste_is_not_held_against_another() {
+        let caller = |name: &str| Caller { name: name.into(), grant: Arc::new(Grant::All) };
+        let limits = Limits::new(5);
+        let let_in = (0..50).filter(|_| limits.check(&caller("a")).is_ok()).count();
+        assert!((10..=11).contains(&let_in), "{let_in}");
+        let wait = limits.check(&caller("a")).unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
+        assert_eq!(limits.check(&caller("b")), Ok(()));
+        let unlimited = Limits::new(0);
+        assert!((0..10_000).all(|_| unlimited.check(&caller("a")).is_ok()));
+    }
+}

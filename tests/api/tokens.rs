@@ -72,7 +72,7 @@ fn a_made_token_is_accepted_and_its_settings_can_be_read() {
         entry.sha256
     );
     let config = Config::from_toml(&toml).unwrap();
-    assert_eq!(config.api.tokens, [entry.clone()]);
+    assert_eq!(config.api.tokens, std::slice::from_ref(&entry));
     // As an environment variable has it.
     let json = json!([entry]).to_string();
     let config = Config::from_toml(&format!("api.tokens = '{json}'")).unwrap();
@@ -111,6 +111,7 @@ fn settings(algorithm: &str, key: Option<PathBuf>, set: Option<PathBuf>) -> JwtS
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the settings have it so")]
 fn file(dir: &tempfile::TempDir, name: &str, content: &[u8]) -> Option<PathBuf> {
     let path = dir.path().join(name);
     std::fs::write(&path, content).unwrap();
@@ -126,6 +127,8 @@ fn rsa() -> RsaKeyPair {
     let text: String = RSA_PRIVATE.lines().filter(|line| !line.starts_with("---")).collect();
     RsaKeyPair::from_pkcs8(&STANDARD.decode(text).unwrap()).unwrap()
 }
+
+type Sign<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
 #[test]
 fn signed_tokens_of_every_algorithm() {
@@ -162,7 +165,6 @@ fn signed_tokens_of_every_algorithm() {
     let sign_ec = |message: &[u8]| ec.sign(&random, message).unwrap().as_ref().to_vec();
     let sign_ed = |message: &[u8]| ed.sign(message).as_ref().to_vec();
     let sign_hs = hs256(SHARED);
-    type Sign<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
     let cases: [(&str, &str, Option<PathBuf>, Sign<'_>); 4] = [
         ("HS256", "h", file(&dir, "hs", SHARED), &sign_hs),
         ("RS256", "r", file(&dir, "rs", RSA_PUBLIC.as_bytes()), &sign_rsa),

@@ -147,6 +147,7 @@ fn event(number: u32) -> Value {
         "amount": "1.250000", "currency": "USDC", "network": "base", "txHash": "0xabc" } })
 }
 
+#[expect(clippy::too_many_lines, reason = "one story, told once")]
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_nowhere_but_in_the_requests() {
     let Some(broker) = broker::broker() else { return };
@@ -187,9 +188,9 @@ async fn secrets_are_nowhere_but_in_the_requests() {
         let mut wrong = body.clone();
         wrong["config"]["unknown"] = json!(1);
         answers.push(client.create("proj_1", &wrong).await.is(400).body);
-        let broken = body.to_string().replace("\"eventTypes\"", "eventTypes");
+        let malformed = body.to_string().replace("\"eventTypes\"", "eventTypes");
         let json = [("content-type", "application/json")];
-        answers.push(client.send("POST", &list, &json, Some(broken)).await.is(400).body);
+        answers.push(client.send("POST", &list, &json, Some(malformed)).await.is(400).body);
     }
 
     let metrics = Metrics::new().unwrap();
