@@ -42,7 +42,7 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_PAUSED: Duration = Duration::from_millis(5);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// So many completions are committed earlier, but not more often than this.
-const MAX_UNCOMMITTED: u64 = 5000;
+const MAX_UNCOMMITTED: u64 = 500;
 const LEAST_COMMIT_INTERVAL: Duration = Duration::from_millis(200);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 

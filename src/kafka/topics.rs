@@ -94,7 +94,7 @@ impl Topics {
                 vec![("min.compaction.lag.ms", "600000".to_owned())],
             ),
             TopicKind::Results => (Cleanup::DeleteAfterDays(1), Vec::new()),
-            TopicKind::Events => (Cleanup::DeleteAfterDays(30), Vec::new()),
+            TopicKind::Events => (Cleanup::DeleteAfterDays(30), vec![large]),
             TopicKind::Retry(_) | TopicKind::Replay => (Cleanup::DeleteAfterDays(7), vec![large]),
             TopicKind::Dead => (Cleanup::DeleteAfterDays(30), vec![large]),
             TopicKind::Attempts => (Cleanup::DeleteAfterDays(7), Vec::new()),

@@ -29,18 +29,18 @@ use crate::{delivery::Reason, destination::Rate};
 pub type Moment = Duration;
 
 /// What a lane may hold before its destination has answered once.
-pub const UNPROVEN_QUEUE: usize = 8;
+pub const UNPROVEN_QUEUE: usize = 32;
 /// The window of a lane whose destination has not answered yet.
 pub const UNPROVEN_WINDOW: u32 = 2;
 /// The least and the most that a proven lane may hold, beside what a batch takes.
-pub const PROVEN_QUEUE: std::ops::RangeInclusive<usize> = 4..=256;
+pub const PROVEN_QUEUE: std::ops::RangeInclusive<usize> = 16..=256;
 /// The most that a proven lane of batches may hold, so that one lane leaves memory to the others.
 pub const MAX_BATCH_QUEUE: usize = 1024;
 /// While a request is under way, a batch that is not full waits for company, but no longer than
 /// this after the request before it.
 pub const BATCH_LINGER: Duration = Duration::from_millis(200);
-/// A lane holds about what it can start within this time.
-pub const MAX_LANE_WAIT: Duration = Duration::from_secs(2);
+/// A lane holds about what it can start within this time: a retry tier takes no shorter.
+pub const MAX_LANE_WAIT: Duration = Duration::from_secs(5);
 /// A lane that takes one in this time or less is worth waiting for when it is full.
 pub const FAST_INTERVAL: Duration = Duration::from_millis(5);
 /// A full lane whose first request is younger than this may be a fast one: it is waited for.
@@ -600,10 +600,11 @@ impl<K, T> Lane<K, T> {
     /// Opens the window while answers stay quick, and closes it when they get slow.
     fn adapt_window(&mut self, latency: f64) {
         self.quickest = (self.quickest * FORGET).min(latency.max(LEAST_LATENCY));
-        if latency <= self.quickest * SLOWER {
+        // A full batch takes longer than a small one; that says nothing of how many are too many.
+        if self.limits.batch_items > 1 || latency <= self.quickest * SLOWER {
             self.window += 1;
         } else if latency > self.quickest * MUCH_SLOWER {
-            self.window = self.window.saturating_sub(1);
+            self.window = self.window.saturating_sub(1).max(UNPROVEN_WINDOW);
         }
         self.window = self.window.clamp(1, self.limits.concurrency.max(1));
     }

@@ -50,7 +50,7 @@ fn an_unproven_lane_holds_little_and_a_proven_one_more() {
 #[test]
 fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     let mut lanes = lanes(100);
-    for item in 0..8 {
+    for item in 0..32 {
         assert!(offer(&mut lanes, "slow", item, ms(0)));
     }
     let first = lanes.next(ms(0)).unwrap();
@@ -61,9 +61,9 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(300)), Offer::Deferred(_)));
     lanes.finish(first.lane, first.at, Report::Working, ms(500));
     lanes.finish(second.lane, second.at, Report::Working, ms(500));
-    // Half a second each: about eight are held for two seconds, the next is put off.
+    // Half a second each: the lane has enough for more than it should keep anyone waiting.
     let kept = (0..100).filter(|item| offer(&mut lanes, "slow", *item, ms(501))).count();
-    assert!(kept < 16, "{kept}");
+    assert!(kept < 32, "{kept}");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_token_bucket_paces_and_what_is_too_much_is_spread_over_time() {
             waits.push(deferral.wait);
         }
     }
-    assert_eq!(waits.len(), 93, "five at once, two within two seconds");
+    assert_eq!(waits.len(), 90, "five at once, five within five seconds");
     assert!(waits.is_sorted() && *waits.last().unwrap() >= Duration::from_secs(95));
     assert_eq!(run(&mut lanes, ms(0), Report::Working).len(), 5);
     assert!(lanes.wake_at().unwrap() <= ms(1001));

@@ -111,6 +111,7 @@ impl Stage {
         let child = self
             .command(&["serve"])
             .env("DUNMORE_ADMIN__LISTEN", admin.to_string())
+            .env("DUNMORE_API__LISTEN", "127.0.0.1:0")
             .env("DUNMORE_API__LISTEN", free_address().to_string())
             .env("DUNMORE_DATA_DIR", self.data_dir(name))
             .envs(environment.iter().copied())
