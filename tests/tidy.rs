@@ -58,11 +58,11 @@ const OWNED: &[(&str, &[&str])] = &[
 /// A file says one thing, in so many lines before its tests. Those that are longer have a reason.
 const MAX_LINES: usize = 500;
 const LONGER: &[(&str, &str)] = &[
+    ("lane/mod.rs", "the lane's whole state machine"),
+    ("connector/command.rs", "every command's form, read and written"),
     ("config.rs", "one list of settings, with its reading and its tests"),
     ("kafka/group.rs", "the polling thread, whose order of steps is read as a whole"),
-    ("lane/mod.rs", "the lane's whole state machine"),
     ("view/store.rs", "everything that knows sled"),
-    ("pipeline/park.rs", "everything that is written about a delivery"),
     ("pipeline/registrar.rs", "the registrar's order of writes is read as a whole"),
 ];
 
@@ -94,12 +94,13 @@ fn is_in(name: &str, room: &str) -> bool {
     name == room || name.strip_prefix(room).is_some_and(|rest| rest.starts_with('/'))
 }
 
+fn before_tests(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+}
+
 /// The lines of code, without comments and without the tests at the end of a file.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .take_while(|line| !line.starts_with("#[cfg(test)]"))
-        .enumerate()
-        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+    before_tests(text).lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn what_one_room_owns_no_other_names() {
 fn files_say_one_thing_and_begin_with_it() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {
-        let lines = text.split("\n#[cfg(test)]").next().unwrap_or_default().lines().count();
+        let lines = before_tests(&text).lines().count();
         if lines > MAX_LINES && !LONGER.iter().any(|(file, _)| *file == name) {
             wrong.push(format!("{name} has {lines} lines"));
         }

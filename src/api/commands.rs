@@ -12,14 +12,16 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rdkafka::Offset;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::blocking;
 use crate::{
     connector::{Command, CommandOutcome, CommandResult, Problem, ProblemCode},
     id::CommandId,
-    kafka::{Connection, Outgoing, ProduceError, Producer, Reader, ReaderEvent, TopicKind, Topics},
+    kafka::{
+        Connection, Offset, Outgoing, ProduceError, Producer, Reader, ReaderEvent, TopicKind,
+        Topics,
+    },
     metrics::Metrics,
     view::View,
 };

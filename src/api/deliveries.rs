@@ -15,7 +15,6 @@ use axum::{
     extract::{Path, RawQuery, State},
 };
 use parking_lot::Mutex;
-use rdkafka::Offset;
 use serde_json::{Value, json};
 
 use super::{
@@ -28,7 +27,7 @@ use crate::{
     connector::{FieldError, Problem, ProblemCode},
     delivery::AttemptRecord,
     id::{ConnectorId, ConnectorKey, ProjectId},
-    kafka::{Connection, Reader},
+    kafka::{Connection, Offset, Reader},
 };
 
 /// Attempts that are kept in all, about half a KiB each.
