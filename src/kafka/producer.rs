@@ -196,8 +196,9 @@ impl AttemptLog {
                 ("enable.idempotence", "true"),
                 ("acks", "all"),
                 ("partitioner", "murmur2_random"),
-                // Nobody waits for these: large batches are cheap batches.
+                // Nobody waits for these: large batches are cheap batches, and only failures matter.
                 ("linger.ms", "100"),
+                ("delivery.report.only.error", "true"),
                 ("compression.type", "lz4"),
                 ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
                 ("queue.buffering.max.kbytes", QUEUE_KBYTES),

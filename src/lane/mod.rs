@@ -604,7 +604,7 @@ impl<K, T> Lane<K, T> {
         if self.limits.batch_items > 1 || latency <= self.quickest * SLOWER {
             self.window += 1;
         } else if latency > self.quickest * MUCH_SLOWER {
-            self.window = self.window.saturating_sub(1).max(UNPROVEN_WINDOW);
+            self.window = self.window.saturating_sub(1);
         }
         self.window = self.window.clamp(1, self.limits.concurrency.max(1));
     }
