@@ -421,16 +421,21 @@ impl Registrar {
         self.write(partition, forwarded).await
     }
 
-    async fn write(&self, partition: &Arc<Partition>, record: Outgoing<'_>) -> Result<(), Stopped> {
+    async fn write(
+        &self,
+        partition: &Arc<Partition>,
+        mut record: Outgoing<'_>,
+    ) -> Result<(), Stopped> {
         loop {
             match self.producer.send(&record).await {
                 Ok(_) => return Ok(()),
-                Err(ProduceError::TooLarge) => {
+                // A dead letter's headers say where the value still stands.
+                Err(ProduceError::TooLarge) if record.value.is_some_and(|v| !v.is_empty()) => {
                     tracing::error!(
                         topic = record.topic,
-                        "a record is larger than the topic takes"
+                        "a record is larger than the topic takes; only its headers are kept: raise max.message.bytes (dunmore topics check)"
                     );
-                    return Ok(());
+                    record.value = Some(b"");
                 }
                 Err(error) => tracing::warn!(topic = record.topic, %error, "trying again"),
             }
