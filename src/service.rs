@@ -128,7 +128,6 @@ impl Service {
         let view = open_view(&config, &connection, &topics, &cluster_id, keyring, &metrics)?;
         let state = topics.name(TopicKind::State);
         let feed = ViewFeed::start(&connection, &state, Arc::clone(&view), Arc::clone(&metrics))?;
-        let repairs = feed.repairs();
         let partitions = feed.partitions();
         let health = Arc::new(ServiceHealth { feed, checks: Mutex::default() });
         health.checks.lock().waiting_for.push("the consumers to join their groups");
@@ -161,7 +160,7 @@ impl Service {
             tasks,
         };
         if roles.contains(&Role::Registrar) {
-            service.start_registrar(&connection, &topics, repairs, partitions)?;
+            service.start_registrar(&connection, &topics, partitions)?;
         }
         if roles.contains(&Role::Delivery) {
             service.start_delivery(&connection, &topics)?;
@@ -178,14 +177,12 @@ impl Service {
         &mut self,
         connection: &Connection,
         topics: &Topics,
-        repairs: crate::pipeline::Repairs,
         partitions: i32,
     ) -> anyhow::Result<()> {
         let registrar = Registrar::new(
             connection,
             topics.clone(),
             Arc::clone(&self.view),
-            repairs,
             self.config.egress_policy(),
             self.producer.clone(),
             partitions,

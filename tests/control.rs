@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use dunmore_connectors::pipeline::partition_of;
+use dunmore_connectors::connector::partition_of;
 use serde_json::{Value, json};
 use support::{
     Chance,

@@ -22,11 +22,10 @@ use super::{
 use crate::{
     connector::{
         Change, Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, Refused,
-        StateKey,
+        StateKey, partition_of,
     },
     id::{CommandId, ConnectorId, ProjectId},
     kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, TopicKind, Topics},
-    pipeline::partition_of,
 };
 
 /// How long reading the state topic may take without progress.

@@ -5,21 +5,25 @@
 //! or a [`Problem`], and [`ProjectState::apply`] folds changes into state. Nothing here does I/O,
 //! asks a clock or rolls dice; ids and times come from the command and its Kafka record.
 
+mod batch;
 mod command;
 mod config;
 mod decide;
+mod partition;
 mod problem;
 mod result;
 mod state;
 mod tier;
 
+pub use batch::{Asked, Batch, Office, Registry, Step};
 pub use command::{Command, CommandBody, Patch, Refused};
 pub(crate) use config::to_setting;
 pub use config::{Config, ConfigValue, SEALED, Sealed, mask};
 pub use decide::{Context, Decision, MAX_SUSPENDED_REASON_CHARS, decide};
+pub use partition::partition_of;
 pub use problem::{FieldError, MAX_FIELD_ERRORS, Problem, ProblemCode};
 pub use result::{CommandOutcome, CommandResult};
-pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey};
+pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey, StateRecord};
 pub use tier::Tier;
 
 /// The known name that a misspelt one probably means, as the end of a sentence.

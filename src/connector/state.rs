@@ -236,6 +236,19 @@ impl fmt::Display for StateKey {
     }
 }
 
+/// A record of the state topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateRecord {
+    /// The offset of the command that caused it.
+    pub command_offset: i64,
+    /// That command.
+    pub command_id: CommandId,
+    /// What it is about.
+    pub key: StateKey,
+    /// How that is now; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+}
+
 /// One fact: what a command changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {

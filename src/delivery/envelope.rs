@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Outcome, Reason};
+use super::{History, Outcome, Reason};
 use crate::{
     clock::Timestamp,
     destination::ConnectorType,
@@ -133,6 +133,18 @@ struct Wire<'a> {
 }
 
 impl DeliveryRecord {
+    /// What the delivery has been through so far.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History {
+            attempts: self.attempts,
+            steps: self.steps,
+            first_attempt_at: self.first_attempt_at,
+            deferred_since: self.deferred_since,
+            last_error: self.last_error.clone(),
+        }
+    }
+
     /// The record's value.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {

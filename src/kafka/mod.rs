@@ -19,7 +19,7 @@ pub use admin::{Admin, Difference};
 pub use consumer::{Record, headers_of};
 pub use embedded::EmbeddedBroker;
 pub use group::{Assigned, GroupConsumer, GroupEvents, GroupHandle, GroupOptions};
-pub use partition::Partition;
+pub use partition::{NotNow, Partition};
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
 pub use reader::{Reader, ReaderEvent};
 pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};

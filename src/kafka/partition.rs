@@ -17,6 +17,15 @@ use tokio::sync::Notify;
 
 use crate::offsets::{Begin, Tracker};
 
+/// Why a record may not be worked on now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotNow {
+    /// Too many offsets are incomplete: wait until one of them is complete.
+    Full,
+    /// The partition was given up.
+    Released,
+}
+
 /// A partition that this instance owns, or owned.
 #[derive(Debug)]
 pub struct Partition {
@@ -35,7 +44,8 @@ pub struct Partition {
 }
 
 impl Partition {
-    pub(super) fn new(topic: Arc<str>, number: i32, tracker: Tracker) -> Self {
+    /// A partition that was just assigned, with what its last owner had done.
+    pub fn new(topic: Arc<str>, number: i32, tracker: Tracker) -> Self {
         Self {
             topic,
             number,
@@ -65,17 +75,21 @@ impl Partition {
     pub async fn begin(&self, offset: i64) -> Option<Begin> {
         loop {
             let room = self.room.notified();
-            if self.is_released() {
-                return None;
+            match self.try_begin(offset) {
+                Ok(begin) => return Some(begin),
+                Err(NotNow::Released) => return None,
+                Err(NotNow::Full) => room.await,
             }
-            {
-                let mut tracker = self.tracker.lock();
-                if !tracker.is_full() {
-                    return Some(tracker.begin(offset));
-                }
-            }
-            room.await;
         }
+    }
+
+    /// A record was read: whether it is to be worked on.
+    pub fn try_begin(&self, offset: i64) -> Result<Begin, NotNow> {
+        if self.is_released() {
+            return Err(NotNow::Released);
+        }
+        let mut tracker = self.tracker.lock();
+        if tracker.is_full() { Err(NotNow::Full) } else { Ok(tracker.begin(offset)) }
     }
 
     /// The offset is complete.
@@ -126,8 +140,8 @@ impl Partition {
         }
     }
 
-    /// The tracker.
-    pub(super) fn tracker(&self) -> &Mutex<Tracker> {
+    /// What is done, and what is to be committed.
+    pub fn tracker(&self) -> &Mutex<Tracker> {
         &self.tracker
     }
 
@@ -137,7 +151,8 @@ impl Partition {
         tracker.incomplete() as u64 + tracker.uncommitted()
     }
 
-    pub(super) fn release(&self) {
+    /// Gives the partition up: nothing more starts for it.
+    pub fn release(&self) {
         {
             // Under the lock, so that whoever waits for quiet afterwards misses no start.
             let _active = self.active.lock();
@@ -147,7 +162,7 @@ impl Partition {
     }
 
     /// Nothing more is to be finished: what is under way now repeats.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
 
@@ -162,7 +177,8 @@ impl Partition {
         true
     }
 
-    pub(super) fn is_quiet(&self) -> bool {
+    /// Whether nothing is under way.
+    pub fn is_quiet(&self) -> bool {
         *self.active.lock() == 0
     }
 

@@ -90,8 +90,9 @@ impl Topics {
             TopicKind::Commands => (Cleanup::DeleteAfterDays(7), Vec::new()),
             TopicKind::State => (
                 Cleanup::Compact,
-                // A registrar that takes over looks up the latest decisions in the records.
-                vec![("min.compaction.lag.ms", "600000".to_owned())],
+                // A registrar that takes over looks up the latest decisions in the records, and
+                // repairs need them: as long as results are kept.
+                vec![("min.compaction.lag.ms", "86400000".to_owned())],
             ),
             TopicKind::Results => (Cleanup::DeleteAfterDays(1), Vec::new()),
             TopicKind::Events => (Cleanup::DeleteAfterDays(30), vec![large]),

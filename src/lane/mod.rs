@@ -9,6 +9,7 @@
 //! Nothing here does I/O; a [`Moment`] is an argument.
 
 mod circuit;
+mod report;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use circuit::{Circuit, Gate};
+pub use report::Report;
 pub use shared::SharedAddress;
 
 use crate::{delivery::Reason, destination::Rate};
@@ -107,24 +109,6 @@ pub struct Start<T> {
     pub items: Vec<T>,
     /// When it was handed out.
     pub at: Moment,
-}
-
-/// How a request went, as far as its lane cares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Report {
-    /// The destination answered sensibly, whatever it said of the event.
-    Working,
-    /// It asked to slow down.
-    SlowDown(Option<Duration>),
-    /// It failed, or did not answer.
-    Failing,
-    /// The connector of this version cannot work until it is changed.
-    Broken {
-        /// The connector's version that was used.
-        version: i64,
-    },
-    /// Nothing was sent after all.
-    Unused,
 }
 
 /// A lane's place in the table.
@@ -335,7 +319,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 evicted.extend(spilled);
             }
             let idle = lane.running == 0 && lane.waiting() == 0 && lane.held.is_none();
-            if idle && !lane.circuit.is_open() && now.saturating_sub(lane.used_at) > MAX_IDLE {
+            // What the destination asked for is remembered for as long as it asked for it.
+            let asked_for_rest = lane.circuit.is_open() || lane.blocked_until > now;
+            if idle && !asked_for_rest && now.saturating_sub(lane.used_at) > MAX_IDLE {
                 self.by_key.remove(&lane.key);
                 self.lanes[slot] = None;
                 self.free.push(slot);

@@ -324,3 +324,15 @@ fn the_window_opens_while_answers_are_quick_and_closes_when_they_get_slow() {
     }
     assert!(answer(&mut lanes, 3_000_000, 20) < 8, "more at once would only wait longer");
 }
+
+#[test]
+fn what_a_destination_asked_for_outlives_a_lane_with_nothing_to_do() {
+    let mut lanes = lanes(100);
+    assert!(offer(&mut lanes, "a", 0, ms(0)));
+    let hour = Duration::from_secs(3600);
+    assert_eq!(run(&mut lanes, ms(0), Report::SlowDown(Some(hour))), [0]);
+    lanes.sweep(MAX_IDLE * 2);
+    assert!(!offer(&mut lanes, "a", 1, MAX_IDLE * 2), "forgotten, and called too early");
+    lanes.sweep(hour * 2);
+    assert!(lanes.is_empty());
+}

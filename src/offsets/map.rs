@@ -48,6 +48,11 @@ impl CompletionMap {
         (self.watermark..self.end).contains(&offset) && !self.incomplete.contains(&offset)
     }
 
+    /// The lowest offset that the map knows of.
+    pub fn watermark(&self) -> i64 {
+        self.watermark
+    }
+
     /// One beyond the highest offset that the map knows of.
     pub fn end(&self) -> i64 {
         self.end

@@ -61,9 +61,15 @@ impl Tracker {
         }
     }
 
-    /// A record of this offset was read. Offsets come in ascending order, with gaps.
+    /// A record of this offset was read. Offsets come in ascending order, with gaps; one that goes
+    /// back says that the log was cut or made anew, so nothing that was known of it holds.
     pub fn begin(&mut self, offset: i64) -> Begin {
-        self.next = Some(self.next.map_or(offset + 1, |next| next.max(offset + 1)));
+        let expected = self.next.unwrap_or(self.restored.watermark());
+        if offset < expected {
+            self.restored = CompletionMap::default();
+            self.incomplete.clear();
+        }
+        self.next = Some(offset + 1);
         if self.restored.is_done(offset) {
             return Begin::AlreadyDone;
         }
@@ -181,6 +187,25 @@ mod tests {
         new.complete(3);
         new.complete(8);
         assert_eq!(offset(&new), 10);
+    }
+
+    #[test]
+    fn a_log_that_was_cut_or_made_anew_is_read_from_where_it_begins() {
+        // The last owner of the old log had got far, and had done something further on.
+        let restored = CompletionMap::new(5_000, 6_000, [5_000]);
+        let mut tracker = Tracker::new(restored);
+        assert_eq!(tracker.begin(0), Begin::Work);
+        let commit = tracker.commit().unwrap();
+        assert_eq!((commit.offset, commit.metadata.is_empty()), (0, false));
+        let map = CompletionMap::decode(commit.offset, &commit.metadata).unwrap();
+        assert!((0..6_000).all(|offset| !map.is_done(offset)), "nothing of the new log is done");
+        assert_eq!(tracker.begin(5_500), Begin::Work);
+        // The same during one assignment.
+        tracker.complete(0);
+        assert_eq!(tracker.begin(40), Begin::Work);
+        assert_eq!(offset(&tracker), 40);
+        tracker.complete(40);
+        assert_eq!(offset(&tracker), 41);
     }
 
     #[test]

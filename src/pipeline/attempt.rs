@@ -57,7 +57,9 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
             (Report::Unused, Vec::new())
         } else {
             let judged = send_all(&dispatcher, &deliveries).await;
-            (report(&deliveries, &judged), judged)
+            let answers = deliveries.iter().zip(&judged);
+            let report = Report::of(answers.map(|(d, j)| (d.target.version, &j.verdict)));
+            (report, judged)
         };
         // The lane first: what may start next need not wait for records to be written.
         let mut starts = dispatcher.finish(lane, at, report);
@@ -70,30 +72,6 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
         }
         dispatcher.launch(starts);
     }
-}
-
-/// What the lane should learn from the verdicts of one start.
-fn report(deliveries: &[Delivery], judged: &[Judged]) -> Report {
-    let mut report = Report::Working;
-    for (delivery, judged) in deliveries.iter().zip(judged) {
-        match &judged.verdict {
-            Verdict::Broken { .. } => return Report::Broken { version: delivery.target.version },
-            Verdict::Retry {
-                reason: Reason::RateLimited | Reason::QuotaExceeded, after, ..
-            } => {
-                report = Report::SlowDown(*after);
-            }
-            Verdict::Retry { reason: Reason::PrerequisiteMissing, .. } => {}
-            Verdict::Retry { .. }
-            | Verdict::Dead { reason: Reason::Timeout | Reason::ConnectionLost, .. }
-                if report == Report::Working =>
-            {
-                report = Report::Failing;
-            }
-            _ => {}
-        }
-    }
-    report
 }
 
 /// Sends deliveries of one connector, in as many requests as needed; one judgement for each.

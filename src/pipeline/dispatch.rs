@@ -192,12 +192,8 @@ impl Dispatcher {
     /// Hands a delivery to its lane. Waits only for a lane that is full but fast.
     pub async fn offer(self: &Arc<Self>, mut delivery: Delivery) {
         let target = Arc::clone(&delivery.target);
-        if let Some(words) = &target.suspended {
-            park::spawn_suspended(self, delivery, words.clone());
-            return;
-        }
-        if let Err(words) = &target.destination {
-            park::spawn_unusable(self, delivery, words.clone());
+        if let Some((reason, words)) = target.held() {
+            park::spawn_held(self, delivery, reason, words.to_owned());
             return;
         }
         if let Some(wait) = self.shared_pause(target.kind) {

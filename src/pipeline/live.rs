@@ -11,7 +11,7 @@ use super::{
     work::{Delivery, RecordWork},
 };
 use crate::{
-    delivery::{Origin, Reason, Source},
+    delivery::{History, Origin, Reason, Source},
     event::{Event, EventError},
     kafka::{Assigned, Partition, Record},
     offsets::Begin,
@@ -60,12 +60,8 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
             target: Arc::clone(target),
             event: Arc::clone(&event),
             source: Source::Live,
-            attempts: 0,
-            steps: 0,
+            history: History::default(),
             accepted_at: record.timestamp,
-            first_attempt_at: None,
-            deferred_since: None,
-            last_error: None,
             origin: Origin {
                 topic: partition.topic().to_string(),
                 partition: record.partition,

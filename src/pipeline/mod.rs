@@ -12,8 +12,8 @@ mod work;
 
 pub use attempt::test_send;
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
-pub use registrar::{Registrar, RegistrarEvents, partition_of};
-pub use view_feed::{Repairs, ViewFeed};
+pub use registrar::{Registrar, RegistrarEvents};
+pub use view_feed::ViewFeed;
 pub use work::{Delivery, RecordWork, Share};
 
 use std::sync::Arc;

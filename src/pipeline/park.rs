@@ -9,7 +9,8 @@ use crate::{
     config::AttemptLogging,
     connector::{Command, CommandBody, Patch},
     delivery::{
-        AttemptRecord, DeliveryRecord, LastError, Next, Outcome, Reason, Source, Tier, Verdict,
+        Ask, AttemptRecord, DeliveryRecord, Ending, Next, Outcome, Park, Reason, Source, Tier,
+        Verdict,
     },
     id::CommandId,
     kafka::{Outgoing, Partition, ProduceError, Record},
@@ -38,7 +39,7 @@ mod header {
 }
 
 /// How a step ended, for its record.
-struct Ending<'a> {
+struct Entry<'a> {
     outcome: Outcome,
     reason: Option<Reason>,
     detail: Option<&'a str>,
@@ -47,7 +48,7 @@ struct Ending<'a> {
     tier: Option<&'a str>,
 }
 
-impl Ending<'_> {
+impl Entry<'_> {
     const fn plain(outcome: Outcome) -> Self {
         Self { outcome, reason: None, detail: None, status: None, duration: None, tier: None }
     }
@@ -57,45 +58,22 @@ impl Ending<'_> {
 pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judged) {
     let now = clock::now();
     let Judged { verdict, status, duration } = judged;
-    if duration.is_some() {
-        delivery.attempts += 1;
-        let began = duration.unwrap_or_default();
-        delivery.first_attempt_at.get_or_insert(Timestamp::from_millis(
-            now.millis() - i64::try_from(began.as_millis()).unwrap_or_default(),
-        ));
+    match verdict.asks() {
+        Some(Ask::Suspend) => suspend(dispatcher, &delivery, &verdict),
+        Some(Ask::Change { field, value }) => change_setting(dispatcher, &delivery, field, &value),
+        None => {}
     }
-    match verdict {
-        Verdict::Delivered => {
+    let policy = &dispatcher.options.policy;
+    match delivery.history.after_attempt(policy, verdict, duration, now) {
+        Ending::Delivered => {
             let latency = now.since(delivery.accepted_at);
             let metrics = &dispatcher.options.metrics;
             metrics.delivered(delivery.target.kind, delivery.event.kind, latency);
-            let ending = Ending { status, duration, ..Ending::plain(Outcome::Delivered) };
-            log_attempt(dispatcher, &delivery, &ending, now);
+            let entry = Entry { status, duration, ..Entry::plain(Outcome::Delivered) };
+            log_attempt(dispatcher, &delivery, &entry, now);
             delivery.work.done();
         }
-        Verdict::Retry { reason, detail, after } => {
-            let next = dispatcher.options.policy.after_failure(delivery.steps, after);
-            let park = Park { next, outcome: Outcome::Retry, reason, detail, status, duration };
-            spawn(dispatcher, delivery, park);
-        }
-        Verdict::Dead { reason, detail } => {
-            let next = Next::Dead;
-            let park = Park { next, outcome: Outcome::Retry, reason, detail, status, duration };
-            spawn(dispatcher, delivery, park);
-        }
-        Verdict::Broken { reason, detail } => {
-            suspend(dispatcher, &delivery, reason, &detail);
-            let next = dispatcher.options.policy.after_failure(delivery.steps, None);
-            let park = Park { next, outcome: Outcome::Retry, reason, detail, status, duration };
-            spawn(dispatcher, delivery, park);
-        }
-        Verdict::Moved { field, value } => {
-            change_setting(dispatcher, &delivery, field, &value);
-            let next = dispatcher.options.policy.after_failure(delivery.steps, None);
-            let (outcome, reason) = (Outcome::Retry, Reason::NotReady);
-            let detail = format!("the destination has a new {field}; it is being stored");
-            spawn(dispatcher, delivery, Park { next, outcome, reason, detail, status, duration });
-        }
+        Ending::Parked(park) => spawn(dispatcher, delivery, park, status, duration),
     }
 }
 
@@ -105,14 +83,9 @@ pub fn spawn_deferral(dispatcher: &Arc<Dispatcher>, deferral: Deferral<Delivery>
     defer(dispatcher, item, reason, reason.help().to_owned(), wait);
 }
 
-/// A delivery of a suspended connector.
-pub fn spawn_suspended(dispatcher: &Arc<Dispatcher>, delivery: Delivery, words: String) {
-    defer(dispatcher, delivery, Reason::Suspended, words, Duration::ZERO);
-}
-
-/// A delivery of a connector whose configuration cannot be used.
-pub fn spawn_unusable(dispatcher: &Arc<Dispatcher>, delivery: Delivery, words: String) {
-    defer(dispatcher, delivery, Reason::Unusable, words, Duration::ZERO);
+/// A delivery of a connector that nothing can be delivered to at present.
+pub fn spawn_held(dispatcher: &Arc<Dispatcher>, delivery: Delivery, reason: Reason, words: String) {
+    defer(dispatcher, delivery, reason, words, Duration::ZERO);
 }
 
 fn defer(
@@ -125,23 +98,19 @@ fn defer(
     if !delivery.work.start() {
         return;
     }
-    let now = clock::now();
-    let since = *delivery.deferred_since.get_or_insert(now);
     let policy = &dispatcher.options.policy;
-    let next = policy.after_deferral(reason, delivery.steps, wait, now.since(since));
-    let outcome = Outcome::Deferred;
-    let park = Park { next, outcome, reason, detail, status: None, duration: None };
-    spawn(dispatcher, delivery, park);
+    let park = delivery.history.after_deferral(policy, reason, detail, wait, clock::now());
+    spawn(dispatcher, delivery, park, None, None);
 }
 
 /// Ends a delivery that the destination has nothing to do for; gives any other back.
 pub fn skip(dispatcher: &Arc<Dispatcher>, delivery: Delivery) -> Option<Delivery> {
     let Ok(destination) = &delivery.target.destination else { return Some(delivery) };
     let Some(why) = destination.skips(&delivery.event) else { return Some(delivery) };
-    let ending = Ending { detail: Some(why), ..Ending::plain(Outcome::Skipped) };
+    let entry = Entry { detail: Some(why), ..Entry::plain(Outcome::Skipped) };
     let metrics = &dispatcher.options.metrics;
     metrics.step(delivery.target.kind, delivery.event.kind, Outcome::Skipped);
-    log_attempt(dispatcher, &delivery, &ending, clock::now());
+    log_attempt(dispatcher, &delivery, &entry, clock::now());
     delivery.work.done();
     None
 }
@@ -175,66 +144,54 @@ pub fn cancel(
     write_attempt(dispatcher, &record);
 }
 
-/// What is to be written for a delivery that was not delivered.
-struct Park {
-    next: Next,
-    outcome: Outcome,
-    reason: Reason,
-    detail: String,
+fn spawn(
+    dispatcher: &Arc<Dispatcher>,
+    delivery: Delivery,
+    park: Park,
     status: Option<u16>,
     duration: Option<Duration>,
-}
-
-fn spawn(dispatcher: &Arc<Dispatcher>, delivery: Delivery, park: Park) {
-    let task = write_and_complete(Arc::clone(dispatcher), delivery, park);
+) {
+    let task = write_and_complete(Arc::clone(dispatcher), delivery, park, status, duration);
     dispatcher.spawn(task);
 }
 
 /// Writes the record in which the delivery goes on, and completes it when that is durable.
-async fn write_and_complete(dispatcher: Arc<Dispatcher>, mut delivery: Delivery, park: Park) {
+async fn write_and_complete(
+    dispatcher: Arc<Dispatcher>,
+    delivery: Delivery,
+    park: Park,
+    status: Option<u16>,
+    duration: Option<Duration>,
+) {
     let now = clock::now();
-    delivery.last_error = Some(LastError { reason: park.reason, detail: park.detail.clone() });
-    let policy = &dispatcher.options.policy;
-    let (outcome, tier, written) = match park.next {
-        Next::Wait { tier, steps } => {
-            delivery.steps = steps;
-            if park.outcome == Outcome::Retry {
-                delivery.deferred_since = None;
-            }
-            let delay = policy.tiers().get(tier).map_or(Duration::ZERO, Tier::delay);
-            let topic = &dispatcher.retry_topics[tier.min(dispatcher.retry_topics.len() - 1)];
-            let value = delivery.record(now.plus(delay)).to_json();
-            let headers = trace_header(&delivery);
-            let written = write(&dispatcher, &delivery, topic, &value, headers).await;
-            let name = policy.tiers().get(tier).map(|tier| tier.name().to_owned());
-            (park.outcome, name, written)
+    let value = delivery.record(park.due_at).to_json();
+    let (topic, headers, tier) = match park.next {
+        Next::Wait { tier, .. } => {
+            let name = dispatcher.options.policy.tiers().get(tier).map(Tier::name);
+            let last = dispatcher.retry_topics.len() - 1;
+            (&dispatcher.retry_topics[tier.min(last)], trace_header(&delivery), name)
         }
-        Next::Dead => {
-            let value = delivery.record(now).to_json();
-            let headers = dead_headers(&delivery, &park);
-            let topic = dispatcher.dead_topic.clone();
-            let written = write(&dispatcher, &delivery, &topic, &value, headers).await;
-            (Outcome::Dead, None, written)
-        }
+        Next::Dead => (&dispatcher.dead_topic, dead_headers(&delivery, &park), None),
     };
-    if written {
-        let metrics = &dispatcher.options.metrics;
-        metrics.step(delivery.target.kind, delivery.event.kind, outcome);
-        match &tier {
-            Some(tier) => metrics.retried(tier, park.reason),
-            None => metrics.dead(delivery.target.kind, park.reason),
-        }
-        let ending = Ending {
-            outcome,
-            reason: Some(park.reason),
-            detail: Some(&park.detail),
-            status: park.status,
-            duration: park.duration,
-            tier: tier.as_deref(),
-        };
-        log_attempt(&dispatcher, &delivery, &ending, now);
-        delivery.work.done();
+    if !write(&dispatcher, &delivery, topic, &value, headers).await {
+        return;
     }
+    let metrics = &dispatcher.options.metrics;
+    metrics.step(delivery.target.kind, delivery.event.kind, park.outcome);
+    match tier {
+        Some(tier) => metrics.retried(tier, park.reason),
+        None => metrics.dead(delivery.target.kind, park.reason),
+    }
+    let entry = Entry {
+        outcome: park.outcome,
+        reason: Some(park.reason),
+        detail: Some(&park.detail),
+        status,
+        duration,
+        tier,
+    };
+    log_attempt(&dispatcher, &delivery, &entry, now);
+    delivery.work.done();
 }
 
 fn trace_header(delivery: &Delivery) -> Vec<(&'static str, Vec<u8>)> {
@@ -243,19 +200,13 @@ fn trace_header(delivery: &Delivery) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn dead_headers(delivery: &Delivery, park: &Park) -> Vec<(&'static str, Vec<u8>)> {
-    let detail = match park.outcome {
-        Outcome::Retry if delivery.attempts > 1 => {
-            format!("after {} attempts: {}", delivery.attempts, park.detail)
-        }
-        _ => park.detail.clone(),
-    };
     let mut headers = error_headers(
         park.reason,
-        &detail,
+        &park.detail,
         &delivery.origin.topic,
         delivery.origin.partition,
         delivery.origin.offset,
-        delivery.attempts,
+        delivery.history.attempts,
     );
     headers.push((header::CONNECTOR_ID, delivery.target.key.connector.as_str().into()));
     headers.push((header::CONNECTOR_TYPE, delivery.target.kind.as_str().into()));
@@ -373,7 +324,8 @@ pub fn spawn_poison(
 }
 
 /// Asks the registrar to suspend the connector, once per version of it.
-fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, reason: Reason, detail: &str) {
+fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, verdict: &Verdict) {
+    let Verdict::Broken { reason, detail } = verdict else { return };
     let target = &delivery.target;
     {
         let mut suspending = dispatcher.suspending.lock();
@@ -417,10 +369,12 @@ fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: Command
             value: Some(&value),
             headers: Vec::new(),
         };
-        // When it fails, the next refused delivery asks again.
-        if let Err(error) = sender.options.producer.send(&record).await {
-            tracing::warn!(%error, command = command.name(), "command not sent");
-            sender.suspending.lock().clear();
+        // The connector's lane is held by now, so no later delivery would ask again.
+        let mut backoff = FIRST_BACKOFF;
+        while let Err(error) = sender.options.producer.send(&record).await {
+            tracing::warn!(%error, command = command.name(), "command not sent; trying again");
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
     });
 }
@@ -428,10 +382,10 @@ fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: Command
 fn log_attempt(
     dispatcher: &Arc<Dispatcher>,
     delivery: &Delivery,
-    ending: &Ending<'_>,
+    entry: &Entry<'_>,
     at: Timestamp,
 ) {
-    let duration_ms = ending.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let duration_ms = entry.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
     let record = AttemptRecord {
         delivery_id: delivery.id,
         project_id: delivery.target.key.project.as_str().into(),
@@ -440,13 +394,13 @@ fn log_attempt(
         event_id: delivery.event.id.as_str().into(),
         event_type: delivery.event.kind.as_str().into(),
         source: delivery.source,
-        attempt: delivery.attempts,
-        outcome: ending.outcome,
-        reason: ending.reason,
-        detail: ending.detail.map(Cow::Borrowed),
-        status: ending.status,
+        attempt: delivery.history.attempts,
+        outcome: entry.outcome,
+        reason: entry.reason,
+        detail: entry.detail.map(Cow::Borrowed),
+        status: entry.status,
         duration_ms,
-        tier: ending.tier.map(Cow::Borrowed),
+        tier: entry.tier.map(Cow::Borrowed),
         at,
     };
     write_attempt(dispatcher, &record);

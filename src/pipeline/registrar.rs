@@ -1,22 +1,18 @@
 //! The registrar: decides each connector command once and writes what follows from it.
 //!
-//! The order of its writes is what makes a take-over safe. For a batch of commands of one
-//! partition: first the results of the rejected ones, then the state records, then (when this
-//! instance's own view has applied them) the results of the accepted ones, then the offset is
-//! committed. So whoever takes over knows of every command up to the last state record: if a state
-//! record names it, it was accepted and its result may be missing; if none does, it was rejected
-//! and its result is durable. Everything later is decided again, with the same outcome.
+//! What follows, and the order in which it must become durable, is the decision of
+//! [`Batch`]; this file carries it out, then lets the offset be committed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use super::{COMMAND_ID, COMMAND_OFFSET, view_feed::Repairs};
+use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
     connector::{
-        Change, Command, CommandResult, Context, Decision, Problem, ProjectState, Refused,
-        StateKey, decide,
+        Asked, Batch, Change, Command, CommandResult, Office, Problem, ProjectState, Registry,
+        StateKey, StateRecord, Step, partition_of,
     },
     delivery::Reason,
     egress::EgressPolicy,
@@ -27,7 +23,7 @@ use crate::{
     },
     metrics::Metrics,
     offsets::Begin,
-    view::{StateRecord, View},
+    view::{StoreError, View},
 };
 
 /// Commands decided together. It bounds what a take-over may have to answer again.
@@ -41,7 +37,6 @@ pub struct Registrar {
     connection: Connection,
     topics: Topics,
     view: Arc<View>,
-    repairs: Repairs,
     egress: EgressPolicy,
     /// For results and dead letters.
     producer: Producer,
@@ -56,24 +51,42 @@ pub struct Registrar {
 /// The partition was given up, or the registrar cannot go on: nothing more is to be written.
 struct Stopped;
 
-/// What follows from a batch of commands.
-#[derive(Default)]
-struct Outcomes {
-    rejected: Vec<CommandResult>,
-    accepted: Vec<(Change, CommandResult, i64, crate::id::CommandId)>,
-    again: Vec<CommandResult>,
-    unanswerable: Vec<(usize, String)>,
-    misplaced: Vec<usize>,
+/// What this instance's view knows of one partition.
+struct Known<'a> {
+    view: &'a View,
+    partition: i32,
+}
+
+impl Registry for Known<'_> {
+    type Error = StoreError;
+
+    fn last_command(&self) -> i64 {
+        self.view.position(self.partition).last_command
+    }
+
+    fn was_accepted(&self, command_offset: i64) -> Option<StateKey> {
+        self.view.was_accepted(self.partition, command_offset)
+    }
+
+    fn project(&self, project: &ProjectId) -> Result<ProjectState, StoreError> {
+        self.view.project(project)
+    }
+
+    fn open(&self, command: &mut Command) -> Result<(), Problem> {
+        self.view.keyring().open_command(command)
+    }
+
+    fn seal(&self, change: &mut Change) {
+        self.view.keyring().seal_change(change);
+    }
 }
 
 impl Registrar {
     /// A registrar for the commands topic of `partitions` partitions.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn new(
         connection: &Connection,
         topics: Topics,
         view: Arc<View>,
-        repairs: Repairs,
         egress: EgressPolicy,
         producer: Producer,
         partitions: i32,
@@ -84,7 +97,6 @@ impl Registrar {
             connection: connection.clone(),
             topics,
             view,
-            repairs,
             egress,
             producer,
             state_producer,
@@ -102,7 +114,9 @@ impl Registrar {
 
     async fn run(self: Arc<Self>, mut assigned: Assigned) {
         let partition = assigned.partition;
-        let Some(taken_over_at) = self.take_over(&partition).await else { return };
+        if !self.take_over(&partition).await {
+            return;
+        }
         loop {
             let batch = match tokio::time::timeout(REPAIR_INTERVAL, assigned.records.recv()).await {
                 Ok(Some(batch)) => batch,
@@ -116,21 +130,21 @@ impl Registrar {
                 for record in records {
                     partition.taken(record.size());
                 }
-                if self.batch(&partition, records, taken_over_at).await.is_err() {
+                if self.batch(&partition, records).await.is_err() {
                     return;
                 }
             }
         }
     }
 
-    /// Waits until the view has everything that earlier owners wrote; returns the last command
-    /// that is in it.
-    async fn take_over(&self, partition: &Arc<Partition>) -> Option<i64> {
+    /// Waits until the view has everything that earlier owners wrote; false when the partition was
+    /// given up before.
+    async fn take_over(&self, partition: &Arc<Partition>) -> bool {
         let number = partition.number();
         let topic = self.topics.name(TopicKind::State);
         loop {
             if partition.is_released() {
-                return None;
+                return false;
             }
             let (connection, topic) = (self.connection.clone(), topic.clone());
             let end = tokio::task::spawn_blocking(move || {
@@ -142,7 +156,7 @@ impl Registrar {
                     self.view.wait_for_offset(number, end).await;
                     let last = self.view.position(number).last_command;
                     tracing::info!(partition = number, last, "registrar took over");
-                    return Some(last);
+                    return true;
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "registrar cannot take over yet"),
                 Err(error) => tracing::warn!(%error, "registrar cannot take over yet"),
@@ -151,12 +165,7 @@ impl Registrar {
         }
     }
 
-    async fn batch(
-        &self,
-        partition: &Arc<Partition>,
-        records: &[Record],
-        taken_over_at: i64,
-    ) -> Result<(), Stopped> {
+    async fn batch(&self, partition: &Arc<Partition>, records: &[Record]) -> Result<(), Stopped> {
         let mut todo = Vec::with_capacity(records.len());
         for record in records {
             match partition.begin(record.offset).await {
@@ -168,7 +177,7 @@ impl Registrar {
         if !partition.enter() {
             return Err(Stopped);
         }
-        let written = self.decide_and_write(partition, &todo, taken_over_at).await;
+        let written = self.decide_and_write(partition, &todo).await;
         if written.is_ok() {
             for record in todo {
                 partition.complete(record.offset);
@@ -182,131 +191,45 @@ impl Registrar {
         &self,
         partition: &Arc<Partition>,
         records: &[&Record],
-        taken_over_at: i64,
     ) -> Result<(), Stopped> {
-        let outcomes = self.decide_all(partition.number(), records, taken_over_at).await;
-        for (index, detail) in &outcomes.unanswerable {
-            self.dead_letter(partition, records[*index], detail).await?;
+        let batch = self.decide(partition.number(), records).await;
+        for (command, accepted) in &batch.decided {
+            self.metrics.command(command, *accepted);
         }
-        for index in &outcomes.misplaced {
-            self.forward(partition, records[*index]).await?;
+        for step in batch.into_steps() {
+            match step {
+                Step::DeadLetter { index, detail } => {
+                    self.dead_letter(partition, records[index], &detail).await?;
+                }
+                Step::Forward { index, project } => {
+                    self.forward(partition, records[index], &project).await?;
+                }
+                Step::Results(results) => self.results(partition, &results).await?,
+                Step::State(records) => {
+                    self.write_state(partition.number(), &records).await?;
+                }
+                Step::Applied(offset) => {
+                    self.view.wait_for_command(partition.number(), offset).await;
+                }
+            }
         }
-        self.results(partition, &outcomes.rejected).await?;
-        let state = self.topics.name(TopicKind::State);
-        let values: Vec<_> = outcomes
-            .accepted
+        Ok(())
+    }
+
+    async fn decide(&self, partition: i32, records: &[&Record]) -> Batch {
+        let asked: Vec<Asked<'_>> = records
             .iter()
-            .map(|(change, _, offset, id)| StateRecord {
-                command_offset: *offset,
-                command_id: id.clone(),
-                key: change.state_key(),
-                value: change.to_value(),
+            .map(|record| Asked {
+                offset: record.offset,
+                at: record.timestamp,
+                value: record.value.as_deref().unwrap_or_default(),
             })
             .collect();
-        self.write_state(&state, partition.number(), &values).await?;
-        if let Some((.., offset, _)) = outcomes.accepted.last() {
-            self.view.wait_for_command(partition.number(), *offset).await;
-        }
-        let accepted: Vec<CommandResult> =
-            outcomes.accepted.into_iter().map(|(_, result, ..)| result).collect();
-        self.results(partition, &accepted).await?;
-        self.results(partition, &outcomes.again).await
-    }
-
-    async fn decide_all(
-        &self,
-        partition: i32,
-        records: &[&Record],
-        taken_over_at: i64,
-    ) -> Outcomes {
-        let mut outcomes = Outcomes::default();
-        let mut states: HashMap<ProjectId, ProjectState> = HashMap::new();
-        for (index, record) in records.iter().enumerate() {
-            let command = match Command::read(record.value.as_deref().unwrap_or_default()) {
-                Ok(command) => command,
-                Err(Refused::Unanswerable(detail)) => {
-                    self.metrics.command("unknown", false);
-                    outcomes.unanswerable.push((index, detail));
-                    continue;
-                }
-                Err(Refused::Rejected { id, project, name, problem }) => {
-                    self.metrics.command(name, false);
-                    outcomes.rejected.push(CommandResult::rejected(id, project, problem));
-                    continue;
-                }
-            };
-            if partition_of(command.project.as_str(), self.partitions) != partition {
-                outcomes.misplaced.push(index);
-                continue;
-            }
-            if record.offset <= taken_over_at {
-                outcomes.again.extend(self.answer_again(partition, record.offset, &command));
-                continue;
-            }
-            let state = match states.entry(command.project.clone()) {
-                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(self.project(&command.project).await)
-                }
-            };
-            match self.decide(state, &command, record) {
-                Ok(mut change) => {
-                    self.metrics.command(command.name(), true);
-                    self.view.keyring().seal_change(&mut change);
-                    state.apply(&change);
-                    let result = CommandResult::accepted(&command, &change);
-                    outcomes.accepted.push((change, result, record.offset, command.id));
-                }
-                Err(problem) => {
-                    self.metrics.command(command.name(), false);
-                    let (id, project) = (command.id, Some(command.project));
-                    outcomes.rejected.push(CommandResult::rejected(id, project, problem));
-                }
-            }
-        }
-        outcomes
-    }
-
-    fn decide(
-        &self,
-        state: &ProjectState,
-        command: &Command,
-        record: &Record,
-    ) -> Result<Change, Problem> {
-        let mut opened = command.clone();
-        self.view.keyring().open_command(&mut opened)?;
-        let context = Context { at: record.timestamp, offset: record.offset, egress: &self.egress };
-        match decide(state, &opened, &context) {
-            Decision::Accepted(change) => Ok(change),
-            Decision::Rejected(problem) => Err(problem),
-        }
-    }
-
-    /// The result of a command that an earlier owner decided, if it may be missing.
-    fn answer_again(
-        &self,
-        partition: i32,
-        offset: i64,
-        command: &Command,
-    ) -> Option<CommandResult> {
-        let key = self.view.was_accepted(partition, offset)?;
-        let current = match &key {
-            StateKey::Connector(key) => {
-                let found = self.view.connector(key).ok().flatten();
-                found.map_or_else(|| Change::ConnectorGone(key.clone()), Change::ConnectorSet)
-            }
-            StateKey::Project(project) => {
-                let found = self.view.project(project).ok().and_then(|state| state.project);
-                Change::ProjectSet(found?)
-            }
-        };
-        Some(CommandResult::accepted(command, &current))
-    }
-
-    async fn project(&self, project: &ProjectId) -> ProjectState {
+        let office = Office { partition, partitions: self.partitions, egress: &self.egress };
+        let known = Known { view: &self.view, partition };
         loop {
-            match self.view.project(project) {
-                Ok(state) => return state,
+            match Batch::decide(&asked, office, &known) {
+                Ok(batch) => return batch,
                 Err(error) => {
                     tracing::error!(%error, "the view cannot be read; check the disk of data_dir");
                     tokio::time::sleep(BACKOFF).await;
@@ -315,14 +238,10 @@ impl Registrar {
         }
     }
 
-    /// Writes state records in their order. Their producer leaves no gap: a failure is final, and
+    /// Writes state records in their order; returns the last one's offset. Their producer leaves no gap: a failure is final, and
     /// the next owner decides again from what is durable.
-    async fn write_state(
-        &self,
-        topic: &str,
-        partition: i32,
-        records: &[StateRecord],
-    ) -> Result<(), Stopped> {
+    async fn write_state(&self, partition: i32, records: &[StateRecord]) -> Result<i64, Stopped> {
+        let topic = &self.topics.name(TopicKind::State);
         let keys: Vec<String> = records.iter().map(|record| record.key.to_string()).collect();
         let outgoing: Vec<Outgoing<'_>> = records
             .iter()
@@ -340,26 +259,40 @@ impl Registrar {
             .collect();
         // `join_all` polls in order, so the records are handed over in order.
         let written = join_all(outgoing.iter().map(|record| self.state_producer.send(record)));
+        let mut last = -1;
         for result in written.await {
-            if let Err(error) = result {
-                tracing::error!(%error, topic, "state cannot be written; restart this instance");
-                *self.failed.lock() = Some(format!("state cannot be written: {error}"));
-                return Err(Stopped);
+            match result {
+                Ok((_, offset)) => last = last.max(offset),
+                Err(error) => {
+                    tracing::error!(%error, topic, "state cannot be written; restart this instance");
+                    *self.failed.lock() = Some(format!("state cannot be written: {error}"));
+                    return Err(Stopped);
+                }
             }
         }
-        Ok(())
+        Ok(last)
     }
 
-    /// Writes the newest records of keys again whose older record stands behind them.
+    /// Writes the newest records of keys again whose older record stands behind them, and waits
+    /// until they were seen.
     async fn repair(&self, partition: &Arc<Partition>) -> Result<(), Stopped> {
-        let Some(records) = self.repairs.lock().remove(&partition.number()) else { return Ok(()) };
+        let number = partition.number();
+        let records = match self.view.repairs(number) {
+            Ok(records) if records.is_empty() => return Ok(()),
+            Ok(records) => records,
+            Err(error) => {
+                tracing::error!(%error, "the view cannot be read; check the disk of data_dir");
+                return Ok(());
+            }
+        };
         if !partition.enter() {
             return Err(Stopped);
         }
-        let topic = self.topics.name(TopicKind::State);
-        let written = self.write_state(&topic, partition.number(), &records).await;
+        tracing::info!(partition = number, records = records.len(), "state is written again");
+        let written = self.write_state(number, &records).await;
         partition.leave();
-        written
+        self.view.wait_for_offset(number, written? + 1).await;
+        Ok(())
     }
 
     async fn results(
@@ -405,17 +338,17 @@ impl Registrar {
         self.write(partition, dead).await
     }
 
-    /// A command in another partition than its project's: its producer uses another partitioner.
-    /// It is decided where the project's other commands are.
-    async fn forward(&self, partition: &Arc<Partition>, record: &Record) -> Result<(), Stopped> {
-        let value = record.value.as_deref().unwrap_or_default();
-        let Ok(command) = Command::read(value) else { return Ok(()) };
-        let project = command.project.as_str();
+    async fn forward(
+        &self,
+        partition: &Arc<Partition>,
+        record: &Record,
+        project: &ProjectId,
+    ) -> Result<(), Stopped> {
         let forwarded = Outgoing {
             topic: &self.topics.name(TopicKind::Commands),
-            partition: Some(partition_of(project, self.partitions)),
-            key: project.as_bytes(),
-            value: Some(value),
+            partition: Some(partition_of(project.as_str(), self.partitions)),
+            key: project.as_str().as_bytes(),
+            value: record.value.as_deref(),
             headers: Vec::new(),
         };
         self.write(partition, forwarded).await
@@ -447,35 +380,6 @@ impl Registrar {
     }
 }
 
-/// The partition of a key as Kafka's Java clients compute it, and librdkafka's `murmur2_random`.
-pub fn partition_of(key: &str, partitions: i32) -> i32 {
-    let hash = murmur2(key.as_bytes()) & 0x7fff_ffff;
-    let count = u32::try_from(partitions.max(1)).unwrap_or(1);
-    i32::try_from(hash % count).unwrap_or_default()
-}
-
-/// Murmur2 with the seed and constants of `org.apache.kafka.common.utils.Utils.murmur2`.
-fn murmur2(data: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let mut hash = 0x9747_b28c_u32 ^ length;
-    let (words, rest) = data.as_chunks::<4>();
-    for word in words {
-        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
-        k ^= k >> 24;
-        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
-    }
-    for (shift, byte) in rest.iter().enumerate().rev() {
-        hash ^= u32::from(*byte) << (8 * shift);
-    }
-    if !rest.is_empty() {
-        hash = hash.wrapping_mul(M);
-    }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(M);
-    hash ^ (hash >> 15)
-}
-
 /// What the registrar group's consumer tells, turned into workers.
 pub struct RegistrarEvents(pub Arc<Registrar>);
 
@@ -501,25 +405,5 @@ impl GroupEvents for RegistrarEvents {
 
     fn rebalanced(&self) {
         self.0.metrics.rebalanced();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_go_to_the_partitions_that_java_clients_choose() {
-        // The test vectors of Kafka's own UtilsTest.
-        for (key, hash) in [
-            ("21", -973_932_308_i32),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-            ("abc", 479_470_107),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()), hash.cast_unsigned(), "{key}");
-        }
     }
 }

@@ -11,10 +11,9 @@ use super::{
 };
 use crate::{
     clock,
-    delivery::{DeliveryRecord, Reason, Source},
+    delivery::{DeliveryRecord, Reason, Source, left_to_wait},
     kafka::{Assigned, Partition, Record},
     offsets::Begin,
-    view::Target,
 };
 
 /// The clock is asked again after at most this, so that a change of it is noticed.
@@ -65,8 +64,7 @@ async fn wait_until_due(partition: &Partition, record: &DeliveryRecord, longest:
         if partition.is_released() {
             return false;
         }
-        // A clock that went back must not make a record of the 5 s tier wait for hours.
-        let left = record.due_at.since(clock::now()).min(longest.saturating_sub(waited));
+        let left = left_to_wait(record.due_at, clock::now(), waited, longest);
         if left.is_zero() {
             return true;
         }
@@ -84,30 +82,24 @@ async fn take(
     source: Source,
 ) {
     let subscriptions = dispatcher.subscriptions(&waited.connector.project).await;
-    let target = subscriptions.target(&waited.connector.connector);
     let Some(work) = RecordWork::shares(Arc::clone(partition), record.offset, 1, None).pop() else {
         return;
     };
-    let reason = match target {
-        None => Some(Reason::ConnectorDeleted),
-        Some(target) => not_wanted(target, &waited),
-    };
-    let (Some(target), None) = (target, reason) else {
-        park::cancel(dispatcher, &waited, source, reason.unwrap_or(Reason::ConnectorDeleted));
-        work.done();
-        return;
+    let target = match subscriptions.still_wanted(&waited.connector.connector, waited.event.kind) {
+        Ok(target) => target,
+        Err(reason) => {
+            park::cancel(dispatcher, &waited, source, reason);
+            work.done();
+            return;
+        }
     };
     let delivery = Delivery {
         target: Arc::clone(target),
+        history: waited.history(),
         event: Arc::new(waited.event),
         id: waited.delivery_id,
         source,
-        attempts: waited.attempts,
-        steps: waited.steps,
         accepted_at: waited.accepted_at,
-        first_attempt_at: waited.first_attempt_at,
-        deferred_since: waited.deferred_since,
-        last_error: waited.last_error,
         origin: waited.origin,
         job: waited.job,
         traceparent: record.header_text(TRACEPARENT).map(Arc::from),
@@ -117,15 +109,5 @@ async fn take(
     if let Some(delivery) = park::skip(dispatcher, delivery) {
         let permit = dispatcher.permit(source).await;
         dispatcher.offer(Delivery { permit, ..delivery }).await;
-    }
-}
-
-fn not_wanted(target: &Target, waited: &DeliveryRecord) -> Option<Reason> {
-    if !target.is_active {
-        Some(Reason::ConnectorDisabled)
-    } else if !target.event_types.contains(waited.event.kind) {
-        Some(Reason::Unsubscribed)
-    } else {
-        None
     }
 }

@@ -1,7 +1,7 @@
 //! Feeds the view: reads the state topic on a thread of its own and applies it in batches.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,11 +16,11 @@ use tokio::sync::watch;
 
 use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
-    connector::StateKey,
+    connector::{StateKey, StateRecord},
     id::CommandId,
     kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record},
     metrics::Metrics,
-    view::{StateRecord, View},
+    view::View,
 };
 
 /// Records applied in one atomic batch.
@@ -28,16 +28,11 @@ const MAX_BATCH: usize = 1000;
 const POLL: Duration = Duration::from_millis(100);
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Records that an older one stands behind in the topic, by partition: the partition's registrar
-/// writes them again, so that compaction keeps the right one.
-pub type Repairs = Arc<Mutex<HashMap<i32, Vec<StateRecord>>>>;
-
 /// The thread that feeds the view.
 pub struct ViewFeed {
     caught_up: watch::Receiver<bool>,
     stop: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<String>>>,
-    repairs: Repairs,
     partitions: i32,
 }
 
@@ -63,7 +58,6 @@ impl ViewFeed {
         let (tell, caught_up) = watch::channel(false);
         let stop = Arc::new(AtomicBool::new(false));
         let failed = Arc::new(Mutex::new(None));
-        let repairs = Repairs::default();
         let feeder = Feeder {
             reader,
             view,
@@ -71,7 +65,6 @@ impl ViewFeed {
             ends,
             tell,
             stop: Arc::clone(&stop),
-            repairs: Arc::clone(&repairs),
             last_lag: Instant::now(),
             partitions,
         };
@@ -85,7 +78,7 @@ impl ViewFeed {
                 }
             })
             .map_err(|error| KafkaError::Other(format!("cannot start a thread: {error}")))?;
-        Ok(Self { caught_up, stop, failed, repairs, partitions })
+        Ok(Self { caught_up, stop, failed, partitions })
     }
 
     /// Waits until the view has everything that was in the topic when this program started.
@@ -103,11 +96,6 @@ impl ViewFeed {
     /// Why feeding stopped for good, if it did.
     pub fn failure(&self) -> Option<String> {
         self.failed.lock().clone()
-    }
-
-    /// Records to be written again.
-    pub fn repairs(&self) -> Repairs {
-        Arc::clone(&self.repairs)
     }
 
     /// How many partitions the state topic has.
@@ -135,7 +123,6 @@ struct Feeder {
     ends: BTreeMap<i32, i64>,
     tell: watch::Sender<bool>,
     stop: Arc<AtomicBool>,
-    repairs: Repairs,
     last_lag: Instant,
     partitions: i32,
 }
@@ -202,9 +189,6 @@ impl Feeder {
                     "state records that cannot be read were left out"
                 );
                 self.metrics.view_unreadable(applied.unreadable + skipped);
-            }
-            if !applied.overtaken.is_empty() {
-                self.repairs.lock().entry(partition).or_default().extend(applied.overtaken);
             }
             self.reached_end_of_start(partition, next_offset);
         }

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     clock::Timestamp,
-    delivery::{DeliveryRecord, LastError, Origin, Source},
+    delivery::{DeliveryRecord, History, Origin, Source},
     destination::Item,
     event::Event,
     id::DeliveryId,
@@ -118,18 +118,10 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// What made this program deliver.
     pub source: Source,
-    /// Requests made so far.
-    pub attempts: u32,
-    /// Steps through the retry tiers so far.
-    pub steps: u32,
+    /// What it has been through so far.
+    pub history: History,
     /// The event's Kafka timestamp.
     pub accepted_at: Timestamp,
-    /// When the first request was made.
-    pub first_attempt_at: Option<Timestamp>,
-    /// When it was put off for the first time.
-    pub deferred_since: Option<Timestamp>,
-    /// Why it was not delivered yet.
-    pub last_error: Option<LastError>,
     /// Where the event came from.
     pub origin: Origin,
     /// The replay that asked for it.
@@ -148,7 +140,7 @@ impl Delivery {
         Item {
             event: &self.event,
             delivery_id: self.id,
-            attempt: self.attempts + 1,
+            attempt: self.history.attempts + 1,
             sent_at,
             setup,
         }
@@ -161,13 +153,13 @@ impl Delivery {
             connector: self.target.key.clone(),
             connector_type: self.target.kind,
             event: (*self.event).clone(),
-            attempts: self.attempts,
-            steps: self.steps,
+            attempts: self.history.attempts,
+            steps: self.history.steps,
             accepted_at: self.accepted_at,
-            first_attempt_at: self.first_attempt_at,
-            deferred_since: self.deferred_since,
+            first_attempt_at: self.history.first_attempt_at,
+            deferred_since: self.history.deferred_since,
             due_at,
-            last_error: self.last_error.clone(),
+            last_error: self.history.last_error.clone(),
             origin: self.origin.clone(),
             job: self.job.clone(),
         }

@@ -5,6 +5,7 @@
 //! hot path asks for, compiled.
 
 mod cache;
+mod fold;
 mod store;
 mod subscriptions;
 
@@ -13,13 +14,14 @@ use std::{path::Path, sync::Arc};
 use tokio::sync::watch;
 
 pub use cache::MAX_CACHED_PROJECTS;
-pub use store::{
-    Applied, MAX_REMEMBERED_COMMANDS, Position, RebuildReason, StateRecord, Store, StoreError,
+pub use fold::{
+    Applied, Folded, Known, MAX_REMEMBERED_COMMANDS, Newest, Position, Remembered, Shelf,
 };
+pub use store::{RebuildReason, Store, StoreError};
 pub use subscriptions::{BaseUrls, Subscriptions, Target};
 
 use crate::{
-    connector::{Connector, ProjectState, StateKey},
+    connector::{Connector, ProjectState, StateKey, StateRecord},
     id::{ConnectorKey, ProjectId},
     secrets::Keyring,
 };
@@ -111,6 +113,12 @@ impl View {
     #[must_use]
     pub fn was_accepted(&self, partition: i32, command_offset: i64) -> Option<StateKey> {
         self.store.was_accepted(partition, command_offset)
+    }
+
+    /// The newest records of a state partition that an older one stands behind: until they are
+    /// written again, compaction would keep the older ones.
+    pub fn repairs(&self, partition: i32) -> Result<Vec<StateRecord>, StoreError> {
+        self.store.repairs(partition)
     }
 
     /// How many connectors and projects there are.

@@ -11,10 +11,11 @@
 //! | `m` | format version and cluster id, JSON |
 //! | `p` partition | next offset, last command offset, commands remembered so far |
 //! | `r` partition, slot | number, command offset, command id · state key |
+//! | `o` partition, state key | nothing; the key is one that waits for a repair |
 //! | `s` project · connector | command offset, the record's JSON; no connector: the project |
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::HashMap,
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -26,9 +27,10 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::fold::{Applied, Known, MAX_REMEMBERED_COMMANDS, Position, Remembered, Shelf};
 use crate::{
     clock,
-    connector::{Change, Connector, ProjectState, StateKey},
+    connector::{Change, Connector, ProjectState, StateKey, StateRecord},
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
 };
 
@@ -36,8 +38,6 @@ use crate::{
 const FORMAT: u32 = 1;
 /// What sled may keep in memory, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
-/// How many of the last applied commands of a partition are remembered.
-pub const MAX_REMEMBERED_COMMANDS: usize = 1024;
 /// How many folders that were moved aside are kept.
 const MAX_BROKEN_FOLDERS: usize = 2;
 
@@ -51,6 +51,7 @@ const BROKEN: &str = "view.broken-";
 const META: &[u8] = b"m";
 const POSITION: u8 = b'p';
 const REMEMBERED: u8 = b'r';
+const OVERTAKEN: u8 = b'o';
 const STATE: u8 = b's';
 
 /// The view cannot be used.
@@ -108,73 +109,13 @@ impl RebuildReason {
     }
 }
 
-/// A record of the state topic.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StateRecord {
-    /// The offset of the command that caused it.
-    pub command_offset: i64,
-    /// That command.
-    pub command_id: CommandId,
-    /// What it is about.
-    pub key: StateKey,
-    /// How that is now; `None` is a tombstone.
-    pub value: Option<Vec<u8>>,
-}
-
-/// How far a partition of the state topic was taken in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Position {
-    /// The offset of the next state record to read.
-    pub next_offset: i64,
-    /// The offset of the last command that was applied; -1 when there was none.
-    pub last_command: i64,
-}
-
-impl Default for Position {
-    fn default() -> Self {
-        Self { next_offset: 0, last_command: -1 }
-    }
-}
-
-/// What became of the records that were taken in.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Applied {
-    /// So many changed the state.
-    pub applied: usize,
-    /// So many said what was known already.
-    pub ignored: usize,
-    /// So many could not be read; what they are about stays as it was.
-    pub unreadable: usize,
-    /// The projects that changed.
-    pub projects: BTreeSet<ProjectId>,
-    /// The current records of what an older, ignored record was about. Compaction would keep the
-    /// older one, because it is further behind in the topic; the partition's registrar can
-    /// write these again.
-    pub overtaken: Vec<StateRecord>,
-}
-
 /// Connectors, projects and positions on disk.
 #[derive(Debug)]
 pub struct Store {
     db: sled::Db,
-    partitions: Mutex<HashMap<i32, Partition>>,
+    partitions: Mutex<HashMap<i32, Known>>,
     connectors: AtomicU64,
     projects: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Partition {
-    position: Position,
-    /// How many commands were remembered since the beginning; the next one's number.
-    numbered: u64,
-    remembered: VecDeque<Remembered>,
-}
-
-#[derive(Clone, Debug)]
-struct Remembered {
-    command_offset: i64,
-    command_id: CommandId,
-    key: StateKey,
 }
 
 #[derive(Serialize, Deserialize, PartialEq, Eq)]
@@ -232,11 +173,6 @@ impl Store {
     }
 
     /// Takes state records and the position behind them in, all or nothing.
-    ///
-    /// A record is ignored when a command that is not older was applied to the same key. That is
-    /// judged key by key, not by the partition's last command: an owner that was replaced may
-    /// write a decision a second time, behind later ones, and compaction then removes the first
-    /// of the two. Who reads the topic from its beginning must still take in what is left.
     pub fn apply(
         &self,
         partition: i32,
@@ -245,28 +181,41 @@ impl Store {
     ) -> Result<Applied, StoreError> {
         let mut partitions = self.partitions.lock();
         let known = partitions.entry(partition).or_default();
-        let mut fold = Fold::new(&self.db, known);
-        for record in records {
-            fold.take(record)?;
+        let folded = known.fold(self, records, next_offset)?;
+        let mut batch = sled::Batch::default();
+        for (key, newest) in &folded.changes {
+            match &newest.json {
+                Some(json) => {
+                    let value = [&newest.command_offset.to_be_bytes(), json.as_slice()].concat();
+                    batch.insert(state_key(key), value);
+                }
+                None => batch.remove(state_key(key)),
+            }
         }
-        let Fold { mut batch, remembered, position, applied, overtaken, counts, .. } = fold;
-        let position = Position { next_offset, ..position };
-        for (number, command) in (known.numbered..).zip(&remembered) {
-            batch.insert(remembered_key(partition, number), command.to_bytes(number));
+        for (number, command) in (known.numbered..).zip(&folded.remembered) {
+            batch.insert(remembered_key(partition, number), command_bytes(command, number));
         }
-        let numbered = known.numbered + remembered.len() as u64;
-        batch.insert(position_key(partition), position_bytes(position, numbered));
+        for key in folded.overtaken.difference(&known.overtaken) {
+            batch.insert(overtaken_key(partition, key), Vec::new());
+        }
+        for key in known.overtaken.difference(&folded.overtaken) {
+            batch.remove(overtaken_key(partition, key));
+        }
+        let numbered = known.numbered + folded.remembered.len() as u64;
+        batch.insert(position_key(partition), position_bytes(folded.position, numbered));
         self.db.apply_batch(batch)?;
 
-        known.position = position;
-        known.numbered = numbered;
-        known.remembered.extend(remembered);
-        let excess = known.remembered.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
-        known.remembered.drain(..excess);
-        add(&self.connectors, counts.connectors);
-        add(&self.projects, counts.projects);
-        let overtaken = self.current_records(known, &overtaken)?;
-        Ok(Applied { overtaken, ..applied })
+        add(&self.connectors, folded.connectors);
+        add(&self.projects, folded.projects);
+        Ok(known.accept(folded))
+    }
+
+    /// The newest records of a partition that an older one stands behind.
+    pub fn repairs(&self, partition: i32) -> Result<Vec<StateRecord>, StoreError> {
+        match self.partitions.lock().get(&partition) {
+            Some(known) => known.repairs(self),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Moves a position past what is no state record.
@@ -289,9 +238,7 @@ impl Store {
     /// [`MAX_REMEMBERED_COMMANDS`] of its partition that changed something.
     #[must_use]
     pub fn was_accepted(&self, partition: i32, command_offset: i64) -> Option<StateKey> {
-        let partitions = self.partitions.lock();
-        let mut commands = partitions.get(&partition)?.remembered.iter().rev();
-        commands.find(|command| command.command_offset == command_offset).map(|c| c.key.clone())
+        self.partitions.lock().get(&partition)?.was_accepted(command_offset).cloned()
     }
 
     /// All that is known about a project.
@@ -337,143 +284,15 @@ impl Store {
         self.db.flush()?;
         Ok(())
     }
-
-    fn current_records(
-        &self,
-        known: &Partition,
-        keys: &BTreeSet<StateKey>,
-    ) -> Result<Vec<StateRecord>, StoreError> {
-        let mut records = Vec::new();
-        for key in keys {
-            let stored = self.db.get(state_key(key))?;
-            let record = match stored.as_deref().and_then(split_offset) {
-                Some((command_offset, json)) => {
-                    let command_id = match key.read(Some(json)) {
-                        Ok(Change::ConnectorSet(connector)) => connector.command_id,
-                        Ok(Change::ProjectSet(project)) => project.command_id,
-                        _ => continue,
-                    };
-                    let value = Some(json.to_vec());
-                    StateRecord { command_offset, command_id, key: key.clone(), value }
-                }
-                None => match known.newest_command(key) {
-                    Some(command) => StateRecord {
-                        command_offset: command.command_offset,
-                        command_id: command.command_id.clone(),
-                        key: key.clone(),
-                        value: None,
-                    },
-                    None => continue,
-                },
-            };
-            records.push(record);
-        }
-        Ok(records)
-    }
 }
 
-impl Partition {
-    fn newest_command(&self, key: &StateKey) -> Option<&Remembered> {
-        let of_key = self.remembered.iter().filter(|command| command.key == *key);
-        of_key.max_by_key(|command| command.command_offset)
-    }
-}
+impl Shelf for Store {
+    type Error = StoreError;
 
-/// What a run of records changes, before any of it is written.
-struct Fold<'a> {
-    db: &'a sled::Db,
-    known: &'a Partition,
-    batch: sled::Batch,
-    /// What this run did to a key: by which command, and whether something is there now.
-    touched: HashMap<StateKey, (i64, bool)>,
-    remembered: Vec<Remembered>,
-    position: Position,
-    applied: Applied,
-    overtaken: BTreeSet<StateKey>,
-    counts: Counts,
-}
-
-#[derive(Default)]
-struct Counts {
-    connectors: i64,
-    projects: i64,
-}
-
-impl<'a> Fold<'a> {
-    fn new(db: &'a sled::Db, known: &'a Partition) -> Self {
-        Self {
-            db,
-            known,
-            batch: sled::Batch::default(),
-            touched: HashMap::new(),
-            remembered: Vec::new(),
-            position: known.position,
-            applied: Applied::default(),
-            overtaken: BTreeSet::new(),
-            counts: Counts::default(),
-        }
-    }
-
-    fn take(&mut self, record: &StateRecord) -> Result<(), StoreError> {
-        let (newest, was_there) = self.newest(record)?;
-        if newest.is_some_and(|newest| record.command_offset <= newest) {
-            self.applied.ignored += 1;
-            // An equal one is the same decision, so nothing is lost with either of them.
-            if newest != Some(record.command_offset) {
-                self.overtaken.insert(record.key.clone());
-            }
-            return Ok(());
-        }
-        // What cannot be read was accepted all the same.
-        self.position.last_command = self.position.last_command.max(record.command_offset);
-        self.remembered.push(Remembered {
-            command_offset: record.command_offset,
-            command_id: record.command_id.clone(),
-            key: record.key.clone(),
-        });
-        if record.key.read(record.value.as_deref()).is_err() {
-            self.applied.unreadable += 1;
-            return Ok(());
-        }
-        match &record.value {
-            Some(json) => {
-                let value = [&record.command_offset.to_be_bytes(), json.as_slice()].concat();
-                self.batch.insert(state_key(&record.key), value);
-            }
-            None => self.batch.remove(state_key(&record.key)),
-        }
-        let is_there = record.value.is_some();
-        self.count(&record.key, i64::from(is_there) - i64::from(was_there));
-        self.touched.insert(record.key.clone(), (record.command_offset, is_there));
-        self.overtaken.remove(&record.key);
-        self.applied.applied += 1;
-        self.applied.projects.insert(record.key.project().clone());
-        Ok(())
-    }
-
-    /// The newest command that is known for the record's key, and whether something is there.
-    fn newest(&self, record: &StateRecord) -> Result<(Option<i64>, bool), StoreError> {
-        if let Some((offset, is_there)) = self.touched.get(&record.key) {
-            return Ok((Some(*offset), *is_there));
-        }
-        let stored = self.db.get(state_key(&record.key))?;
-        if let Some((offset, _)) = stored.as_deref().and_then(split_offset) {
-            return Ok((Some(offset), true));
-        }
-        // Only what comes out of order can have been removed by a later command.
-        let offset = if record.command_offset > self.position.last_command {
-            None
-        } else {
-            self.known.newest_command(&record.key).map(|command| command.command_offset)
-        };
-        Ok((offset, false))
-    }
-
-    fn count(&mut self, key: &StateKey, difference: i64) {
-        match key {
-            StateKey::Connector(_) => self.counts.connectors += difference,
-            StateKey::Project(_) => self.counts.projects += difference,
-        }
+    fn stored(&self, key: &StateKey) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
+        let stored = self.db.get(state_key(key))?;
+        let split = stored.as_deref().and_then(split_offset);
+        Ok(split.map(|(offset, json)| (offset, json.to_vec())))
     }
 }
 
@@ -500,20 +319,22 @@ fn remembered_key(partition: i32, number: u64) -> Vec<u8> {
     [&[REMEMBERED], partition.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat()
 }
 
-impl Remembered {
-    fn to_bytes(&self, number: u64) -> Vec<u8> {
-        let texts = format!("{}\0{}", self.command_id, self.key);
-        [&number.to_be_bytes(), &self.command_offset.to_be_bytes(), texts.as_bytes()].concat()
-    }
+fn overtaken_key(partition: i32, key: &StateKey) -> Vec<u8> {
+    [&[OVERTAKEN], partition.to_be_bytes().as_slice(), key.to_string().as_bytes()].concat()
+}
 
-    fn from_bytes(bytes: &[u8]) -> Option<(u64, Self)> {
-        let (number, rest) = bytes.split_first_chunk()?;
-        let (command_offset, texts) = split_offset(rest)?;
-        let (command_id, key) = std::str::from_utf8(texts).ok()?.split_once('\0')?;
-        let command_id = CommandId::parse(command_id).ok()?;
-        let key = StateKey::parse(key).ok()?;
-        Some((u64::from_be_bytes(*number), Self { command_offset, command_id, key }))
-    }
+fn command_bytes(command: &Remembered, number: u64) -> Vec<u8> {
+    let texts = format!("{}\0{}", command.command_id, command.key);
+    [&number.to_be_bytes(), &command.command_offset.to_be_bytes(), texts.as_bytes()].concat()
+}
+
+fn read_command(bytes: &[u8]) -> Option<(u64, Remembered)> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    let (command_offset, texts) = split_offset(rest)?;
+    let (command_id, key) = std::str::from_utf8(texts).ok()?.split_once('\0')?;
+    let command_id = CommandId::parse(command_id).ok()?;
+    let key = StateKey::parse(key).ok()?;
+    Some((u64::from_be_bytes(*number), Remembered { command_offset, command_id, key }))
 }
 
 fn split_offset(bytes: &[u8]) -> Option<(i64, &[u8])> {
@@ -549,8 +370,8 @@ fn read_state(key: &[u8], value: &[u8]) -> Option<Change> {
     parse_state_key(key)?.read(Some(json)).ok()
 }
 
-fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Partition>, StoreError> {
-    let mut partitions: HashMap<i32, Partition> = HashMap::new();
+fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Known>, StoreError> {
+    let mut partitions: HashMap<i32, Known> = HashMap::new();
     for entry in db.scan_prefix([POSITION]) {
         let (key, value) = entry?;
         let Some((partition, [])) = split_partition(&key) else { continue };
@@ -568,7 +389,7 @@ fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Partition>, StoreError>
     for entry in db.scan_prefix([REMEMBERED]) {
         let (key, value) = entry?;
         if let (Some((partition, _)), Some((number, command))) =
-            (split_partition(&key), Remembered::from_bytes(&value))
+            (split_partition(&key), read_command(&value))
         {
             commands.push((partition, number, command));
         }
@@ -576,6 +397,13 @@ fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Partition>, StoreError>
     commands.sort_unstable_by_key(|(partition, number, _)| (*partition, *number));
     for (partition, _, command) in commands {
         partitions.entry(partition).or_default().remembered.push_back(command);
+    }
+    for key in db.scan_prefix([OVERTAKEN]).keys() {
+        let key = key?;
+        let Some((partition, text)) = split_partition(&key) else { continue };
+        if let Some(key) = std::str::from_utf8(text).ok().and_then(|k| StateKey::parse(k).ok()) {
+            partitions.entry(partition).or_default().overtaken.insert(key);
+        }
     }
     Ok(partitions)
 }
@@ -833,23 +661,44 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_owners_second_decision_is_ignored() {
+    fn a_replaced_owners_second_decision_is_ignored_and_repaired() {
         let dir = TempDir::new().unwrap();
         let (store, _) = open(&dir);
         store.apply(0, &[set(5, "p/a"), set(6, "p/b"), set(7, "p/a")], 3).unwrap();
         let applied = store.apply(0, &[set(6, "p/b")], 4).unwrap();
-        assert_eq!((applied.ignored, applied.overtaken.len()), (1, 0));
-        // The older decision is what compaction would keep, so the current record is given back.
+        assert_eq!((applied.ignored, store.repairs(0).unwrap()), (1, Vec::new()));
+        // The older decision is what compaction would keep, so the newest record is wanted again …
         let applied = store.apply(0, &[set(5, "p/a")], 5).unwrap();
         assert_eq!(applied.ignored, 1);
-        let [again] = &applied.overtaken[..] else { panic!("{applied:?}") };
+        drop(store);
+        // … until it was seen, whoever crashes meanwhile.
+        let (store, _) = open(&dir);
+        let repairs = store.repairs(0).unwrap();
+        let [again] = &repairs[..] else { panic!("{repairs:?}") };
         assert_eq!((again.command_offset, again.key.to_string()), (7, "p/a".to_owned()));
-        assert_eq!(store.apply(0, std::slice::from_ref(again), 6).unwrap().overtaken, []);
+        store.apply(0, &repairs, 6).unwrap();
+        assert_eq!(store.repairs(0).unwrap(), []);
         store.apply(0, &[gone(8, "p/a")], 7).unwrap();
-        let applied = store.apply(0, &[set(7, "p/a")], 8).unwrap();
-        assert_eq!(applied.overtaken, [gone(8, "p/a")]);
+        store.apply(0, &[set(7, "p/a")], 8).unwrap();
+        assert_eq!(store.repairs(0).unwrap(), [gone(8, "p/a")]);
+        drop(store);
+        let (store, _) = open(&dir);
+        store.apply(0, &[gone(8, "p/a")], 9).unwrap();
+        assert_eq!(store.repairs(0).unwrap(), []);
         assert_eq!(ids(&store, "p"), ["b"]);
-        assert_eq!(store.position(0), Position { next_offset: 8, last_command: 8 });
+        assert_eq!(store.position(0), Position { next_offset: 9, last_command: 8 });
+        drop(store);
+        assert_eq!(open(&dir).0.repairs(0).unwrap(), []);
+    }
+
+    #[test]
+    fn a_repair_is_what_is_true_when_it_is_written() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(5, "p/a"), set(7, "p/a"), set(5, "p/a")], 3).unwrap();
+        assert_eq!(store.repairs(0).unwrap()[0].command_offset, 7);
+        store.apply(0, &[set(9, "p/a")], 4).unwrap();
+        assert_eq!(store.repairs(0).unwrap(), [], "a newer record stands behind the older one");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::{
     connector::{Connector, ProjectState},
+    delivery::Reason,
     destination::{ConnectorType, Destination, Settings},
     event::{EventType, EventTypes},
     id::{ConnectorId, ConnectorKey, DeliveryNamespace},
@@ -94,6 +95,16 @@ impl Target {
         }
     }
 
+    /// Why nothing can be delivered to it at present, if so.
+    #[must_use]
+    pub fn held(&self) -> Option<(Reason, &str)> {
+        match (&self.suspended, &self.destination) {
+            (Some(words), _) => Some((Reason::Suspended, words)),
+            (None, Err(words)) => Some((Reason::Unusable, words)),
+            (None, Ok(_)) => None,
+        }
+    }
+
     /// Whether it wants events of this type now; a suspended one does.
     #[must_use]
     pub fn wants(&self, kind: EventType) -> bool {
@@ -157,6 +168,22 @@ impl Subscriptions {
     #[must_use]
     pub fn target(&self, connector: &ConnectorId) -> Option<&Arc<Target>> {
         self.by_id.get(connector)
+    }
+
+    /// The connector of a delivery that has waited, if it is still wanted; else why not.
+    pub fn still_wanted(
+        &self,
+        connector: &ConnectorId,
+        kind: EventType,
+    ) -> Result<&Arc<Target>, Reason> {
+        let target = self.target(connector).ok_or(Reason::ConnectorDeleted)?;
+        if !target.is_active {
+            Err(Reason::ConnectorDisabled)
+        } else if !target.event_types.contains(kind) {
+            Err(Reason::Unsubscribed)
+        } else {
+            Ok(target)
+        }
     }
 
     /// All connectors of the project, in no order.
