@@ -56,6 +56,9 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("delivery.attempt_log", "all, failures or off"),
     ("delivery.shutdown_grace", "how long in-flight work may take at shutdown"),
     ("schema_registry.url", "a Confluent-compatible registry; with it Avro is read and written"),
+    ("schema_registry.username", "for basic authentication at the registry"),
+    ("schema_registry.password", "for basic authentication at the registry"),
+    ("schema_registry.ca_file", "certificates in PEM that are trusted beside the usual ones"),
     ("log.format", "auto, text or json"),
     ("log.filter", "which log lines are written, for example info or dunmore_connectors=debug"),
 ];
@@ -312,6 +315,12 @@ impl Default for DeliverySettings {
 pub struct SchemaRegistrySettings {
     /// Where the registry is.
     pub url: Option<Url>,
+    /// For basic authentication.
+    pub username: Option<String>,
+    /// For basic authentication.
+    pub password: Option<SecretString>,
+    /// Certificates in PEM that are trusted beside the usual ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -404,6 +413,18 @@ impl Config {
         if !prefix_ok || self.topics.prefix.len() > 100 {
             return wrong("topics.prefix may have letters, digits and . _ - only, at most 100");
         }
+        if let Some(url) = &self.schema_registry.url {
+            if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+                return wrong(
+                    "schema_registry.url must be an http or https URL, for example http://localhost:8081",
+                );
+            }
+            if !url.username().is_empty() || url.password().is_some() {
+                return wrong(
+                    "schema_registry.url must not hold credentials: use schema_registry.username and schema_registry.password",
+                );
+            }
+        }
         for (kind, settings) in &self.destinations {
             if let Some(url) = &settings.base_url
                 && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
@@ -481,6 +502,14 @@ impl Config {
             row("log.format", format!("{:?}", self.log.format).to_lowercase()),
             row("log.filter", &self.log.filter),
         ];
+        let registry = &self.schema_registry;
+        for (name, value) in [
+            ("username", registry.username.clone()),
+            ("password", registry.password.as_ref().map(|_| "…".to_owned())),
+            ("ca_file", registry.ca_file.as_ref().map(|path| path.display().to_string())),
+        ] {
+            rows.extend(value.map(|value| row(&format!("schema_registry.{name}"), value)));
+        }
         let jwt = &self.api.jwt;
         let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         for (name, value) in [

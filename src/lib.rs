@@ -13,6 +13,7 @@ pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod codec;
 pub mod config;
 pub mod connector;
 pub mod delivery;

@@ -58,6 +58,8 @@ pub struct Metrics {
     view_unreadable: IntCounter,
     kafka_errors: IntCounterVec,
     attempts_dropped: IntCounter,
+    registry_requests: IntCounterVec,
+    registry_waiting: IntGauge,
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
 }
@@ -251,6 +253,15 @@ impl Metrics {
                 "Errors that the Kafka client reported.",
                 &["code"],
             )?,
+            registry_requests: make.counters(
+                "dunmore_schema_registry_requests_total",
+                "Requests to the schema registry by what came of them.",
+                &["outcome"],
+            )?,
+            registry_waiting: make.gauge(
+                "dunmore_schema_registry_waiting",
+                "Readers that wait for a schema while the registry does not answer.",
+            )?,
             attempts_dropped: make.counter(
                 "dunmore_attempt_records_dropped_total",
                 "Attempt records that were not written because Kafka could not keep up.",
@@ -409,6 +420,16 @@ impl Metrics {
     /// The counter of attempt records that were not written.
     pub fn attempts_dropped(&self) -> IntCounter {
         self.attempts_dropped.clone()
+    }
+
+    /// The schema registry was asked.
+    pub fn registry_request(&self, outcome: &str) {
+        self.registry_requests.with_label_values(&[outcome]).inc();
+    }
+
+    /// So many readers wait for the schema registry.
+    pub fn set_registry_waiting(&self, count: usize) {
+        self.registry_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A request to this program was answered.

@@ -109,34 +109,7 @@ impl Outbound {
         timeout: Duration,
     ) -> Result<Response, SendError> {
         let client = self.client(&request, trusted)?;
-        let mut raw = reqwest::Request::new(request.method, request.url);
-        let headers = raw.headers_mut();
-        headers.reserve(request.headers.len() + 1);
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        for (name, value) in request.headers {
-            headers.insert(name, value);
-        }
-        if !request.body.is_empty() {
-            *raw.body_mut() = Some(request.body.into());
-        }
-        match tokio::time::timeout(timeout, Self::exchange(client, raw)).await {
-            Ok(result) => result,
-            Err(_) => Err(SendError {
-                reason: Reason::Timeout,
-                detail: format!("no complete answer within {} s", timeout.as_secs_f64()),
-            }),
-        }
-    }
-
-    async fn exchange(
-        client: &reqwest::Client,
-        request: reqwest::Request,
-    ) -> Result<Response, SendError> {
-        let mut response = client.execute(request).await.map_err(|error| explain(&error))?;
-        let status = response.status().as_u16();
-        let headers = std::mem::take(response.headers_mut());
-        let body = read_body(&mut response).await?;
-        Ok(Response { status, headers, body, received_at: clock::now() })
+        exchange(client, request, timeout, MAX_RESPONSE_BYTES).await
     }
 
     fn client(&self, request: &Request, trusted: bool) -> Result<&reqwest::Client, SendError> {
@@ -160,20 +133,91 @@ impl Outbound {
     }
 }
 
+/// Sends requests to a service that the operator runs beside this one, such as a schema registry.
+/// Its address comes from the settings alone, so it is not checked.
+#[derive(Clone, Debug)]
+pub struct OperatorClient(reqwest::Client);
+
+impl OperatorClient {
+    /// A client that also trusts these certificates (PEM).
+    pub fn new(certificates: Option<&[u8]>) -> Result<Self, String> {
+        // A second call finds the provider already installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE)
+            .no_proxy()
+            .referer(false);
+        if let Some(pem) = certificates {
+            let found = reqwest::Certificate::from_pem_bundle(pem);
+            let found = found.map_err(|_| "no certificates in PEM".to_owned())?;
+            if found.is_empty() {
+                return Err("no certificates in PEM".to_owned());
+            }
+            builder = builder.tls_certs_merge(found);
+        }
+        let client = builder.build();
+        client.map(Self).map_err(|error| format!("cannot set up the HTTP client: {error}"))
+    }
+
+    /// Sends a request and reads the answer, of which so many bytes are kept.
+    pub async fn send(
+        &self,
+        request: Request,
+        timeout: Duration,
+        max_bytes: usize,
+    ) -> Result<Response, SendError> {
+        exchange(&self.0, request, timeout, max_bytes).await
+    }
+}
+
+async fn exchange(
+    client: &reqwest::Client,
+    request: Request,
+    timeout: Duration,
+    max_bytes: usize,
+) -> Result<Response, SendError> {
+    let mut raw = reqwest::Request::new(request.method, request.url);
+    let headers = raw.headers_mut();
+    headers.reserve(request.headers.len() + 1);
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    for (name, value) in request.headers {
+        headers.insert(name, value);
+    }
+    if !request.body.is_empty() {
+        *raw.body_mut() = Some(request.body.into());
+    }
+    let answer = async {
+        let mut response = client.execute(raw).await.map_err(|error| explain(&error))?;
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        let body = read_body(&mut response, max_bytes).await?;
+        Ok(Response { status, headers, body, received_at: clock::now() })
+    };
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(result) => result,
+        Err(_) => Err(SendError {
+            reason: Reason::Timeout,
+            detail: format!("no complete answer within {} s", timeout.as_secs_f64()),
+        }),
+    }
+}
+
 /// Reads a body up to the cap; the rest is not read.
-async fn read_body(response: &mut reqwest::Response) -> Result<Bytes, SendError> {
+async fn read_body(response: &mut reqwest::Response, max_bytes: usize) -> Result<Bytes, SendError> {
     let mut body = BytesMut::new();
     loop {
         match response.chunk().await {
             Ok(None) => return Ok(body.freeze()),
-            Ok(Some(chunk)) if body.is_empty() && chunk.len() <= MAX_RESPONSE_BYTES => {
+            Ok(Some(chunk)) if body.is_empty() && chunk.len() <= max_bytes => {
                 // Most answers are one chunk.
                 body = chunk.try_into_mut().unwrap_or_else(|chunk| BytesMut::from(&chunk[..]));
             }
             Ok(Some(chunk)) => {
-                let room = MAX_RESPONSE_BYTES.saturating_sub(body.len());
+                let room = max_bytes.saturating_sub(body.len());
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-                if body.len() >= MAX_RESPONSE_BYTES {
+                if body.len() >= max_bytes {
                     return Ok(body.freeze());
                 }
             }

@@ -62,6 +62,7 @@ reasons! {
     Unsubscribed => "unsubscribed", "The connector does not subscribe to this event type any more.";
     // Why a record was refused.
     Undecodable => "undecodable", "The record's value is neither JSON nor Avro that can be read.";
+    UnknownSchema => "unknown_schema", "The schema registry does not know the schema id of the record.";
     InvalidEvent => "invalid_event", "A field of the event is missing or has the wrong form.";
     UnknownEventType => "unknown_event_type", "The event's type is not one that this version knows.";
     MissingProject => "missing_project", "The event names no project.";

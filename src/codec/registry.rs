@@ -1,0 +1,277 @@
+//! A client of Confluent's Schema Registry protocol: the few calls that this program needs.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Method,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::schemas::Schemas;
+use crate::{
+    config::SchemaRegistrySettings,
+    destination::{Request, Response},
+    outbound::OperatorClient,
+};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest answer that is read, in bytes. Schemas are text; the largest in the wild have a few
+/// hundred kilobytes.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// Schemas that one schema may refer to, directly or not.
+const MAX_REFERENCES: usize = 64;
+/// The longest piece of an answer that is quoted, in characters.
+const MAX_QUOTED_CHARS: usize = 600;
+const CONTENT: &str = "application/vnd.schemaregistry.v1+json";
+
+/// Why the registry did not give what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// It answers, and does not have it.
+    #[error("the schema registry does not know it: {0}")]
+    Unknown(String),
+    /// It answers, and refuses: the request, the credentials or the schema are wrong.
+    #[error("the schema registry refuses (HTTP {status}): {words}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// Its words.
+        words: String,
+    },
+    /// It does not answer, or is in trouble itself.
+    #[error("the schema registry does not answer: {0}")]
+    Away(String),
+}
+
+impl RegistryError {
+    /// The name in a metric label.
+    pub const OUTCOMES: &[&'static str] = &["ok", "unknown", "refused", "away"];
+
+    /// The name in a metric label.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unknown",
+            Self::Refused { .. } => "refused",
+            Self::Away(_) => "away",
+        }
+    }
+}
+
+/// A schema as the registry keeps it.
+#[derive(Clone, Debug)]
+pub enum Fetched {
+    /// Avro.
+    Avro(Box<Schemas>),
+    /// JSON Schema: the payload is JSON.
+    Json,
+    /// Something that this program does not read, and why.
+    Other(String),
+}
+
+/// What the registry says about a new version of a subject's schema.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Check {
+    /// The subject has no schema yet.
+    New,
+    /// It may be registered.
+    Compatible,
+    /// It may not, and why.
+    Incompatible(String),
+}
+
+/// A client for one registry. Its `Debug` shows no credentials.
+#[derive(Clone, Debug)]
+pub struct RegistryClient {
+    client: OperatorClient,
+    base: Url,
+    authorization: Option<HeaderValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SchemaAnswer {
+    schema: String,
+    #[serde(default)]
+    schema_type: Option<String>,
+    #[serde(default)]
+    references: Option<Vec<Reference>>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    subject: String,
+    version: i64,
+}
+
+#[derive(Deserialize)]
+struct IdAnswer {
+    id: u32,
+}
+
+#[derive(Deserialize)]
+struct CheckAnswer {
+    is_compatible: bool,
+    #[serde(default)]
+    messages: Vec<String>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+impl RegistryClient {
+    /// A client for the registry of the settings, if they name one.
+    pub fn new(settings: &SchemaRegistrySettings) -> Result<Option<Self>, String> {
+        let Some(base) = settings.url.clone() else { return Ok(None) };
+        let certificates = match &settings.ca_file {
+            None => None,
+            Some(path) => Some(std::fs::read(path).map_err(|error| {
+                format!("schema_registry.ca_file: cannot read {}: {error}", path.display())
+            })?),
+        };
+        let client = OperatorClient::new(certificates.as_deref())
+            .map_err(|error| format!("schema_registry.ca_file: {error}"))?;
+        let authorization = match (&settings.username, &settings.password) {
+            (Some(name), password) => {
+                let password = password.as_ref().map_or("", |secret| secret.expose_secret());
+                let encoded = BASE64.encode(format!("{name}:{password}"));
+                let mut value = HeaderValue::from_str(&format!("Basic {encoded}"))
+                    .map_err(|error| format!("schema_registry.username: {error}"))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            _ => None,
+        };
+        Ok(Some(Self { client, base, authorization }))
+    }
+
+    /// The schema of an id, with all that it refers to.
+    pub async fn schema(&self, id: u32) -> Result<Fetched, RegistryError> {
+        let found: SchemaAnswer = self.get(&["schemas", "ids", &id.to_string()]).await?;
+        match found.schema_type.as_deref() {
+            None | Some("AVRO") => {}
+            Some("JSON") => return Ok(Fetched::Json),
+            Some(other) => {
+                let words = format!("schema {id} is {other}; Avro and JSON are read");
+                return Ok(Fetched::Other(words));
+            }
+        }
+        let mut todo = found.references.unwrap_or_default();
+        let mut texts: Vec<String> = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(Reference { subject, version }) = todo.pop() {
+            let version = version.to_string();
+            if !seen.insert((subject.clone(), version.clone())) {
+                continue;
+            }
+            if seen.len() > MAX_REFERENCES {
+                let words = format!("schema {id} refers to more than {MAX_REFERENCES} others");
+                return Ok(Fetched::Other(words));
+            }
+            let found: SchemaAnswer =
+                self.get(&["subjects", &subject, "versions", &version]).await?;
+            todo.extend(found.references.unwrap_or_default());
+            texts.push(found.schema);
+        }
+        Ok(match Schemas::parse(&found.schema, &texts) {
+            Ok(schemas) => Fetched::Avro(Box::new(schemas)),
+            Err(error) => Fetched::Other(format!("schema {id} cannot be read: {error}")),
+        })
+    }
+
+    /// The id under which a subject has this schema already.
+    pub async fn look_up(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+        let found = self.post(&["subjects", subject], None, schema).await;
+        match found {
+            Ok(IdAnswer { id }) => Ok(Some(id)),
+            Err(RegistryError::Unknown(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Registers a schema as a subject's next version; registering it again changes nothing.
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
+        let found = self.post(&["subjects", subject, "versions"], None, schema).await;
+        found.map(|IdAnswer { id }| id)
+    }
+
+    /// Whether a schema may become a subject's next version.
+    pub async fn check(&self, subject: &str, schema: &str) -> Result<Check, RegistryError> {
+        let path = ["compatibility", "subjects", subject, "versions", "latest"];
+        match self.post::<CheckAnswer>(&path, Some("verbose=true"), schema).await {
+            Ok(answer) if answer.is_compatible => Ok(Check::Compatible),
+            Ok(answer) => {
+                let mut words = answer.messages;
+                words.extend(answer.reason);
+                Ok(Check::Incompatible(words.join("; ").chars().take(MAX_QUOTED_CHARS).collect()))
+            }
+            Err(RegistryError::Unknown(_)) => Ok(Check::New),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get<T: for<'de> Deserialize<'de>>(&self, path: &[&str]) -> Result<T, RegistryError> {
+        self.call(Method::GET, path, None, Bytes::new()).await
+    }
+
+    async fn post<T: for<'de> Deserialize<'de>>(
+        &self,
+        path: &[&str],
+        query: Option<&str>,
+        schema: &str,
+    ) -> Result<T, RegistryError> {
+        let body = json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
+        self.call(Method::POST, path, query, body.into()).await
+    }
+
+    async fn call<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: Option<&str>,
+        body: Bytes,
+    ) -> Result<T, RegistryError> {
+        let mut url = self.base.clone();
+        url.set_query(query);
+        if let Ok(mut segments) = url.path_segments_mut() {
+            // Each piece is escaped: a subject is named after a topic, which may hold anything.
+            segments.pop_if_empty().extend(path);
+        }
+        let plain = |name: HeaderName| (name, HeaderValue::from_static(CONTENT));
+        let mut headers = vec![plain(ACCEPT), plain(CONTENT_TYPE)];
+        headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
+        let request = Request { method, url, headers, body };
+        let response = self.client.send(request, TIMEOUT, MAX_ANSWER_BYTES).await;
+        let response = response.map_err(|error| RegistryError::Away(error.to_string()))?;
+        match response.status {
+            200..300 => serde_json::from_slice(&response.body).map_err(|error| {
+                RegistryError::Away(format!("its answer is not what was expected: {error}"))
+            }),
+            404 if is_unknown(&response) => Err(RegistryError::Unknown(words(&response))),
+            // Another service's 404 at this address says nothing about the schema.
+            404 | 408 | 429 | 500.. => {
+                let (status, words) = (response.status, words(&response));
+                Err(RegistryError::Away(format!("HTTP {status}: {words}")))
+            }
+            status => Err(RegistryError::Refused { status, words: words(&response) }),
+        }
+    }
+}
+
+/// Whether a 404 is the registry's own: 40401 (subject), 40402 (version) or 40403 (schema).
+fn is_unknown(response: &Response) -> bool {
+    let code = response.json().get("error_code").and_then(Value::as_i64);
+    code.is_some_and(|code| (40400..40500).contains(&code))
+}
+
+fn words(response: &Response) -> String {
+    let json = response.json();
+    let message = json.get("message").and_then(Value::as_str).map(str::to_owned);
+    message.unwrap_or_else(|| response.text()).chars().take(MAX_QUOTED_CHARS).collect()
+}
