@@ -10,6 +10,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use crate::{
     admin::{self, Health},
     api::{Api, ApiOptions},
+    codec::Codec,
     config::{AttemptLogging, Config},
     kafka::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
@@ -70,6 +71,7 @@ pub struct Service {
     attempt_log: Option<Arc<AttemptLog>>,
     api: Option<Api>,
     producer: Producer,
+    codec: Codec,
     admin_address: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -77,6 +79,7 @@ pub struct Service {
 /// What the admin server is asked for.
 struct ServiceHealth {
     feed: ViewFeed,
+    codec: Codec,
     checks: Mutex<Checks>,
 }
 
@@ -91,6 +94,9 @@ impl Health for ServiceHealth {
         let mut waiting_for = self.checks.lock().waiting_for.clone();
         if !self.feed.is_caught_up() {
             waiting_for.push("the view to catch up");
+        }
+        if self.codec.is_waiting() {
+            waiting_for.push("the schema registry to answer");
         }
         waiting_for
     }
@@ -127,9 +133,13 @@ impl Service {
         kafka_admin.require(&topics)?;
         let view = open_view(&config, &connection, &topics, &cluster_id, keyring, &metrics)?;
         let state = topics.name(TopicKind::State);
-        let feed = ViewFeed::start(&connection, &state, Arc::clone(&view), Arc::clone(&metrics))?;
+        let codec = Codec::new(&config.schema_registry, Arc::clone(&metrics));
+        let codec = codec.map_err(|error| anyhow!(error))?;
+        let (feeding, counting) = (Arc::clone(&view), Arc::clone(&metrics));
+        let feed = ViewFeed::start(&connection, &state, feeding, codec.clone(), counting)?;
         let partitions = feed.partitions();
-        let health = Arc::new(ServiceHealth { feed, checks: Mutex::default() });
+        let health =
+            Arc::new(ServiceHealth { feed, codec: codec.clone(), checks: Mutex::default() });
         health.checks.lock().waiting_for.push("the consumers to join their groups");
         let mut tasks = Vec::new();
         {
@@ -140,6 +150,9 @@ impl Service {
                 }
             }));
         }
+        // Until the registry has our schemas nothing is written: an instance that wrote JSON
+        // meanwhile would surprise those who read Avro.
+        codec.prepare(&topics, || health.failure().is_some()).await.map_err(|e| anyhow!(e))?;
         health.feed.caught_up().await;
         if let Some(failure) = health.failure() {
             return Err(anyhow!(failure));
@@ -156,6 +169,7 @@ impl Service {
             attempt_log: None,
             api: None,
             producer,
+            codec,
             admin_address,
             tasks,
         };
@@ -184,6 +198,7 @@ impl Service {
             topics.clone(),
             Arc::clone(&self.view),
             self.config.egress_policy(),
+            self.codec.clone(),
             self.producer.clone(),
             partitions,
             Arc::clone(&self.metrics),
@@ -218,6 +233,7 @@ impl Service {
         let options = ApiOptions {
             connection: connection.clone(),
             topics: topics.clone(),
+            codec: self.codec.clone(),
             view: Arc::clone(&self.view),
             dispatcher: self.dispatcher.clone(),
             egress: self.config.egress_policy(),
@@ -255,6 +271,7 @@ impl Service {
             attempt_log: self.attempt_log.clone(),
             attempt_logging: delivery.attempt_log,
             topics: topics.clone(),
+            codec: self.codec.clone(),
             policy: delivery.retry_tiers.clone(),
             limits: limits.collect(),
             max_in_flight: delivery.max_in_flight,

@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::blocking;
 use crate::{
+    codec::{Codec, RecordKind},
     connector::{Command, CommandOutcome, CommandResult, Problem, ProblemCode},
     id::CommandId,
     kafka::{
@@ -44,6 +46,7 @@ type Waiters = Mutex<HashMap<CommandId, Vec<oneshot::Sender<CommandResult>>>>;
 pub struct Commands {
     producer: Producer,
     topic: String,
+    codec: Codec,
     waiting: Arc<Waiters>,
     stop: Arc<AtomicBool>,
 }
@@ -61,6 +64,7 @@ impl Commands {
     pub async fn start(
         connection: &Connection,
         topics: &Topics,
+        codec: &Codec,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let producer = Producer::with_timeout(connection, metrics.kafka_errors(), WRITE_TIMEOUT)?;
@@ -70,10 +74,11 @@ impl Commands {
         let commands = Self {
             producer,
             topic: topics.name(TopicKind::Commands),
+            codec: codec.clone(),
             waiting: Arc::clone(&waiting),
             stop: Arc::clone(&stop),
         };
-        let (make_to, make_results) = (to.clone(), results.clone());
+        let (make_to, make_results, codec) = (to.clone(), results.clone(), codec.clone());
         let reader = blocking(move || Reader::all(&make_to, &make_results, Offset::End)).await?;
         thread::Builder::new().name("results".to_owned()).spawn(move || {
             let make = || Reader::all(&to, &results, Offset::End);
@@ -81,7 +86,10 @@ impl Commands {
                 let Some(id) = key.and_then(|key| std::str::from_utf8(key).ok()) else { return };
                 let Ok(id) = CommandId::parse(id) else { return };
                 let Some(waiters) = waiting.lock().remove(&id) else { return };
-                let Ok(result) = CommandResult::from_json(value) else {
+                let stopping = || stop.load(Ordering::Relaxed);
+                let json = codec.decode_blocking(RecordKind::Result, value, stopping);
+                let result = json.ok().and_then(|json| CommandResult::from_json(&json).ok());
+                let Some(result) = result else {
                     tracing::warn!(command = %id, "a result cannot be read");
                     return;
                 };
@@ -106,7 +114,7 @@ impl Commands {
         // Dropped last: it looks which receivers are gone.
         let _waiting = Waiting { commands: self, id: &command.id };
         let result = self.wait_for(&command.id)?;
-        let value = command.to_json();
+        let value = self.codec.encode(TopicKind::Commands, command.to_json());
         let record = Outgoing {
             topic: &self.topic,
             partition: None,
@@ -192,12 +200,12 @@ pub fn follow(
     mut reader: Reader,
     make: impl Fn() -> Result<Reader, crate::kafka::KafkaError>,
     stop: &AtomicBool,
-    mut each: impl FnMut(Option<&[u8]>, &[u8]),
+    mut each: impl FnMut(Option<&[u8]>, &Bytes),
 ) {
     while !stop.load(Ordering::Relaxed) {
         match reader.poll(POLL) {
             ReaderEvent::Record(record) => {
-                each(record.key.as_deref(), record.value.as_deref().unwrap_or_default());
+                each(record.key.as_deref(), &record.value.unwrap_or_default());
             }
             ReaderEvent::End { .. } | ReaderEvent::Idle => {}
             ReaderEvent::Trouble(error) => tracing::debug!(error, "following a topic"),

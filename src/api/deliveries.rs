@@ -24,6 +24,7 @@ use super::{
     error::Failure,
 };
 use crate::{
+    codec::{Codec, RecordKind},
     connector::{FieldError, Problem, ProblemCode},
     delivery::AttemptRecord,
     id::{ConnectorId, ConnectorKey, ProjectId},
@@ -81,8 +82,12 @@ impl Store {
 
 impl Recent {
     /// Starts to follow the topic.
-    pub async fn start(connection: &Connection, topic: String) -> anyhow::Result<Self> {
-        let to = connection.clone();
+    pub async fn start(
+        connection: &Connection,
+        topic: String,
+        codec: &Codec,
+    ) -> anyhow::Result<Self> {
+        let (to, codec) = (connection.clone(), codec.clone());
         let store = Arc::new(Mutex::new(Store::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let recent = Self { store: Arc::clone(&store), stop: Arc::clone(&stop) };
@@ -91,10 +96,13 @@ impl Recent {
         thread::Builder::new().name("attempts".to_owned()).spawn(move || {
             let make = || Reader::all(&to, &topic, Offset::End);
             follow(reader, make, &stop, |_, value| {
+                let stopping = || stop.load(Ordering::Relaxed);
+                let json = codec.decode_blocking(RecordKind::Attempt, value, stopping);
+                let attempt = json
+                    .ok()
+                    .and_then(|json| serde_json::from_slice::<AttemptRecord<'static>>(&json).ok());
                 // What cannot be read is of a later version, and of no use here.
-                let Ok(attempt) = serde_json::from_slice::<AttemptRecord<'static>>(value) else {
-                    return;
-                };
+                let Some(attempt) = attempt else { return };
                 let project = ProjectId::parse(&attempt.project_id);
                 let connector = ConnectorId::parse(&attempt.connector_id);
                 if let (Ok(project), Ok(connector)) = (project, connector) {

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use deliveries::{MAX_RECENT, MAX_RECENT_PER_CONNECTOR};
 
 use crate::{
+    codec::Codec,
     connector::{Problem, ProblemCode},
     egress::EgressPolicy,
     kafka::{Connection, TopicKind, Topics},
@@ -54,6 +55,8 @@ pub struct ApiOptions {
     pub connection: Connection,
     /// The topics' names.
     pub topics: Topics,
+    /// The form of their records.
+    pub codec: Codec,
     /// The connectors.
     pub view: Arc<View>,
     /// What sends trial events, when this instance delivers.
@@ -100,9 +103,11 @@ impl Api {
         }
         let address = listener.local_addr()?;
         let topics = &options.topics;
-        let commands = Commands::start(&options.connection, topics, &options.metrics).await?;
+        let codec = &options.codec;
+        let commands =
+            Commands::start(&options.connection, topics, codec, &options.metrics).await?;
         let attempts = topics.name(TopicKind::Attempts);
-        let recent = Recent::start(&options.connection, attempts).await?;
+        let recent = Recent::start(&options.connection, attempts, codec).await?;
         let shared = Arc::new(Shared {
             view: options.view,
             dispatcher: options.dispatcher,

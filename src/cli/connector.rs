@@ -20,6 +20,7 @@ use super::{
     start_logs,
 };
 use crate::{
+    codec::{Codec, ReadError, RecordKind},
     connector::{
         Change, Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, Refused,
         StateKey, partition_of,
@@ -252,7 +253,8 @@ async fn send(common: &Common, command: Value) -> anyhow::Result<CommandResult> 
         Err(Refused::Unanswerable(error)) => return Err(anyhow!(error)),
     };
     let command = seal(common, &config, command).await?;
-    Ok(ControlClient::new(&connection, &topics)?.send(&command).await?)
+    let codec = super::codec(&config, &topics).await?;
+    Ok(ControlClient::new(&connection, &topics, codec)?.send(&command).await?)
 }
 
 async fn seal(
@@ -342,12 +344,14 @@ async fn read_connectors(common: &Common, project: &ProjectId) -> anyhow::Result
     let connection = config.connection()?;
     let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
     let (topic, wanted) = (topics.name(TopicKind::State), project.clone());
-    Ok(blocking(move || fold_project(&connection, &topic, &wanted)).await?)
+    let codec = super::reading_codec(&config)?;
+    Ok(blocking(move || fold_project(&connection, &topic, &codec, &wanted)).await?)
 }
 
 fn fold_project(
     connection: &Connection,
     topic: &str,
+    codec: &Codec,
     project: &ProjectId,
 ) -> Result<Vec<Connector>, KafkaError> {
     let count = Admin::new(connection)?.partitions(topic)?;
@@ -368,7 +372,17 @@ fn fold_project(
                 if key.project() != project {
                     continue;
                 }
-                match key.read(record.value.as_deref()) {
+                let late = || last_progress.elapsed() > READ_TIMEOUT;
+                let value = record
+                    .value
+                    .map(|value| codec.decode_blocking(RecordKind::State, &value, late));
+                let value = value.transpose().map_err(|error| match error {
+                    ReadError::Refused(_, detail) => KafkaError::Other(detail),
+                    ReadError::GivenUp => KafkaError::Other(
+                        "the schema registry does not answer (schema_registry.url)".to_owned(),
+                    ),
+                })?;
+                match key.read(value.as_deref()) {
                     Ok(Change::ConnectorSet(connector)) => {
                         let known = found.get(&connector.key.connector);
                         if known.is_none_or(|known| known.version <= connector.version) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    codec::{Codec, RecordKind},
     connector::{Command, CommandResult},
     id::CommandId,
     kafka::{
@@ -39,15 +40,20 @@ pub enum ControlError {
 pub struct ControlClient {
     connection: Connection,
     topics: Topics,
+    codec: Codec,
     producer: Producer,
 }
 
 impl ControlClient {
     /// A client for these topics.
-    pub fn new(connection: &Connection, topics: &Topics) -> Result<Self, ControlError> {
+    pub fn new(
+        connection: &Connection,
+        topics: &Topics,
+        codec: Codec,
+    ) -> Result<Self, ControlError> {
         let metrics = Metrics::new().map_err(|e| KafkaError::Other(e.to_string()))?;
         let producer = Producer::new(connection, metrics.kafka_errors())?;
-        Ok(Self { connection: connection.clone(), topics: topics.clone(), producer })
+        Ok(Self { connection: connection.clone(), topics: topics.clone(), codec, producer })
     }
 
     /// Sends a command and waits for its result.
@@ -55,7 +61,7 @@ impl ControlClient {
         // The reader stands at the end of the results before the command is written.
         let (connection, topic) = (self.connection.clone(), self.topics.name(TopicKind::Results));
         let reader = blocking(move || Reader::all(&connection, &topic, Offset::End)).await?;
-        let value = command.to_json();
+        let value = self.codec.encode(TopicKind::Commands, command.to_json());
         let record = Outgoing {
             topic: &self.topics.name(TopicKind::Commands),
             partition: None,
@@ -66,17 +72,21 @@ impl ControlClient {
         self.producer.send(&record).await?;
         let id = command.id.clone();
         let wanted = id.clone();
-        let found = blocking(move || Ok(wait_for(&reader, &wanted))).await?;
+        let codec = self.codec.clone();
+        let found = blocking(move || Ok(wait_for(&reader, &codec, &wanted))).await?;
         found.ok_or(ControlError::NoResult { command: id })
     }
 }
 
-fn wait_for(reader: &Reader, id: &CommandId) -> Option<CommandResult> {
+fn wait_for(reader: &Reader, codec: &Codec, id: &CommandId) -> Option<CommandResult> {
     let deadline = Instant::now() + RESULT_TIMEOUT;
+    let late = || Instant::now() >= deadline;
     while Instant::now() < deadline {
         if let ReaderEvent::Record(record) = reader.poll(Duration::from_millis(100))
             && record.key.as_deref() == Some(id.as_str().as_bytes())
-            && let Ok(result) = CommandResult::from_json(record.value.as_deref().unwrap_or(b""))
+            && let value = record.value.unwrap_or_default()
+            && let Ok(json) = codec.decode_blocking(RecordKind::Result, &value, late)
+            && let Ok(result) = CommandResult::from_json(&json)
         {
             return Some(result);
         }

@@ -6,12 +6,18 @@ mod destination;
 mod event;
 mod openapi;
 mod output;
+mod schemas;
 mod serve;
 mod settings;
 mod token;
 mod topics;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -19,10 +25,16 @@ pub use control::{ControlClient, ControlError};
 use output::Output;
 
 use crate::{
+    codec::Codec,
     config::{Config, ConfigError, LogSettings},
+    kafka::Topics,
+    metrics::Metrics,
     service::Role,
     telemetry,
 };
+
+/// How long a command waits for the schema registry.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Delivers payment events from Kafka to third-party services.
 #[derive(Parser, Debug)]
@@ -100,6 +112,11 @@ enum Command {
         #[command(subcommand)]
         command: event::EventCommand,
     },
+    /// Register and check the Avro schemas of the topics.
+    Schemas {
+        #[command(subcommand)]
+        command: schemas::SchemasCommand,
+    },
     /// Make tokens for the API.
     Token {
         #[command(subcommand)]
@@ -175,6 +192,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Connector { command } => connector::run(&common, command).await,
         Command::Destination { command } => destination::run(&common, &command),
         Command::Event { command } => event::run(&common, command).await,
+        Command::Schemas { command } => schemas::run(&common, command).await,
         Command::Token { command } => token::run(&common, command),
         Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),
@@ -199,6 +217,21 @@ fn load(common: &Common) -> Result<Config, ConfigError> {
         config.kafka.bootstrap_servers = Some(servers.clone());
     }
     Ok(config)
+}
+
+/// The form of the records, for a command that only reads.
+fn reading_codec(config: &Config) -> anyhow::Result<Codec> {
+    let metrics = Arc::new(Metrics::new()?);
+    Codec::new(&config.schema_registry, metrics).map_err(|error| Usage(error).into())
+}
+
+/// The form of the records, with the ids of our schemas when there is a registry.
+async fn codec(config: &Config, topics: &Topics) -> anyhow::Result<Codec> {
+    let codec = reading_codec(config)?;
+    let deadline = Instant::now() + REGISTRY_TIMEOUT;
+    let prepared = codec.prepare(topics, || Instant::now() >= deadline).await;
+    prepared.map_err(|error| anyhow::anyhow!(error))?;
+    Ok(codec)
 }
 
 #[cfg(test)]

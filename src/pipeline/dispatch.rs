@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{attempt, park, work::Delivery};
 use crate::{
+    codec::Codec,
     config::AttemptLogging,
     delivery::{Reason, RetryPolicy, Source},
     destination::{ConnectorType, Rate, Response},
@@ -58,6 +59,8 @@ pub struct DispatchOptions {
     pub attempt_logging: AttemptLogging,
     /// The topics' names.
     pub topics: Topics,
+    /// The form of their records.
+    pub codec: Codec,
     /// The retry policy.
     pub policy: RetryPolicy,
     /// What the operator set per type.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{
     TRACEPARENT,
     dispatch::Dispatcher,
@@ -11,8 +9,8 @@ use super::{
     work::{Delivery, RecordWork},
 };
 use crate::{
-    delivery::{History, Origin, Reason, Source},
-    event::{Event, EventError},
+    codec::{ReadError, cloudevents},
+    delivery::{History, Origin, Source},
     kafka::{Assigned, Partition, Record},
     offsets::Begin,
 };
@@ -34,13 +32,15 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut assigned: Assigned) {
 
 async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: Record) {
     let metrics = &dispatcher.options.metrics;
-    let event = match decode(record.value.clone()) {
+    let event = match dispatcher.options.codec.event(&record, || partition.is_released()).await {
         Ok(event) => event,
-        Err((reason, detail)) => {
+        Err(ReadError::Refused(reason, detail)) => {
             metrics.event_rejected(reason);
             park::spawn_poison(dispatcher, partition, record, reason, detail);
             return;
         }
+        // The next owner reads it.
+        Err(ReadError::GivenUp) => return,
     };
     metrics.event_consumed(event.kind);
     let subscriptions = dispatcher.subscriptions(&event.project).await;
@@ -53,7 +53,9 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
     let bytes = dispatcher.memory(event.json.len()).await;
     let shares = RecordWork::shares(Arc::clone(partition), record.offset, targets.len(), bytes);
     let event = Arc::new(event);
-    let traceparent: Option<Arc<str>> = record.header_text(TRACEPARENT).map(Arc::from);
+    let trace = record.header_text(TRACEPARENT);
+    let trace = trace.or_else(|| cloudevents::traceparent(&record.headers));
+    let traceparent: Option<Arc<str>> = trace.map(Arc::from);
     for (target, work) in targets.iter().zip(shares) {
         let delivery = Delivery {
             id: target.namespace.delivery(&event.id),
@@ -77,29 +79,4 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
             dispatcher.offer(Delivery { permit, ..delivery }).await;
         }
     }
-}
-
-/// Reads an event from a record's value.
-pub fn decode(value: Option<Bytes>) -> Result<Event, (Reason, String)> {
-    let Some(value) = value else {
-        return Err((Reason::Undecodable, "the record has no value".to_owned()));
-    };
-    if value.first() == Some(&0) {
-        return Err((
-            Reason::Undecodable,
-            "the value is Avro in Confluent's wire format, but no schema registry is configured \
-             (schema_registry.url)"
-                .to_owned(),
-        ));
-    }
-    Event::from_json(value).map_err(|error| {
-        let reason = match error {
-            EventError::TooLarge(_) => Reason::EventTooLarge,
-            EventError::NotJson(_) => Reason::Undecodable,
-            EventError::MissingProject => Reason::MissingProject,
-            EventError::UnknownType(_) => Reason::UnknownEventType,
-            EventError::Invalid(_) => Reason::InvalidEvent,
-        };
-        (reason, error.to_string())
-    })
 }

@@ -13,7 +13,7 @@ use crate::{
         Verdict,
     },
     id::CommandId,
-    kafka::{Outgoing, Partition, ProduceError, Record},
+    kafka::{Outgoing, Partition, ProduceError, Record, TopicKind},
     lane::Deferral,
 };
 
@@ -165,14 +165,18 @@ async fn write_and_complete(
 ) {
     let now = clock::now();
     let value = delivery.record(park.due_at).to_json();
-    let (topic, headers, tier) = match park.next {
+    let (kind, topic, headers, tier) = match park.next {
         Next::Wait { tier, .. } => {
             let name = dispatcher.options.policy.tiers().get(tier).map(Tier::name);
-            let last = dispatcher.retry_topics.len() - 1;
-            (&dispatcher.retry_topics[tier.min(last)], trace_header(&delivery), name)
+            let tier = tier.min(dispatcher.retry_topics.len() - 1);
+            let topic = &dispatcher.retry_topics[tier];
+            (TopicKind::Retry(tier), topic, trace_header(&delivery), name)
         }
-        Next::Dead => (&dispatcher.dead_topic, dead_headers(&delivery, &park), None),
+        Next::Dead => {
+            (TopicKind::Dead, &dispatcher.dead_topic, dead_headers(&delivery, &park), None)
+        }
     };
+    let value = dispatcher.options.codec.encode(kind, value);
     if !write(&dispatcher, &delivery, topic, &value, headers).await {
         return;
     }
@@ -359,7 +363,7 @@ fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: Command
     let project = delivery.target.key.project.clone();
     let id = CommandId::from_uuid(uuid::Uuid::now_v7());
     let command = Command { id, project, body };
-    let value = command.to_json();
+    let value = dispatcher.options.codec.encode(TopicKind::Commands, command.to_json());
     let sender = Arc::clone(dispatcher);
     dispatcher.spawn(async move {
         let record = Outgoing {
@@ -445,6 +449,7 @@ fn write_attempt(dispatcher: &Arc<Dispatcher>, record: &AttemptRecord<'_>) {
         && let Some(log) = &dispatcher.options.attempt_log
         && let Ok(value) = serde_json::to_vec(record)
     {
+        let value = dispatcher.options.codec.encode(TopicKind::Attempts, value);
         log.write(&record.project_id, &value);
     }
 }

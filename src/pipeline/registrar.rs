@@ -3,13 +3,15 @@
 //! What follows, and the order in which it must become durable, is the decision of
 //! [`Batch`]; this file carries it out, then lets the offset be committed.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
+    codec::{Codec, ReadError, RecordKind},
     connector::{
         Asked, Batch, Change, Command, CommandResult, Office, Problem, ProjectState, Registry,
         StateKey, StateRecord, Step, partition_of,
@@ -38,6 +40,7 @@ pub struct Registrar {
     topics: Topics,
     view: Arc<View>,
     egress: EgressPolicy,
+    codec: Codec,
     /// For results and dead letters.
     producer: Producer,
     /// For state records, whose order is the truth.
@@ -83,11 +86,13 @@ impl Registry for Known<'_> {
 
 impl Registrar {
     /// A registrar for the commands topic of `partitions` partitions.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn new(
         connection: &Connection,
         topics: Topics,
         view: Arc<View>,
         egress: EgressPolicy,
+        codec: Codec,
         producer: Producer,
         partitions: i32,
         metrics: Arc<Metrics>,
@@ -98,6 +103,7 @@ impl Registrar {
             topics,
             view,
             egress,
+            codec,
             producer,
             state_producer,
             partitions,
@@ -192,14 +198,16 @@ impl Registrar {
         partition: &Arc<Partition>,
         records: &[&Record],
     ) -> Result<(), Stopped> {
-        let batch = self.decide(partition.number(), records).await;
+        let (values, unreadable) = self.read(partition, records).await?;
+        let batch = self.decide(partition.number(), records, &values).await;
         for (command, accepted) in &batch.decided {
             self.metrics.command(command, *accepted);
         }
         for step in batch.into_steps() {
             match step {
                 Step::DeadLetter { index, detail } => {
-                    self.dead_letter(partition, records[index], &detail).await?;
+                    let detail = unreadable.get(&index).unwrap_or(&detail);
+                    self.dead_letter(partition, records[index], detail).await?;
                 }
                 Step::Forward { index, project } => {
                     self.forward(partition, records[index], &project).await?;
@@ -216,14 +224,34 @@ impl Registrar {
         Ok(())
     }
 
-    async fn decide(&self, partition: i32, records: &[&Record]) -> Batch {
+    /// The commands as JSON; and why those that have no such form have none.
+    async fn read(
+        &self,
+        partition: &Partition,
+        records: &[&Record],
+    ) -> Result<(Vec<Bytes>, HashMap<usize, String>), Stopped> {
+        let mut values = Vec::with_capacity(records.len());
+        let mut unreadable = HashMap::new();
+        for (index, record) in records.iter().enumerate() {
+            let value = record.value.clone().unwrap_or_default();
+            let gone = || partition.is_released();
+            match self.codec.decode(RecordKind::Command, &value, gone).await {
+                Ok(json) => values.push(json),
+                Err(ReadError::Refused(_, detail)) => {
+                    values.push(Bytes::new());
+                    unreadable.insert(index, detail);
+                }
+                Err(ReadError::GivenUp) => return Err(Stopped),
+            }
+        }
+        Ok((values, unreadable))
+    }
+
+    async fn decide(&self, partition: i32, records: &[&Record], values: &[Bytes]) -> Batch {
         let asked: Vec<Asked<'_>> = records
             .iter()
-            .map(|record| Asked {
-                offset: record.offset,
-                at: record.timestamp,
-                value: record.value.as_deref().unwrap_or_default(),
-            })
+            .zip(values)
+            .map(|(record, value)| Asked { offset: record.offset, at: record.timestamp, value })
             .collect();
         let office = Office { partition, partitions: self.partitions, egress: &self.egress };
         let known = Known { view: &self.view, partition };
@@ -243,14 +271,17 @@ impl Registrar {
     async fn write_state(&self, partition: i32, records: &[StateRecord]) -> Result<i64, Stopped> {
         let topic = &self.topics.name(TopicKind::State);
         let keys: Vec<String> = records.iter().map(|record| record.key.to_string()).collect();
+        let encode = |json: &Vec<u8>| self.codec.encode(TopicKind::State, json.clone());
+        let values: Vec<Option<Vec<u8>>> =
+            records.iter().map(|record| record.value.as_ref().map(encode)).collect();
         let outgoing: Vec<Outgoing<'_>> = records
             .iter()
-            .zip(&keys)
-            .map(|(record, key)| Outgoing {
+            .zip(keys.iter().zip(&values))
+            .map(|(record, (key, value))| Outgoing {
                 topic,
                 partition: Some(partition),
                 key: key.as_bytes(),
-                value: record.value.as_deref(),
+                value: value.as_deref(),
                 headers: vec![
                     (COMMAND_OFFSET, record.command_offset.to_string().into_bytes()),
                     (COMMAND_ID, record.command_id.as_str().into()),
@@ -301,7 +332,9 @@ impl Registrar {
         results: &[CommandResult],
     ) -> Result<(), Stopped> {
         let topic = self.topics.name(TopicKind::Results);
-        let values: Vec<Vec<u8>> = results.iter().map(CommandResult::to_json).collect();
+        let encode = |json: Vec<u8>| self.codec.encode(TopicKind::Results, json);
+        let values: Vec<Vec<u8>> =
+            results.iter().map(CommandResult::to_json).map(encode).collect();
         let writes = results.iter().zip(&values).map(|(result, value)| {
             let record = Outgoing {
                 topic: &topic,

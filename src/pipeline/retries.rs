@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     clock,
+    codec::{ReadError, RecordKind},
     delivery::{DeliveryRecord, Reason, Source, left_to_wait},
     kafka::{Assigned, Partition, Record},
     offsets::Begin,
@@ -34,8 +35,11 @@ pub async fn run(
     while let Some(batch) = assigned.records.recv().await {
         for record in batch {
             partition.taken(record.size());
-            let value = record.value.as_deref().unwrap_or_default();
-            let delivery = DeliveryRecord::from_json(value);
+            let delivery = match read(&dispatcher, &partition, &record).await {
+                Err(ReadError::GivenUp) => return,
+                Ok(delivery) => Ok(delivery),
+                Err(ReadError::Refused(reason, detail)) => Err((reason, detail)),
+            };
             if let Ok(delivery) = &delivery
                 && !wait_until_due(&partition, delivery, longest_wait).await
             {
@@ -46,8 +50,7 @@ pub async fn run(
                 Some(Begin::AlreadyDone) => {}
                 Some(Begin::Work) => match delivery {
                     Ok(delivery) => take(&dispatcher, &partition, &record, delivery, source).await,
-                    Err(error) => {
-                        let (reason, detail) = (Reason::InvalidRecord, error.to_string());
+                    Err((reason, detail)) => {
                         dispatcher.options.metrics.event_rejected(reason);
                         park::spawn_poison(&dispatcher, &partition, record, reason, detail);
                     }
@@ -55,6 +58,18 @@ pub async fn run(
             }
         }
     }
+}
+
+async fn read(
+    dispatcher: &Dispatcher,
+    partition: &Partition,
+    record: &Record,
+) -> Result<DeliveryRecord, ReadError> {
+    let value = record.value.clone().unwrap_or_default();
+    let codec = &dispatcher.options.codec;
+    let json = codec.decode(RecordKind::Delivery, &value, || partition.is_released()).await?;
+    DeliveryRecord::from_json(&json)
+        .map_err(|error| ReadError::Refused(Reason::InvalidRecord, error.to_string()))
 }
 
 /// False when the partition was given up meanwhile.

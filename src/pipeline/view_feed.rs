@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
+    codec::{Codec, ReadError, RecordKind},
     connector::{StateKey, StateRecord},
     id::CommandId,
     kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record},
@@ -42,6 +43,7 @@ impl ViewFeed {
         connection: &Connection,
         topic: &str,
         view: Arc<View>,
+        codec: Codec,
         metrics: Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let partitions = Admin::new(connection)?.partitions(topic)?;
@@ -61,6 +63,7 @@ impl ViewFeed {
         let feeder = Feeder {
             reader,
             view,
+            codec,
             metrics,
             ends,
             tell,
@@ -118,6 +121,7 @@ fn start_of(next_offset: i64) -> Offset {
 struct Feeder {
     reader: Reader,
     view: Arc<View>,
+    codec: Codec,
     metrics: Arc<Metrics>,
     /// Partitions that have not reached what was their end at the start.
     ends: BTreeMap<i32, i64>,
@@ -142,16 +146,22 @@ impl Feeder {
                     if count < MAX_BATCH {
                         continue;
                     }
-                    self.apply(&mut batch)?;
+                    if !self.apply(&mut batch)? {
+                        return Ok(());
+                    }
                     count = 0;
                 }
                 ReaderEvent::End { partition, next_offset } => {
-                    self.apply(&mut batch)?;
+                    if !self.apply(&mut batch)? {
+                        return Ok(());
+                    }
                     count = 0;
                     self.reached(partition, next_offset)?;
                 }
                 ReaderEvent::Idle => {
-                    self.apply(&mut batch)?;
+                    if !self.apply(&mut batch)? {
+                        return Ok(());
+                    }
                     count = 0;
                 }
                 ReaderEvent::OutOfRange => {
@@ -171,12 +181,19 @@ impl Feeder {
         Ok(())
     }
 
-    fn apply(&mut self, batch: &mut BTreeMap<i32, Vec<Record>>) -> Result<(), String> {
+    /// False when it was told to stop before all was applied.
+    fn apply(&mut self, batch: &mut BTreeMap<i32, Vec<Record>>) -> Result<bool, String> {
         for (partition, records) in std::mem::take(batch) {
             let Some(last) = records.last() else { continue };
             let next_offset = last.offset + 1;
             let total = records.len();
-            let states: Vec<StateRecord> = records.into_iter().filter_map(read).collect();
+            let mut states = Vec::with_capacity(total);
+            for record in records {
+                match self.read(record) {
+                    Ok(state) => states.extend(state),
+                    Err(Stopped) => return Ok(false),
+                }
+            }
             let skipped = total - states.len();
             let applied = self
                 .view
@@ -195,7 +212,23 @@ impl Feeder {
         let (connectors, projects) = self.view.counts();
         let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
         self.metrics.set_view(count(connectors), count(projects));
-        Ok(())
+        Ok(true)
+    }
+
+    /// The state in a record; nothing when it cannot be read.
+    fn read(&self, record: Record) -> Result<Option<StateRecord>, Stopped> {
+        let Some(mut state) = read_headers(&record) else { return Ok(None) };
+        let Some(value) = record.value else { return Ok(Some(state)) };
+        let stopping = || self.stop.load(Ordering::Acquire);
+        match self.codec.decode_blocking(RecordKind::State, &value, stopping) {
+            Ok(json) => state.value = Some(json.to_vec()),
+            Err(ReadError::GivenUp) => return Err(Stopped),
+            Err(ReadError::Refused(reason, detail)) => {
+                tracing::error!(key = %state.key, %reason, detail, "a state record");
+                return Ok(None);
+            }
+        }
+        Ok(Some(state))
     }
 
     fn reached(&mut self, partition: i32, next_offset: i64) -> Result<(), String> {
@@ -237,10 +270,14 @@ impl Feeder {
     }
 }
 
-fn read(record: Record) -> Option<StateRecord> {
+/// Told to stop while a record waited for its schema.
+struct Stopped;
+
+/// All of a state record but its value.
+fn read_headers(record: &Record) -> Option<StateRecord> {
     let command_offset = record.header_text(COMMAND_OFFSET)?.parse().ok()?;
     let command_id = CommandId::parse(record.header_text(COMMAND_ID)?).ok()?;
     let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
     let key = StateKey::parse(key).ok()?;
-    Some(StateRecord { command_offset, command_id, key, value: record.value.map(|v| v.to_vec()) })
+    Some(StateRecord { command_offset, command_id, key, value: None })
 }

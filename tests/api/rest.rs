@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use dunmore_connectors::{
     cli::ControlClient,
+    codec::Codec,
     config::Config,
     connector::{Command, CommandOutcome},
     kafka::{Connection, Topics},
@@ -25,7 +26,11 @@ async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
     let command = json!({ "id": format!("tier_{project}_{tier}"), "type": "project.set_tier",
         "projectId": project, "tier": tier });
     let command = Command::from_value(command).unwrap();
-    let result = ControlClient::new(&connection, &topics).unwrap().send(&command).await.unwrap();
+    let result = ControlClient::new(&connection, &topics, Codec::json())
+        .unwrap()
+        .send(&command)
+        .await
+        .unwrap();
     assert_eq!(result.outcome, CommandOutcome::Accepted);
 }
 

@@ -23,6 +23,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use dunmore_connectors::{
     cli::ControlClient,
+    codec::Codec,
     config::Config,
     connector::Command,
     destination::{ConnectorType, Field, Shape},
@@ -172,7 +173,7 @@ async fn secrets_are_nowhere_but_in_the_requests() {
     let client = &instance.client;
     let connection = Connection::new(broker.bootstrap.clone(), BTreeMap::new());
     let tier = json!({ "id": "tier", "type": "project.set_tier", "projectId": "proj_1", "tier": "enterprise" });
-    let control = ControlClient::new(&connection, &topics).unwrap();
+    let control = ControlClient::new(&connection, &topics, Codec::json()).unwrap();
     control.send(&Command::from_value(tier).unwrap()).await.unwrap();
 
     let mut answers = Vec::new();
