@@ -333,8 +333,7 @@ impl Registrar {
     ) -> Result<(), Stopped> {
         let topic = self.topics.name(TopicKind::Results);
         let encode = |json: Vec<u8>| self.codec.encode(TopicKind::Results, json);
-        let values: Vec<Vec<u8>> =
-            results.iter().map(CommandResult::to_json).map(encode).collect();
+        let values: Vec<Vec<u8>> = results.iter().map(CommandResult::to_json).map(encode).collect();
         let writes = results.iter().zip(&values).map(|(result, value)| {
             let record = Outgoing {
                 topic: &topic,
