@@ -10,15 +10,17 @@ use criterion::{BatchSize, Criterion, Throughput};
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{Change, Config, ConfigValue, Connector, ProjectState},
-    delivery::{DeliveryRecord, Origin},
+    delivery::{DeliveryRecord, Origin, Source},
     destination::ConnectorType,
     event::{Event, EventType, EventTypes},
     id::{CommandId, ConnectorId, ConnectorKey, DeliveryNamespace, ProjectId},
-    lane::{LaneLimits, Lanes, Offer, Report},
+    lane::{Arrival, LaneLimits, Lanes, Offer, Report},
     offsets::{CompletionMap, Tracker},
     secrets::Keyring,
     view::{BaseUrls, Subscriptions},
 };
+
+const LIVE: Arrival = Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
 
 const EVENT: &str = r#"{"id":"evt_000000000042","type":"payment.settled","projectId":"proj_1","occurredAt":"2026-11-23T08:00:00.000Z","data":{"paymentId":"pay_000000000042","endpointId":"ep_0123456789","customerId":"0x52908400098527886E0F7030069857D2E4169EE7","amount":"1.250000","currency":"USDC","network":"base","txHash":"0x88df016429689c079f3b2f6ad39fa052532c56795b733da78a91ebe6a713944b"}}"#;
 
@@ -142,7 +144,7 @@ fn lanes(c: &mut Criterion) {
                 turn += 1;
                 now += Duration::from_micros(10);
                 let key = &keys[turn % keys.len()];
-                let offer = lanes.offer(key, limits, 1, false, 1, now);
+                let offer = lanes.offer(key, limits, LIVE, 1, now);
                 assert!(matches!(offer, Offer::Queued));
                 let start = lanes.next(now).expect("a start");
                 lanes.finish(start.lane, start.at, Report::Working, now);
@@ -155,7 +157,7 @@ fn lanes(c: &mut Criterion) {
             || Lanes::<ConnectorKey, u64>::new(4096),
             |mut lanes| {
                 for key in keys.values() {
-                    black_box(lanes.offer(key, limits, 1, false, 1, Duration::ZERO));
+                    black_box(lanes.offer(key, limits, LIVE, 1, Duration::ZERO));
                 }
                 lanes
             },

@@ -18,7 +18,9 @@ use crate::metrics::Metrics;
 /// Whether this instance is alive and ready, asked at each request.
 pub trait Health: Send + Sync + 'static {
     /// What is not ready yet; nothing when it is ready.
-    fn not_ready(&self) -> Vec<&'static str>;
+    fn not_ready(&self) -> Vec<String>;
+    /// What an operator should know of although this instance does its work.
+    fn warnings(&self) -> Vec<String>;
     /// Why it cannot go on without a restart, if so.
     fn failure(&self) -> Option<String>;
 }
@@ -29,11 +31,13 @@ struct Shared {
     health: Arc<dyn Health>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct Status<'a> {
     status: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    waiting_for: Vec<&'a str>,
+    waiting_for: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
 }
@@ -69,23 +73,22 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 
 async fn healthz(State(shared): State<Shared>) -> Response {
     match shared.health.failure() {
-        None => {
-            Json(Status { status: "ok", waiting_for: Vec::new(), failure: None }).into_response()
-        }
+        None => Json(Status { status: "ok", ..Status::default() }).into_response(),
         failure => {
-            let body = Json(Status { status: "failed", waiting_for: Vec::new(), failure });
+            let body = Json(Status { status: "failed", failure, ..Status::default() });
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
         }
     }
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
-    let waiting_for = shared.health.not_ready();
-    if waiting_for.is_empty() && shared.health.failure().is_none() {
-        return Json(Status { status: "ready", waiting_for, failure: None }).into_response();
-    }
-    let body = Json(Status { status: "not ready", waiting_for, failure: shared.health.failure() });
-    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    let health = &shared.health;
+    let (waiting_for, failure) = (health.not_ready(), health.failure());
+    let is_ready = waiting_for.is_empty() && failure.is_none();
+    let status = if is_ready { "ready" } else { "not ready" };
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let warnings = health.warnings();
+    (code, Json(Status { status, waiting_for, warnings, failure })).into_response()
 }
 
 async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {

@@ -32,6 +32,10 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("topics.prefix", "before every topic name"),
     ("topics.partitions", "for `topics ensure`"),
     ("topics.replication_factor", "for `topics ensure`"),
+    (
+        "topics.state_partitions",
+        "partitions of the state topic when it was first used; only if it got more since",
+    ),
     ("group.id", "the consumer group"),
     ("data_dir", "where the view is kept"),
     ("api.listen", "address of the REST API"),
@@ -142,11 +146,18 @@ pub struct TopicSettings {
     pub partitions: i32,
     /// For `topics ensure`.
     pub replication_factor: i32,
+    /// How many partitions the state topic had when it was first used, if it has more now.
+    pub state_partitions: Option<i32>,
 }
 
 impl Default for TopicSettings {
     fn default() -> Self {
-        Self { prefix: "dunmore.".to_owned(), partitions: 6, replication_factor: 1 }
+        Self {
+            prefix: "dunmore.".to_owned(),
+            partitions: 6,
+            replication_factor: 1,
+            state_partitions: None,
+        }
     }
 }
 
@@ -402,6 +413,9 @@ impl Config {
         if self.topics.replication_factor < 1 {
             return wrong("topics.replication_factor must be at least 1");
         }
+        if self.topics.state_partitions.is_some_and(|count| count < 1) {
+            return wrong("topics.state_partitions must be at least 1");
+        }
         if self.delivery.max_in_flight < 1 {
             return wrong("delivery.max_in_flight must be at least 1");
         }
@@ -509,6 +523,9 @@ impl Config {
             ("ca_file", registry.ca_file.as_ref().map(|path| path.display().to_string())),
         ] {
             rows.extend(value.map(|value| row(&format!("schema_registry.{name}"), value)));
+        }
+        if let Some(count) = self.topics.state_partitions {
+            rows.push(row("topics.state_partitions", count));
         }
         let jwt = &self.api.jwt;
         let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());

@@ -21,6 +21,7 @@ pub mod demo;
 pub mod destination;
 pub mod egress;
 pub mod event;
+pub mod health;
 pub mod id;
 pub mod kafka;
 pub mod lane;

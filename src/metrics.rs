@@ -15,6 +15,7 @@ use crate::{
     delivery::{Outcome, Reason, Source},
     destination::ConnectorType,
     event::EventType,
+    kafka::{Trouble, TroubleKind},
 };
 
 /// Attempts: 5 ms to 60 s.
@@ -60,6 +61,7 @@ pub struct Metrics {
     attempts_dropped: IntCounter,
     registry_requests: IntCounterVec,
     registry_waiting: IntGauge,
+    kafka_troubles: IntGaugeVec,
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
 }
@@ -266,6 +268,11 @@ impl Metrics {
                 "dunmore_attempt_records_dropped_total",
                 "Attempt records that were not written because Kafka could not keep up.",
             )?,
+            kafka_troubles: make.gauges(
+                "dunmore_kafka_troubles",
+                "What is wrong with the cluster at present, by kind; /readyz tells it in words.",
+                &["kind"],
+            )?,
             http_requests: make.counters(
                 "dunmore_http_requests_total",
                 "Requests to this program.",
@@ -395,6 +402,15 @@ impl Metrics {
     /// How far the view is behind its topic.
     pub fn set_view_lag(&self, records: i64) {
         self.view_lag.set(records);
+    }
+
+    /// What is wrong with the cluster at present.
+    pub fn set_kafka_troubles(&self, troubles: &[Trouble]) {
+        for kind in TroubleKind::ALL {
+            let count = troubles.iter().filter(|trouble| trouble.kind == *kind).count();
+            let gauge = self.kafka_troubles.with_label_values(&[kind.as_str()]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// The view is rebuilt from Kafka.

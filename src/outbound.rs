@@ -287,6 +287,13 @@ fn refused_address() -> SendError {
     }
 }
 
+/// Whether it is a TLS error. One may sit inside an I/O error, or inside one inside it: beyond the
+/// `source` of either.
+fn is_tls(cause: &(dyn StdError + 'static)) -> bool {
+    let inner = || cause.downcast_ref::<io::Error>()?.get_ref();
+    cause.is::<rustls::Error>() || inner().is_some_and(|inner| is_tls(inner))
+}
+
 /// What an error of the client means; its text without the URL.
 fn explain(error: &reqwest::Error) -> SendError {
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
@@ -298,14 +305,8 @@ fn explain(error: &reqwest::Error) -> SendError {
         }
         if cause.is::<DnsFailed>() {
             reason = Some(Reason::DnsFailed);
-        } else if cause.is::<rustls::Error>() {
+        } else if is_tls(cause) {
             reason = Some(Reason::TlsFailed);
-        } else if let Some(io) = cause.downcast_ref::<io::Error>() {
-            // A TLS error may sit inside an I/O error, beyond its `source`.
-            let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            if inner.is_some() {
-                reason = Some(Reason::TlsFailed);
-            }
         }
         // The first level's text has the URL; the causes' have not.
         if !cause.is::<reqwest::Error>() {

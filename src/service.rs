@@ -4,17 +4,17 @@ use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, sync::Arc, time:
 
 use anyhow::{Context as _, anyhow};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
-    admin::{self, Health},
+    admin::{self, Health as _},
     api::{Api, ApiOptions},
     codec::Codec,
     config::{AttemptLogging, Config},
+    health::{ServiceHealth, watch_kafka},
     kafka::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
-        TopicKind, Topics,
+        TopicKind, Topics, Watch,
     },
     metrics::Metrics,
     outbound::Outbound,
@@ -76,36 +76,6 @@ pub struct Service {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What the admin server is asked for.
-struct ServiceHealth {
-    feed: ViewFeed,
-    codec: Codec,
-    checks: Mutex<Checks>,
-}
-
-#[derive(Default)]
-struct Checks {
-    waiting_for: Vec<&'static str>,
-    failure: Option<String>,
-}
-
-impl Health for ServiceHealth {
-    fn not_ready(&self) -> Vec<&'static str> {
-        let mut waiting_for = self.checks.lock().waiting_for.clone();
-        if !self.feed.is_caught_up() {
-            waiting_for.push("the view to catch up");
-        }
-        if self.codec.is_waiting() {
-            waiting_for.push("the schema registry to answer");
-        }
-        waiting_for
-    }
-
-    fn failure(&self) -> Option<String> {
-        self.checks.lock().failure.clone().or_else(|| self.feed.failure())
-    }
-}
-
 impl Service {
     /// Starts the service. It returns when the view has caught up and the consumers have joined;
     /// the admin server answers from the beginning.
@@ -135,12 +105,17 @@ impl Service {
         let state = topics.name(TopicKind::State);
         let codec = Codec::new(&config.schema_registry, Arc::clone(&metrics));
         let codec = codec.map_err(|error| anyhow!(error))?;
-        let (feeding, counting) = (Arc::clone(&view), Arc::clone(&metrics));
-        let feed = ViewFeed::start(&connection, &state, feeding, codec.clone(), counting)?;
+        let feed = ViewFeed::start(
+            &connection,
+            &state,
+            Arc::clone(&view),
+            codec.clone(),
+            Arc::clone(&metrics),
+            config.topics.state_partitions,
+        )?;
         let partitions = feed.partitions();
-        let health =
-            Arc::new(ServiceHealth { feed, codec: codec.clone(), checks: Mutex::default() });
-        health.checks.lock().waiting_for.push("the consumers to join their groups");
+        let health = Arc::new(ServiceHealth::new(feed, codec.clone()));
+        health.wait_for(vec!["the consumers to join their groups"]);
         let mut tasks = Vec::new();
         {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
@@ -153,10 +128,12 @@ impl Service {
         // Until the registry has our schemas nothing is written: an instance that wrote JSON
         // meanwhile would surprise those who read Avro.
         codec.prepare(&topics, || health.failure().is_some()).await.map_err(|e| anyhow!(e))?;
-        health.feed.caught_up().await;
+        health.feed().caught_up().await;
         if let Some(failure) = health.failure() {
             return Err(anyhow!(failure));
         }
+        let watch = Watch::new(&connection, topics.clone())?;
+        tasks.push(tokio::spawn(watch_kafka(watch, Arc::clone(&health), Arc::clone(&metrics))));
 
         let producer = Producer::new(&connection, metrics.kafka_errors())?;
         let mut service = Self {
@@ -180,9 +157,8 @@ impl Service {
             service.start_delivery(&connection, &topics)?;
         }
         if let Some((tokens, listener)) = api {
-            service.start_api(&connection, &topics, tokens, listener).await?;
+            service.start_api(&connection, &topics, partitions, tokens, listener).await?;
         }
-        service.health.checks.lock().waiting_for.clear();
         service.watch();
         Ok(service)
     }
@@ -216,7 +192,7 @@ impl Service {
             loop {
                 tokio::time::sleep(WATCH_INTERVAL).await;
                 if let Some(failure) = registrar.failure() {
-                    health.checks.lock().failure.get_or_insert(failure);
+                    health.fail(failure);
                 }
             }
         }));
@@ -227,6 +203,7 @@ impl Service {
         &mut self,
         connection: &Connection,
         topics: &Topics,
+        partitions: i32,
         tokens: Tokens,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
@@ -234,6 +211,7 @@ impl Service {
             connection: connection.clone(),
             topics: topics.clone(),
             codec: self.codec.clone(),
+            partitions,
             view: Arc::clone(&self.view),
             dispatcher: self.dispatcher.clone(),
             egress: self.config.egress_policy(),
@@ -326,10 +304,10 @@ impl Service {
                     waiting_for.push(*name);
                 }
                 if let Some(failure) = group.fatal() {
-                    health.checks.lock().failure.get_or_insert(failure);
+                    health.fail(failure);
                 }
             }
-            health.checks.lock().waiting_for = waiting_for;
+            health.wait_for(waiting_for);
         };
         look();
         self.tasks.push(tokio::spawn(async move {
@@ -421,7 +399,10 @@ fn open_view(
         .iter()
         .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
         .collect();
-    let identity = format!("{cluster_id} {}", topics.name(TopicKind::State));
+    let state = topics.name(TopicKind::State);
+    // Of a topic that got more partitions everything is read anew, and looked at whether it fits.
+    let partitions = Admin::new(connection)?.partitions(&state)?;
+    let identity = format!("{cluster_id} {state} {partitions}");
     let keyring = Arc::new(keyring);
     let (view, rebuilt) =
         View::open(&config.data_dir, &identity, Arc::clone(&keyring), base_urls.clone())?;

@@ -18,7 +18,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::blocking;
 use crate::{
     codec::{Codec, RecordKind},
-    connector::{Command, CommandOutcome, CommandResult, Problem, ProblemCode},
+    connector::{Command, CommandOutcome, CommandResult, Problem, ProblemCode, partition_of},
     id::CommandId,
     kafka::{
         Connection, Offset, Outgoing, ProduceError, Producer, Reader, ReaderEvent, TopicKind,
@@ -47,6 +47,7 @@ pub struct Commands {
     producer: Producer,
     topic: String,
     codec: Codec,
+    partitions: i32,
     waiting: Arc<Waiters>,
     stop: Arc<AtomicBool>,
 }
@@ -60,11 +61,12 @@ pub struct Done {
 }
 
 impl Commands {
-    /// Starts the reader; it stands at the end of the results when this returns.
+    /// Starts the reader; projects are spread over so many partitions of the commands. It stands at the end of the results when this returns.
     pub async fn start(
         connection: &Connection,
         topics: &Topics,
         codec: &Codec,
+        partitions: i32,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let producer = Producer::with_timeout(connection, metrics.kafka_errors(), WRITE_TIMEOUT)?;
@@ -75,6 +77,7 @@ impl Commands {
             producer,
             topic: topics.name(TopicKind::Commands),
             codec: codec.clone(),
+            partitions,
             waiting: Arc::clone(&waiting),
             stop: Arc::clone(&stop),
         };
@@ -117,7 +120,8 @@ impl Commands {
         let value = self.codec.encode(TopicKind::Commands, command.to_json());
         let record = Outgoing {
             topic: &self.topic,
-            partition: None,
+            // Where it is decided, also when the topic has got more partitions meanwhile.
+            partition: Some(partition_of(command.project.as_str(), self.partitions)),
             key: command.project.as_str().as_bytes(),
             value: Some(&value),
             headers: Vec::new(),

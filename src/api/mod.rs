@@ -57,6 +57,8 @@ pub struct ApiOptions {
     pub topics: Topics,
     /// The form of their records.
     pub codec: Codec,
+    /// Over how many partitions of the commands the projects are spread.
+    pub partitions: i32,
     /// The connectors.
     pub view: Arc<View>,
     /// What sends trial events, when this instance delivers.
@@ -103,9 +105,10 @@ impl Api {
         }
         let address = listener.local_addr()?;
         let topics = &options.topics;
-        let codec = &options.codec;
+        let (codec, partitions) = (&options.codec, options.partitions);
         let commands =
-            Commands::start(&options.connection, topics, codec, &options.metrics).await?;
+            Commands::start(&options.connection, topics, codec, partitions, &options.metrics)
+                .await?;
         let attempts = topics.name(TopicKind::Attempts);
         let recent = Recent::start(&options.connection, attempts, codec).await?;
         let shared = Arc::new(Shared {

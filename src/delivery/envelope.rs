@@ -31,6 +31,12 @@ impl Source {
     /// Every source.
     pub const ALL: &[Self] = &[Self::Live, Self::Retry, Self::Replay];
 
+    /// Its place in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The name in metric labels and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

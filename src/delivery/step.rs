@@ -149,9 +149,10 @@ impl History {
     }
 }
 
-/// How long a record that waits in a tier has still to wait, when it has waited here for `waited`.
-/// A clock that went back must not make a record of the 5 s tier wait for hours, so no record
-/// waits longer than its tier takes.
+/// How long a record that waits in a tier has still to wait, when this program has read it `waited`
+/// ago. The wall clock decides, but clocks get set: no record waits longer than its tier takes,
+/// counted from then. So a clock that goes back by an hour does not make the 5 s tier wait for an
+/// hour, nor each of its records for 5 s after the one before it.
 #[must_use]
 pub fn left_to_wait(
     due_at: Timestamp,
@@ -160,4 +161,67 @@ pub fn left_to_wait(
     longest: Duration,
 ) -> Duration {
     due_at.since(now).min(longest.saturating_sub(waited))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Works a tier off as its worker does: each record waits when it is the head, for naps of at
+    /// most a second, and all are read ahead of their time. Returns when each was let go, by a
+    /// clock that nobody sets.
+    fn work_off(records: u64, set: impl Fn(Duration) -> i64) -> Vec<Duration> {
+        let start = 1_700_000_000_000;
+        let delay = secs(5);
+        let mut monotonic = Duration::ZERO;
+        let wall = |monotonic: Duration| {
+            let passed = i64::try_from(monotonic.as_millis()).unwrap();
+            Timestamp::from_millis(start + passed + set(monotonic))
+        };
+        let mut let_go = Vec::new();
+        for number in 0..records {
+            // Written ten milliseconds apart, before anything was set.
+            let due_at =
+                Timestamp::from_millis(start).plus(delay + Duration::from_millis(10 * number));
+            loop {
+                let left = left_to_wait(due_at, wall(monotonic), monotonic, delay);
+                if left.is_zero() {
+                    break;
+                }
+                monotonic += left.min(secs(1));
+            }
+            let_go.push(monotonic);
+        }
+        let_go
+    }
+
+    #[test]
+    fn a_clock_that_nobody_sets_lets_each_record_go_when_it_is_due() {
+        let let_go = work_off(500, |_| 0);
+        assert!(let_go.iter().all(|at| *at == secs(5)), "read at once, none waits longer than 5 s");
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_holds_nothing_up_for_longer_than_the_tier() {
+        for back in [10_000, 3_600_000, 365 * 86_400_000] {
+            let at_the_start = work_off(1000, |_| -back);
+            assert!(at_the_start.iter().all(|at| *at == secs(5)), "{back} ms");
+            let meanwhile = work_off(1000, |now| if now > secs(2) { -back } else { 0 });
+            assert!(meanwhile.iter().all(|at| *at == secs(5)), "{back} ms");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_forward_lets_go_early_and_no_earlier_than_it_says() {
+        let let_go = work_off(1000, |now| if now >= secs(2) { 3_600_000 } else { 0 });
+        assert!(let_go.iter().all(|at| *at == secs(2)));
+        // By a second and a half: those that are due later still wait.
+        let let_go = work_off(200, |now| if now >= secs(2) { 1_500 } else { 0 });
+        assert_eq!(let_go[0], Duration::from_millis(3_500));
+        assert_eq!(let_go[149], Duration::from_millis(4_990));
+    }
 }

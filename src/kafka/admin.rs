@@ -56,10 +56,15 @@ impl Admin {
 
     /// How many partitions a topic has; 0 when it does not exist.
     pub fn partitions(&self, topic: &str) -> Result<i32, KafkaError> {
+        self.partitions_within(topic, REQUEST_TIMEOUT)
+    }
+
+    /// The same, with an answer within this time.
+    pub fn partitions_within(&self, topic: &str, timeout: Duration) -> Result<i32, KafkaError> {
         let metadata = self
             .client
             .inner()
-            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .fetch_metadata(Some(topic), timeout)
             .map_err(|e| KafkaError::request(&self.connection, &e))?;
         let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
         Ok(found.map_or(0, |t| i32::try_from(t.partitions().len()).unwrap_or(i32::MAX)))

@@ -1,6 +1,8 @@
 //! A record as the rest of the program sees it: copied out of the client library's buffers,
 //! because a borrowed message pins its whole fetch response.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
@@ -21,6 +23,7 @@ pub struct Record {
     pub value: Option<Bytes>,
     /// Its headers.
     pub headers: Vec<(String, Bytes)>,
+    read_at: Instant,
 }
 
 impl Record {
@@ -32,6 +35,7 @@ impl Record {
             key: message.key().map(Bytes::copy_from_slice),
             value: message.payload().map(Bytes::copy_from_slice),
             headers: headers_of(message),
+            read_at: Instant::now(),
         }
     }
 
@@ -43,6 +47,11 @@ impl Record {
     /// A header's value as text.
     pub fn header_text(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.header(name)?).ok()
+    }
+
+    /// How long ago this program read it.
+    pub fn age(&self) -> Duration {
+        self.read_at.elapsed()
     }
 
     /// Bytes in memory, about.

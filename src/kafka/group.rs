@@ -31,10 +31,13 @@ use crate::offsets::{CompletionMap, Tracker};
 const PAUSE_RECORDS: usize = 2048;
 /// … and resumed below this many.
 const RESUME_RECORDS: usize = 512;
-/// Bytes that may wait for a partition's worker.
-const PAUSE_BYTES: usize = 8 << 20;
-/// The most records that one round of polling takes.
+/// Bytes that may wait for the workers of all partitions; each partition has its part of it …
+const MAX_QUEUED_BYTES: usize = 32 << 20;
+/// … but at least and at most this. A single record may be larger.
+const PAUSE_BYTES: std::ops::RangeInclusive<usize> = 512 << 10..=8 << 20;
+/// The most records, and about the most bytes, that one round of polling takes.
 const MAX_ROUND: usize = 512;
+const MAX_ROUND_BYTES: usize = 4 << 20;
 /// Batches that a partition's queue can hold. Pausing keeps it far from full.
 const QUEUE_BATCHES: usize = 256;
 const POLL: Duration = Duration::from_millis(100);
@@ -44,7 +47,10 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// So many completions are committed earlier, but not more often than this.
 const MAX_UNCOMMITTED: u64 = 500;
 const LEAST_COMMIT_INTERVAL: Duration = Duration::from_millis(200);
+/// After so long without a sign of life the group gives a member's partitions away, unless
+/// `kafka.properties` says otherwise.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+const SESSION_TIMEOUT_MS: &str = "session.timeout.ms";
 
 /// A partition that was assigned, with the queue its worker reads.
 pub struct Assigned {
@@ -132,6 +138,10 @@ impl GroupConsumer {
             events,
             shared: Arc::clone(&shared),
             slots: Mutex::new(Slots::default()),
+            session_timeout: connection
+                .property(SESSION_TIMEOUT_MS)
+                .and_then(|ms| ms.parse().ok())
+                .map_or(SESSION_TIMEOUT, Duration::from_millis),
         };
         let session_ms = SESSION_TIMEOUT.as_millis().to_string();
         let consumer: BaseConsumer<GroupContext> = connection
@@ -142,7 +152,7 @@ impl GroupConsumer {
                 ("enable.auto.offset.store", "false"),
                 // A first start names its offsets; an offset out of range is reported, not hidden.
                 ("auto.offset.reset", "error"),
-                ("session.timeout.ms", &session_ms),
+                (SESSION_TIMEOUT_MS, &session_ms),
                 ("max.poll.interval.ms", "300000"),
                 ("queued.max.messages.kbytes", "16384"),
                 ("queued.min.messages", "2000"),
@@ -238,6 +248,7 @@ struct GroupContext {
     events: Arc<dyn GroupEvents>,
     shared: Arc<Shared>,
     slots: Mutex<Slots>,
+    session_timeout: Duration,
 }
 
 impl ClientContext for GroupContext {
@@ -301,8 +312,19 @@ impl GroupContext {
     }
 
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
+        // With more members than partitions some get nothing; there is nothing to ask then.
+        if list.count() > 0 {
+            self.take_over(consumer, list);
+        }
+        if let Err(error) = consumer.incremental_assign(list) {
+            self.report(&error, "assign");
+        }
+        self.shared.assigned_once.store(true, Ordering::Release);
+        self.publish();
+    }
+
+    fn take_over(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
         let committed = self.committed(consumer, list);
-        let mut slots = self.slots.lock();
         for mut element in list.elements() {
             let (topic, number): (Arc<str>, i32) = (element.topic().into(), element.partition());
             let known =
@@ -324,24 +346,19 @@ impl GroupContext {
                     CompletionMap::default()
                 })
             });
-            let tracker = Tracker::new(map);
-            let partition = Arc::new(Partition::new(Arc::clone(&topic), number, tracker));
-            let (queue, records) = mpsc::channel(QUEUE_BATCHES);
-            let slot = Slot {
-                partition: Arc::clone(&partition),
-                queue,
-                pending: Vec::new(),
-                paused: false,
-            };
-            slots.insert(slot);
-            self.events.assigned(Assigned { partition, records });
+            self.begin(topic, number, map);
         }
-        drop(slots);
-        if let Err(error) = consumer.incremental_assign(list) {
-            self.report(&error, "assign");
-        }
-        self.shared.assigned_once.store(true, Ordering::Release);
-        self.publish();
+    }
+
+    /// Starts on a partition with a tracker of its own. One that was there is let go of without a
+    /// word: what was read for it is finished, and changes nothing for the new one.
+    fn begin(&self, topic: Arc<str>, number: i32, map: CompletionMap) {
+        let partition = Arc::new(Partition::new(topic, number, Tracker::new(map)));
+        let (queue, records) = mpsc::channel(QUEUE_BATCHES);
+        let slot =
+            Slot { partition: Arc::clone(&partition), queue, pending: Vec::new(), paused: false };
+        self.slots.lock().insert(slot);
+        self.events.assigned(Assigned { partition, records });
     }
 
     /// The committed offsets with their metadata; `None` when the broker did not tell.
@@ -396,7 +413,7 @@ impl GroupContext {
         self.events.released(&partitions);
         let lost = consumer.assignment_lost();
         if !lost {
-            let deadline = Instant::now() + revoke_grace(SESSION_TIMEOUT);
+            let deadline = Instant::now() + revoke_grace(self.session_timeout);
             for partition in &partitions {
                 partition.wait_quiet(deadline);
                 partition.close();
@@ -524,11 +541,16 @@ impl Poller {
     fn round(&self) {
         let any_paused = self.context().slots.lock().iter().any(|slot| slot.paused);
         let mut wait = if any_paused { POLL_PAUSED } else { POLL };
+        let mut bytes = 0;
         for _ in 0..MAX_ROUND {
+            if bytes >= MAX_ROUND_BYTES {
+                return;
+            }
             match self.consumer.poll(wait) {
                 None => return,
                 Some(Ok(message)) => {
                     let record = Record::copy(&message);
+                    bytes += record.size();
                     let mut slots = self.context().slots.lock();
                     if let Some(slot) = slots.get_mut(message.topic(), message.partition()) {
                         slot.partition.queue(1, record.size());
@@ -575,13 +597,25 @@ impl Poller {
                     "the committed offset is out of range: records were deleted before they were read; going on at the oldest"
                 );
                 self.context().events.error("OffsetOutOfRange");
-                let seek =
-                    self.consumer.seek(topic, number, Offset::Offset(low), Duration::from_secs(5));
-                if let Err(error) = seek {
-                    self.context().report(&error, "seeking to the oldest record");
+                if at > high {
+                    // Another log than the one that was read: its offsets mean other records.
+                    let map = CompletionMap::default();
+                    self.context().begin(Arc::clone(topic), number, map);
+                    self.context().publish();
+                }
+                if let Err(error) = self.read_from(topic, number, low) {
+                    self.context().report(&error, "going on at the oldest record");
                 }
             }
         }
+    }
+
+    /// Moves a partition whose fetching has stopped: seeking works only while it goes on.
+    fn read_from(&self, topic: &str, number: i32, offset: i64) -> Result<(), ClientError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, number, Offset::Offset(offset))?;
+        self.consumer.incremental_unassign(&list)?;
+        self.consumer.incremental_assign(&list)
     }
 
     /// Hands pending records to the partitions' queues; pauses and resumes partitions.
@@ -590,6 +624,7 @@ impl Poller {
         let mut resume = TopicPartitionList::new();
         {
             let mut slots = self.context().slots.lock();
+            let most_bytes = pause_bytes(slots.iter().count());
             for slot in slots.iter_mut() {
                 if !slot.pending.is_empty() {
                     match slot.queue.try_send(std::mem::take(&mut slot.pending)) {
@@ -598,11 +633,11 @@ impl Poller {
                     }
                 }
                 let (records, bytes) = slot.partition.queued();
-                let full = records >= PAUSE_RECORDS || bytes >= PAUSE_BYTES;
+                let full = records >= PAUSE_RECORDS || bytes >= most_bytes;
                 if full && !slot.paused {
                     slot.paused = true;
                     pause.add_partition(slot.partition.topic(), slot.partition.number());
-                } else if slot.paused && records < RESUME_RECORDS && bytes < PAUSE_BYTES / 2 {
+                } else if slot.paused && records < RESUME_RECORDS && bytes < most_bytes / 2 {
                     slot.paused = false;
                     resume.add_partition(slot.partition.topic(), slot.partition.number());
                 }
@@ -669,4 +704,10 @@ impl Poller {
             let _ = self.consumer.poll(Duration::from_millis(20));
         }
     }
+}
+
+/// Bytes that may wait for one partition's worker, when this instance has so many partitions.
+fn pause_bytes(partitions: usize) -> usize {
+    let part = MAX_QUEUED_BYTES / partitions.max(1);
+    part.clamp(*PAUSE_BYTES.start(), *PAUSE_BYTES.end())
 }

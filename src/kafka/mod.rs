@@ -8,6 +8,7 @@ mod partition;
 mod producer;
 mod reader;
 mod topics;
+mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,6 +24,7 @@ pub use partition::{NotNow, Partition};
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
 pub use reader::{Reader, ReaderEvent};
 pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};
+pub use watch::{Trouble, TroubleKind, Watch};
 
 /// How long a request to the broker that somebody waits for may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +49,11 @@ impl Connection {
     /// The addresses.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
+    }
+
+    /// What the operator set of the client library's properties.
+    fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name).map(String::as_str)
     }
 
     /// The common settings of every client; `own` are this client's, which the operator's

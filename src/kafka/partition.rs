@@ -15,7 +15,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-use crate::offsets::{Begin, Tracker};
+use crate::offsets::{Begin, MAX_INCOMPLETE, Tracker};
 
 /// Why a record may not be worked on now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +101,11 @@ impl Partition {
         if was_full {
             self.room.notify_waiters();
         }
+    }
+
+    /// Whether half of the offsets that may be incomplete are.
+    pub fn is_crowded(&self) -> bool {
+        self.tracker.lock().incomplete() * 2 > MAX_INCOMPLETE
     }
 
     /// Whether the partition was given up: nothing more is started for it.

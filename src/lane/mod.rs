@@ -9,6 +9,10 @@
 //! Nothing here does I/O; a [`Moment`] is an argument.
 
 mod circuit;
+#[cfg(test)]
+mod fairness_tests;
+mod one;
+mod patience;
 mod report;
 mod shared;
 #[cfg(test)]
@@ -21,11 +25,16 @@ use std::{
     time::Duration,
 };
 
-use circuit::{Circuit, Gate};
+use circuit::Gate;
+use one::Lane;
+pub use patience::{MAX_HELD_UP, Patience};
 pub use report::Report;
 pub use shared::SharedAddress;
 
-use crate::{delivery::Reason, destination::Rate};
+use crate::{
+    delivery::{Reason, Source},
+    destination::Rate,
+};
 
 /// A moment on a monotonic clock: the time since the program started.
 pub type Moment = Duration;
@@ -43,8 +52,26 @@ pub const MAX_BATCH_QUEUE: usize = 1024;
 pub const BATCH_LINGER: Duration = Duration::from_millis(200);
 /// A lane holds about what it can start within this time: a retry tier takes no shorter.
 pub const MAX_LANE_WAIT: Duration = Duration::from_secs(5);
-/// A lane that takes one in this time or less is worth waiting for when it is full.
+/// While room is short, a lane that has more to do than this holds no more than its share.
+pub const MAX_CROWDED_WAIT: Duration = Duration::from_secs(1);
+/// A share is this many times what lanes hold on average, so that lanes that are merely a little
+/// behind are left alone …
+const SHARE_OF_AVERAGE: usize = 2;
+/// … and at least this.
+const LEAST_SHARE: usize = 4;
+/// Whose turn it is when deliveries of several sources wait in a lane: live ones get five requests
+/// of eight, retries two, replays one. Who has nothing waiting leaves the turn to the others.
+const TURNS: [Source; 8] = {
+    use Source::{Live, Replay, Retry};
+    [Live, Retry, Live, Live, Replay, Live, Retry, Live]
+};
+/// A sweep that comes later than this after the one before tells that this program stood still.
+const STOOD_STILL: Duration = Duration::from_millis(300);
+/// A lane that takes one in this time or less is worth waiting for when it is full, while there is
+/// [`Patience`] …
 pub const FAST_INTERVAL: Duration = Duration::from_millis(5);
+/// … and one that takes one in this time always: putting off and reading on is hardly faster.
+pub const FASTEST_INTERVAL: Duration = Duration::from_millis(1);
 /// A full lane whose first request is younger than this may be a fast one: it is waited for.
 pub const PATIENCE: Duration = Duration::from_millis(250);
 /// A destination that has not answered for so long holds nothing back in its queue.
@@ -76,6 +103,20 @@ pub struct LaneLimits {
     pub rate: Option<Rate>,
     /// Deliveries per request.
     pub batch_items: usize,
+}
+
+/// How a delivery comes to its lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// The connector's version: a newer one lifts the hold that a broken one caused.
+    pub version: i64,
+    /// What made this program deliver.
+    pub source: Source,
+    /// Whether others need the room: then a lane that is behind holds no more than its share.
+    pub crowded: bool,
+    /// Whether its partition has the patience to offer it again in a moment, when the lane is full
+    /// but fast.
+    pub patient: bool,
 }
 
 /// The answer to an offer.
@@ -126,39 +167,6 @@ enum Listed {
     At(Moment),
 }
 
-#[derive(Debug)]
-struct Lane<K, T> {
-    key: K,
-    generation: u64,
-    limits: LaneLimits,
-    queue: VecDeque<T>,
-    background: VecDeque<T>,
-    running: u32,
-    window: u32,
-    proven: bool,
-    tokens: f64,
-    tokens_at: Moment,
-    circuit: Circuit,
-    held: Option<i64>,
-    blocked_until: Moment,
-    first_start: Option<Moment>,
-    last_start: Moment,
-    last_progress: Moment,
-    last_finish: Option<Moment>,
-    /// When the lane last got something to do after it had nothing.
-    busy_since: Moment,
-    /// Smoothed seconds per request.
-    latency: f64,
-    /// Seconds of the quickest request.
-    quickest: f64,
-    /// Smoothed seconds between finished requests while there is work.
-    interval: f64,
-    /// When the lane expects to have worked off what it handed back.
-    spilled_until: Moment,
-    listed: Listed,
-    used_at: Moment,
-}
-
 /// All lanes of this instance.
 #[derive(Debug)]
 pub struct Lanes<K, T> {
@@ -171,6 +179,7 @@ pub struct Lanes<K, T> {
     running: usize,
     queued: usize,
     generations: u64,
+    last_sweep: Moment,
 }
 
 impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
@@ -186,6 +195,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             running: 0,
             queued: 0,
             generations: 0,
+            last_sweep: Moment::ZERO,
         }
     }
 
@@ -214,22 +224,21 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         self.lanes.iter().flatten().map(|lane| (lane.limits.label, lane.circuit.is_open()))
     }
 
-    /// Offers a delivery to its connector's lane. `version` is the connector's: a newer one lifts
-    /// the hold that a broken one caused. Background deliveries start when no other waits.
+    /// Offers a delivery to its connector's lane.
     pub fn offer(
         &mut self,
         key: &K,
         limits: LaneLimits,
-        version: i64,
-        background: bool,
+        arrival: Arrival,
         item: T,
         now: Moment,
     ) -> Offer<T> {
         let slot = self.slot(key, limits, now);
+        let share = arrival.crowded.then(|| SHARE_OF_AVERAGE * self.queued / self.by_key.len());
         let Some(lane) = self.lanes[slot].as_mut() else { return Offer::Busy(item) };
         lane.limits = limits;
         lane.used_at = now;
-        if lane.held.is_some_and(|held| held >= version) {
+        if lane.held.is_some_and(|held| held >= arrival.version) {
             let wait = Duration::ZERO;
             return Offer::Deferred(Deferral { item, reason: Reason::Suspended, wait });
         }
@@ -241,8 +250,8 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         if let Some(wait) = lane.long_pause(now) {
             return Offer::Deferred(Deferral { item, reason: Reason::RateLimited, wait });
         }
-        if lane.waiting() >= lane.capacity(now) {
-            return if lane.is_worth_waiting(now) {
+        if lane.is_full(arrival.source, share, now) {
+            return if lane.is_worth_waiting(arrival.patient, now) {
                 Offer::Busy(item)
             } else {
                 Offer::Deferred(lane.defer(item, now))
@@ -251,11 +260,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         if lane.running == 0 && lane.waiting() == 0 {
             lane.busy_since = now;
         }
-        if background {
-            lane.background.push_back(item);
-        } else {
-            lane.queue.push_back(item);
-        }
+        lane.push(arrival.source, item);
         self.queued += 1;
         self.list(slot, now);
         Offer::Queued
@@ -311,8 +316,13 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     /// ten times a second.
     pub fn sweep(&mut self, now: Moment) -> Vec<Deferral<T>> {
         let mut evicted = Vec::new();
+        // Time in which this program did not run is not held against the destinations.
+        let since = now.saturating_sub(self.last_sweep);
+        let stood_still = if since > STOOD_STILL { since } else { Duration::ZERO };
+        self.last_sweep = now;
         for slot in 0..self.lanes.len() {
             let Some(lane) = self.lanes[slot].as_mut() else { continue };
+            lane.last_progress = (lane.last_progress + stood_still).min(now);
             if lane.is_stalled(now) && lane.waiting() > 0 {
                 let spilled = lane.evict(Reason::LaneFull, now);
                 self.queued -= spilled.len();
@@ -334,13 +344,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     pub fn drain(&mut self, mut matches: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut drained = Vec::new();
         for lane in self.lanes.iter_mut().flatten() {
-            for queue in [&mut lane.queue, &mut lane.background] {
-                if queue.iter().any(&mut matches) {
-                    for item in std::mem::take(queue) {
-                        if matches(&item) { drained.push(item) } else { queue.push_back(item) }
-                    }
-                }
-            }
+            lane.drain(&mut matches, &mut drained);
         }
         self.queued -= drained.len();
         drained
@@ -405,214 +409,6 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 self.list(id.slot, now);
             }
         }
-    }
-}
-
-impl<K, T> Lane<K, T> {
-    fn new(key: K, generation: u64, limits: LaneLimits, now: Moment) -> Self {
-        Self {
-            key,
-            generation,
-            limits,
-            queue: VecDeque::new(),
-            background: VecDeque::new(),
-            running: 0,
-            window: UNPROVEN_WINDOW.min(limits.concurrency).max(1),
-            proven: false,
-            tokens: limits.rate.map_or(0.0, |rate| f64::from(rate.burst)),
-            tokens_at: now,
-            circuit: Circuit::default(),
-            held: None,
-            blocked_until: Moment::ZERO,
-            first_start: None,
-            last_start: Moment::ZERO,
-            last_progress: now,
-            last_finish: None,
-            busy_since: now,
-            latency: 0.0,
-            quickest: f64::INFINITY,
-            interval: 0.0,
-            spilled_until: Moment::ZERO,
-            listed: Listed::No,
-            used_at: now,
-        }
-    }
-
-    fn waiting(&self) -> usize {
-        self.queue.len() + self.background.len()
-    }
-
-    /// Seconds from one request to the next at present.
-    fn pace(&self) -> f64 {
-        let rate = self.limits.rate.map_or(0.0, |rate| 1.0 / rate.per_second.max(1e-6));
-        self.interval.max(rate)
-    }
-
-    /// Seconds that one delivery takes at present, if batches are full.
-    fn step(&self) -> f64 {
-        let batch = f64::from(u32::try_from(self.limits.batch_items.max(1)).unwrap_or(u32::MAX));
-        self.pace() / batch
-    }
-
-    fn capacity(&self, now: Moment) -> usize {
-        if self.circuit.gate(now) == Gate::Probe {
-            return 1;
-        }
-        if self.is_stalled(now) {
-            return 0;
-        }
-        let batch = self.limits.batch_items.max(1);
-        let in_time = MAX_LANE_WAIT.as_secs_f64() / self.step().max(1e-6) + self.tokens;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-        let in_time = in_time as usize;
-        if self.proven {
-            let most = match batch {
-                1 => *PROVEN_QUEUE.end(),
-                _ => (2 * batch).min(MAX_BATCH_QUEUE),
-            };
-            in_time.clamp(*PROVEN_QUEUE.start(), most.max(*PROVEN_QUEUE.start()))
-        } else {
-            in_time.clamp(1, UNPROVEN_QUEUE)
-        }
-    }
-
-    /// How long the destination asked to be left alone, when that is too long to wait here.
-    fn long_pause(&self, now: Moment) -> Option<Duration> {
-        Some(self.blocked_until.saturating_sub(now)).filter(|pause| *pause > MAX_LANE_WAIT)
-    }
-
-    fn is_worth_waiting(&self, now: Moment) -> bool {
-        if self.proven {
-            !self.is_stalled(now) && self.pace() <= FAST_INTERVAL.as_secs_f64()
-        } else {
-            let unlimited = self.limits.rate.is_none_or(|rate| rate.per_second >= 100.0);
-            unlimited && self.first_start.is_none_or(|at| now.saturating_sub(at) < PATIENCE)
-        }
-    }
-
-    fn is_stalled(&self, now: Moment) -> bool {
-        let patience = if self.proven {
-            Duration::from_secs_f64((self.latency * 4.0).min(3600.0))
-                .clamp(*STALL_PROVEN.start(), *STALL_PROVEN.end())
-        } else {
-            STALL_UNPROVEN
-        };
-        self.running > 0 && now.saturating_sub(self.last_progress) > patience
-    }
-
-    fn refill(&mut self, now: Moment) {
-        if let Some(rate) = self.limits.rate {
-            let passed = now.saturating_sub(self.tokens_at).as_secs_f64();
-            self.tokens =
-                (self.tokens + passed * rate.per_second).min(f64::from(rate.burst.max(1)));
-        }
-        self.tokens_at = now;
-    }
-
-    /// When the lane may start its next request; `None` when that depends on one that runs.
-    fn start_at(&mut self, now: Moment) -> Option<Moment> {
-        if self.running >= self.window || self.held.is_some() {
-            return None;
-        }
-        let circuit = match self.circuit.gate(now) {
-            Gate::Open => now,
-            Gate::Probe if self.running == 0 => now,
-            Gate::Probe => return None,
-            Gate::Shut => self.circuit.opens_at(),
-        };
-        self.refill(now);
-        let tokens = match self.limits.rate {
-            Some(rate) if self.tokens < 1.0 => {
-                let missing = (1.0 - self.tokens) / rate.per_second.max(1e-6);
-                now + Duration::from_secs_f64(missing.min(3600.0)) + Duration::from_micros(1)
-            }
-            _ => now,
-        };
-        let is_full = self.waiting() >= self.limits.batch_items;
-        let company =
-            if is_full || self.running == 0 { now } else { self.last_start + BATCH_LINGER };
-        Some(circuit.max(tokens).max(self.blocked_until).max(company))
-    }
-
-    fn take(&mut self, now: Moment) -> Vec<T> {
-        let most = self.limits.batch_items.max(1);
-        let queue = if self.queue.is_empty() { &mut self.background } else { &mut self.queue };
-        let items: Vec<T> = queue.drain(..most.min(queue.len())).collect();
-        if self.limits.rate.is_some() {
-            self.tokens -= 1.0;
-        }
-        if self.running == 0 {
-            self.last_progress = now;
-        }
-        self.first_start.get_or_insert(now);
-        self.last_start = now;
-        self.running += 1;
-        self.used_at = now;
-        items
-    }
-
-    fn finish(&mut self, started: Moment, report: Report, now: Moment) {
-        self.running = self.running.saturating_sub(1);
-        self.last_progress = now;
-        self.used_at = now;
-        let was_busy = self.last_finish.is_some_and(|at| at >= started) || self.waiting() > 0;
-        match report {
-            Report::Working => {
-                self.circuit.worked();
-                self.proven = true;
-                let latency = now.saturating_sub(started).as_secs_f64();
-                smooth(&mut self.latency, latency);
-                self.adapt_window(latency);
-                // A pause in which there was nothing to do says nothing of the destination.
-                let since = self.last_finish.unwrap_or(started).max(self.busy_since);
-                let gap = now.saturating_sub(since).as_secs_f64();
-                smooth(&mut self.interval, if was_busy { gap } else { latency });
-            }
-            Report::SlowDown(after) => {
-                let after = after.unwrap_or(Duration::from_secs(1)).min(MAX_BLOCK);
-                self.blocked_until = self.blocked_until.max(now + after);
-                self.window = (self.window / 2).max(1);
-            }
-            Report::Failing => {
-                self.window = (self.window / 2).max(1);
-                self.circuit.failed(now);
-            }
-            Report::Broken { version } => self.held = Some(version),
-            Report::Unused => {}
-        }
-        self.last_finish = Some(now);
-    }
-
-    /// Opens the window while answers stay quick, and closes it when they get slow.
-    fn adapt_window(&mut self, latency: f64) {
-        self.quickest = (self.quickest * FORGET).min(latency.max(LEAST_LATENCY));
-        // A full batch takes longer than a small one; that says nothing of how many are too many.
-        if self.limits.batch_items > 1 || latency <= self.quickest * SLOWER {
-            self.window += 1;
-        } else if latency > self.quickest * MUCH_SLOWER {
-            self.window = self.window.saturating_sub(1);
-        }
-        self.window = self.window.clamp(1, self.limits.concurrency.max(1));
-    }
-
-    fn defer(&mut self, item: T, now: Moment) -> Deferral<T> {
-        let step = Duration::from_secs_f64(self.step().clamp(0.001, 60.0));
-        let ahead = step * u32::try_from(self.waiting()).unwrap_or(u32::MAX).min(100_000);
-        let soonest = (now + ahead).max(self.blocked_until);
-        self.spilled_until = self.spilled_until.max(soonest) + step;
-        Deferral { item, reason: Reason::LaneFull, wait: self.spilled_until.saturating_sub(now) }
-    }
-
-    fn evict(&mut self, reason: Reason, now: Moment) -> Vec<Deferral<T>> {
-        let items: Vec<T> = self.queue.drain(..).chain(self.background.drain(..)).collect();
-        let deferral = |item| match reason {
-            Reason::LaneFull => self.defer(item, now),
-            Reason::RateLimited => {
-                Deferral { item, reason, wait: self.blocked_until.saturating_sub(now) }
-            }
-            _ => Deferral { item, reason, wait: Duration::ZERO },
-        };
-        items.into_iter().map(deferral).collect()
     }
 }
 

@@ -2,23 +2,34 @@
 
 use super::*;
 
-const LIMITS: LaneLimits = LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
+pub(super) const LIMITS: LaneLimits =
+    LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
 
-fn ms(millis: u64) -> Moment {
+pub(super) const LIVE: Arrival =
+    Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
+pub(super) const RETRY: Arrival = Arrival { source: Source::Retry, ..LIVE };
+pub(super) const REPLAY: Arrival = Arrival { source: Source::Replay, ..LIVE };
+
+pub(super) fn ms(millis: u64) -> Moment {
     Duration::from_millis(millis)
 }
 
-fn lanes(max_running: usize) -> Lanes<&'static str, u32> {
+pub(super) fn lanes(max_running: usize) -> Lanes<&'static str, u32> {
     Lanes::new(max_running)
 }
 
 /// Offers one delivery; true when the lane kept it.
-fn offer(lanes: &mut Lanes<&'static str, u32>, key: &'static str, item: u32, now: Moment) -> bool {
-    lanes.offer(&key, LIMITS, 1, false, item, now) == Offer::Queued
+pub(super) fn offer(
+    lanes: &mut Lanes<&'static str, u32>,
+    key: &'static str,
+    item: u32,
+    now: Moment,
+) -> bool {
+    lanes.offer(&key, LIMITS, LIVE, item, now) == Offer::Queued
 }
 
 /// Starts everything that may start, answers it at once, and returns what was started.
-fn run(lanes: &mut Lanes<&'static str, u32>, now: Moment, report: Report) -> Vec<u32> {
+pub(super) fn run(lanes: &mut Lanes<&'static str, u32>, now: Moment, report: Report) -> Vec<u32> {
     let mut started = Vec::new();
     while let Some(start) = lanes.next(now) {
         started.extend(&start.items);
@@ -57,8 +68,8 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     let second = lanes.next(ms(0)).unwrap();
     assert!(lanes.next(ms(0)).is_none(), "the window of an unproven lane is 2");
     assert!(offer(&mut lanes, "slow", 8, ms(1)) && offer(&mut lanes, "slow", 9, ms(1)));
-    assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(1)), Offer::Busy(10)));
-    assert!(matches!(lanes.offer(&"slow", LIMITS, 1, false, 10, ms(300)), Offer::Deferred(_)));
+    assert!(matches!(lanes.offer(&"slow", LIMITS, LIVE, 10, ms(1)), Offer::Busy(10)));
+    assert!(matches!(lanes.offer(&"slow", LIMITS, LIVE, 10, ms(300)), Offer::Deferred(_)));
     lanes.finish(first.lane, first.at, Report::Working, ms(500));
     lanes.finish(second.lane, second.at, Report::Working, ms(500));
     // Half a second each: the lane has enough for more than it should keep anyone waiting.
@@ -90,11 +101,11 @@ fn a_destination_that_hangs_holds_back_two_and_gives_the_rest_away() {
     }
     let started: Vec<_> = std::iter::from_fn(|| lanes.next(ms(0))).collect();
     assert_eq!(started.len(), 2);
-    assert!(lanes.sweep(ms(900)).is_empty());
+    assert!((1..=9).all(|tick| lanes.sweep(ms(tick * 100)).is_empty()));
     let evicted = lanes.sweep(ms(1100));
     assert_eq!(evicted.iter().map(|e| e.item).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
     assert!(evicted.iter().all(|e| e.reason == Reason::LaneFull));
-    assert!(matches!(lanes.offer(&"hung", LIMITS, 1, false, 9, ms(1200)), Offer::Deferred(_)));
+    assert!(matches!(lanes.offer(&"hung", LIMITS, LIVE, 9, ms(1200)), Offer::Deferred(_)));
     assert!(offer(&mut lanes, "other", 1, ms(1200)), "nobody else is concerned");
 }
 
@@ -105,9 +116,7 @@ fn a_circuit_opens_after_failures_rests_and_probes() {
         offer(&mut lanes, "a", item, ms(0));
         run(&mut lanes, ms(0), Report::Failing);
     }
-    let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, 1, false, 6, ms(10)) else {
-        panic!()
-    };
+    let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, LIVE, 6, ms(10)) else { panic!() };
     assert_eq!(deferral.reason, Reason::CircuitOpen);
     assert_eq!(lanes.circuits().filter(|(_, open)| *open).count(), 1);
     // After the rest one probe passes, and only one.
@@ -131,7 +140,7 @@ fn a_broken_connector_is_held_until_it_changes() {
     let evicted = lanes.finish(start.lane, start.at, Report::Broken { version: 1 }, ms(5));
     assert!(evicted.iter().all(|e| e.reason == Reason::Suspended) && evicted.len() == 3);
     assert!(!offer(&mut lanes, "a", 5, ms(10)));
-    assert_eq!(lanes.offer(&"a", LIMITS, 2, false, 6, ms(10)), Offer::Queued);
+    assert_eq!(lanes.offer(&"a", LIMITS, Arrival { version: 2, ..LIVE }, 6, ms(10)), Offer::Queued);
     assert_eq!(run(&mut lanes, ms(10), Report::Working), [6]);
 }
 
@@ -141,7 +150,7 @@ fn a_token_bucket_paces_and_what_is_too_much_is_spread_over_time() {
     let mut lanes = lanes(100);
     let mut waits = Vec::new();
     for item in 0..100 {
-        if let Offer::Deferred(deferral) = lanes.offer(&"a", limits, 1, false, item, ms(0)) {
+        if let Offer::Deferred(deferral) = lanes.offer(&"a", limits, LIVE, item, ms(0)) {
             waits.push(deferral.wait);
         }
     }
@@ -178,7 +187,7 @@ fn a_long_pause_is_not_waited_for_in_the_lane() {
     let is_told =
         |e: &Deferral<u32>| e.reason == Reason::RateLimited && e.wait == Duration::from_secs(3_600);
     assert!(evicted.iter().all(is_told));
-    let put_off = lanes.offer(&"a", LIMITS, 1, false, 9, ms(600_000));
+    let put_off = lanes.offer(&"a", LIMITS, LIVE, 9, ms(600_000));
     let wait = Duration::from_secs(3_000);
     let reason = Reason::RateLimited;
     assert_eq!(put_off, Offer::Deferred(Deferral { item: 9, reason, wait }));
@@ -201,8 +210,8 @@ fn many_waiting_for_one_lane_do_not_starve_another() {
 #[test]
 fn background_work_waits_for_the_rest() {
     let mut lanes = lanes(1);
-    lanes.offer(&"a", LIMITS, 1, true, 1, ms(0));
-    lanes.offer(&"a", LIMITS, 1, false, 2, ms(0));
+    lanes.offer(&"a", LIMITS, REPLAY, 1, ms(0));
+    lanes.offer(&"a", LIMITS, LIVE, 2, ms(0));
     assert_eq!(run(&mut lanes, ms(0), Report::Working), [2, 1]);
 }
 
@@ -211,7 +220,7 @@ fn a_batch_takes_what_waits_and_no_more() {
     let limits = LaneLimits { batch_items: 5, ..LIMITS };
     let mut lanes = lanes(100);
     for item in 0..7 {
-        lanes.offer(&"a", limits, 1, false, item, ms(0));
+        lanes.offer(&"a", limits, LIVE, item, ms(0));
     }
     let first = lanes.next(ms(0)).unwrap();
     assert_eq!(first.items.len(), 5);
@@ -222,7 +231,7 @@ fn a_batch_takes_what_waits_and_no_more() {
     let second = lanes.next(ms(200)).unwrap();
     assert_eq!(second.items.len(), 2);
     // … nor once nothing is under way.
-    lanes.offer(&"a", limits, 1, false, 7, ms(201));
+    lanes.offer(&"a", limits, LIVE, 7, ms(201));
     lanes.finish(first.lane, first.at, Report::Working, ms(202));
     assert!(lanes.next(ms(202)).is_none());
     lanes.finish(second.lane, second.at, Report::Working, ms(203));
@@ -233,13 +242,13 @@ fn a_batch_takes_what_waits_and_no_more() {
 fn a_batch_that_got_full_waits_no_longer() {
     let limits = LaneLimits { batch_items: 5, ..LIMITS };
     let mut lanes = lanes(100);
-    lanes.offer(&"a", limits, 1, false, 0, ms(0));
+    lanes.offer(&"a", limits, LIVE, 0, ms(0));
     assert_eq!(lanes.next(ms(0)).unwrap().items, [0]);
     for item in 1..5 {
-        lanes.offer(&"a", limits, 1, false, item, ms(10));
+        lanes.offer(&"a", limits, LIVE, item, ms(10));
         assert!(lanes.next(ms(10)).is_none());
     }
-    lanes.offer(&"a", limits, 1, false, 5, ms(20));
+    lanes.offer(&"a", limits, LIVE, 5, ms(20));
     assert_eq!(lanes.next(ms(20)).unwrap().items, [1, 2, 3, 4, 5]);
     // The timer that was set meanwhile starts nothing.
     assert!(lanes.next(ms(300)).is_none());
@@ -261,7 +270,7 @@ fn a_slow_lane_of_batches_learns_to_hold_full_ones() {
         }
         // Five rows a millisecond; what is not kept comes again by way of a retry tier.
         for item in 0..5 {
-            lanes.offer(&"table", limits, 1, false, item, now);
+            lanes.offer(&"table", limits, LIVE, item, now);
         }
         while let Some(start) = lanes.next(now) {
             requests += 1;

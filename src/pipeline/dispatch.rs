@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 
 use super::{attempt, park, work::Delivery};
@@ -21,14 +21,20 @@ use crate::{
     destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
-    lane::{Deferral, LaneLimits, Lanes, Moment, Offer, SharedAddress, Start},
+    lane::{Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, SharedAddress, Start},
     metrics::Metrics,
     outbound::Outbound,
     view::{Subscriptions, Target, View},
 };
 
-/// Bytes of events that may be in memory for delivery, in KiB.
+/// Bytes of events that may be in memory for delivery, in KiB: live ones may take half of it,
+/// retries and replays a quarter each, so that none keeps the others out.
 pub const MAX_EVENT_KIB: u32 = 64 * 1024;
+/// Bytes of request bodies that may be in memory, in KiB. Small bodies are not counted: how many
+/// there can be is bounded already.
+pub const MAX_BODY_KIB: u32 = 64 * 1024;
+/// What a small body is.
+const SMALL_BODY: usize = 16 * 1024;
 /// How often lanes are looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a lane that is full but fast is offered a delivery again.
@@ -86,11 +92,10 @@ pub struct Dispatcher {
     /// Wakes the housekeeping when a timer was set that is due before its next round.
     wake: Notify,
     next_round: AtomicU64,
-    budget: Arc<Semaphore>,
-    /// Retries and replays may only use a part of the budget, so that live traffic always moves.
-    retry_budget: Arc<Semaphore>,
-    replay_budget: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    /// What live deliveries, retries and replays may use of the in-flight budget: each its own, so
+    /// that none keeps the others out.
+    budgets: [Budget; Source::ALL.len()],
+    bodies: Semaphore,
     tasks: TaskTracker,
     pub(super) suspending: Mutex<BTreeMap<ConnectorKey, i64>>,
 }
@@ -117,10 +122,12 @@ impl Dispatcher {
             began: Instant::now(),
             wake: Notify::new(),
             next_round: AtomicU64::new(0),
-            budget: Arc::new(Semaphore::new(permits)),
-            retry_budget: Arc::new(Semaphore::new((permits / 2).max(1))),
-            replay_budget: Arc::new(Semaphore::new((permits / 4).max(1))),
-            bytes: Arc::new(Semaphore::new(MAX_EVENT_KIB as usize)),
+            budgets: [
+                Budget::new(permits, MAX_EVENT_KIB / 2),
+                Budget::new(permits / 2, MAX_EVENT_KIB / 4),
+                Budget::new(permits / 4, MAX_EVENT_KIB / 4),
+            ],
+            bodies: Semaphore::new(MAX_BODY_KIB as usize),
             tasks: TaskTracker::new(),
             suspending: Mutex::new(BTreeMap::new()),
             options,
@@ -131,20 +138,21 @@ impl Dispatcher {
 
     /// Waits for a share of the in-flight budget.
     pub async fn permit(&self, source: Source) -> Option<OwnedSemaphorePermit> {
-        // A retry's own share first: holding a part of the common budget while waiting for one's
-        // own would take it from others.
-        let budget = match source {
-            Source::Live => &self.budget,
-            Source::Retry => &self.retry_budget,
-            Source::Replay => &self.replay_budget,
-        };
-        Arc::clone(budget).acquire_owned().await.ok()
+        Arc::clone(&self.budgets[source.index()].deliveries).acquire_owned().await.ok()
     }
 
-    /// Waits for memory for an event of this size.
-    pub async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(MAX_EVENT_KIB).min(MAX_EVENT_KIB);
-        Arc::clone(&self.bytes).acquire_many_owned(kib).await.ok()
+    /// Waits for memory for an event of this size. It is held until the event's record is done.
+    pub async fn memory(&self, source: Source, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let budget = &self.budgets[source.index()];
+        Arc::clone(&budget.kib).acquire_many_owned(kib(bytes, budget.total_kib)).await.ok()
+    }
+
+    /// Waits for memory for a request's body of this size, if it is not small.
+    pub(super) async fn body_memory(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        if bytes <= SMALL_BODY {
+            return None;
+        }
+        self.bodies.acquire_many(kib(bytes, MAX_BODY_KIB)).await.ok()
     }
 
     /// Who of a project wants what. The view is on local disk: when it cannot be read, nothing can
@@ -192,8 +200,9 @@ impl Dispatcher {
         }
     }
 
-    /// Hands a delivery to its lane. Waits only for a lane that is full but fast.
-    pub async fn offer(self: &Arc<Self>, mut delivery: Delivery) {
+    /// Hands a delivery to its lane. Waits only for a lane that is full but fast, and no longer than
+    /// the partition's patience lasts.
+    pub async fn offer(self: &Arc<Self>, mut delivery: Delivery, patience: &mut Patience) {
         let target = Arc::clone(&delivery.target);
         if let Some((reason, words)) = target.held() {
             park::spawn_held(self, delivery, reason, words.to_owned());
@@ -205,13 +214,20 @@ impl Dispatcher {
             return;
         }
         let limits = self.limits(&target);
-        let background = delivery.source == Source::Replay;
+        let source = delivery.source;
+        let mut arrival = Arrival {
+            version: target.version,
+            source,
+            crowded: self.budgets[source.index()].is_short()
+                || delivery.work.partition().is_crowded(),
+            patient: true,
+        };
         loop {
+            let now = self.moment();
+            arrival.patient = patience.is_left(now);
             let (offer, starts) = {
-                let now = self.moment();
                 let mut lanes = self.lanes.lock();
-                let key = &target.key;
-                let offer = lanes.offer(key, limits, target.version, background, delivery, now);
+                let offer = lanes.offer(&target.key, limits, arrival, delivery, now);
                 let starts = take_starts(&mut lanes, now);
                 self.note_timer(lanes.wake_at());
                 (offer, starts)
@@ -229,6 +245,7 @@ impl Dispatcher {
                     }
                     delivery = back;
                     tokio::time::sleep(BUSY_WAIT).await;
+                    patience.held_up(now, self.moment());
                 }
             }
         }
@@ -298,12 +315,7 @@ impl Dispatcher {
 
     /// How many deliveries are in memory.
     pub fn in_flight(&self) -> usize {
-        let total = self.options.max_in_flight as usize;
-        let used =
-            |semaphore: &Semaphore, size: usize| size.saturating_sub(semaphore.available_permits());
-        used(&self.budget, total)
-            + used(&self.retry_budget, (total / 2).max(1))
-            + used(&self.replay_budget, (total / 4).max(1))
+        self.budgets.iter().map(Budget::in_flight).sum()
     }
 
     /// Waits until every task has ended, at most so long.
@@ -336,6 +348,41 @@ impl Dispatcher {
         }
         counts
     }
+}
+
+/// What deliveries of one source may use.
+struct Budget {
+    deliveries: Arc<Semaphore>,
+    total: usize,
+    kib: Arc<Semaphore>,
+    total_kib: u32,
+}
+
+impl Budget {
+    fn new(deliveries: usize, total_kib: u32) -> Self {
+        let total = deliveries.max(1);
+        Self {
+            deliveries: Arc::new(Semaphore::new(total)),
+            total,
+            kib: Arc::new(Semaphore::new(total_kib as usize)),
+            total_kib,
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.total.saturating_sub(self.deliveries.available_permits())
+    }
+
+    /// Whether less than half of it is left.
+    fn is_short(&self) -> bool {
+        self.deliveries.available_permits() * 2 < self.total
+            || self.kib.available_permits() * 2 < self.total_kib as usize
+    }
+}
+
+/// A size in KiB, at least one and never more than there can be.
+fn kib(bytes: usize, most: u32) -> u32 {
+    u32::try_from(bytes / 1024 + 1).unwrap_or(most).min(most)
 }
 
 /// Starts what timers allow, sweeps lanes and sets gauges, as long as the dispatcher lives.

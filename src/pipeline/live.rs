@@ -12,25 +12,32 @@ use crate::{
     codec::{ReadError, cloudevents},
     delivery::{History, Origin, Source},
     kafka::{Assigned, Partition, Record},
+    lane::Patience,
     offsets::Begin,
 };
 
 /// Works until the partition is given up.
 pub async fn run(dispatcher: Arc<Dispatcher>, mut assigned: Assigned) {
     let partition = assigned.partition;
+    let mut patience = Patience::new(dispatcher.moment());
     while let Some(batch) = assigned.records.recv().await {
         for record in batch {
             partition.taken(record.size());
             match partition.begin(record.offset).await {
                 None => return,
                 Some(Begin::AlreadyDone) => {}
-                Some(Begin::Work) => take(&dispatcher, &partition, record).await,
+                Some(Begin::Work) => take(&dispatcher, &partition, record, &mut patience).await,
             }
         }
     }
 }
 
-async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: Record) {
+async fn take(
+    dispatcher: &Arc<Dispatcher>,
+    partition: &Arc<Partition>,
+    record: Record,
+    patience: &mut Patience,
+) {
     let metrics = &dispatcher.options.metrics;
     let event = match dispatcher.options.codec.event(&record, || partition.is_released()).await {
         Ok(event) => event,
@@ -50,7 +57,7 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
         partition.complete(record.offset);
         return;
     }
-    let bytes = dispatcher.memory(event.json.len()).await;
+    let bytes = dispatcher.memory(Source::Live, event.json.len()).await;
     let shares = RecordWork::shares(Arc::clone(partition), record.offset, targets.len(), bytes);
     let event = Arc::new(event);
     let trace = record.header_text(TRACEPARENT);
@@ -76,7 +83,7 @@ async fn take(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: 
         };
         if let Some(delivery) = park::skip(dispatcher, delivery) {
             let permit = dispatcher.permit(Source::Live).await;
-            dispatcher.offer(Delivery { permit, ..delivery }).await;
+            dispatcher.offer(Delivery { permit, ..delivery }, patience).await;
         }
     }
 }

@@ -147,6 +147,11 @@ impl Registrar {
     /// given up before.
     async fn take_over(&self, partition: &Arc<Partition>) -> bool {
         let number = partition.number();
+        if number >= self.partitions {
+            // Added to the topic later: no project belongs here, all commands are passed on.
+            tracing::warn!(partition = number, "a partition beyond those of the state topic");
+            return true;
+        }
         let topic = self.topics.name(TopicKind::State);
         loop {
             if partition.is_released() {

@@ -14,6 +14,7 @@ use crate::{
     codec::{ReadError, RecordKind},
     delivery::{DeliveryRecord, Reason, Source, left_to_wait},
     kafka::{Assigned, Partition, Record},
+    lane::Patience,
     offsets::Begin,
 };
 
@@ -29,6 +30,7 @@ pub async fn run(
     tier: Option<usize>,
 ) {
     let partition = assigned.partition;
+    let mut patience = Patience::new(dispatcher.moment());
     let longest_wait = tier
         .and_then(|tier| dispatcher.options.policy.tiers().get(tier))
         .map_or(Duration::ZERO, crate::delivery::Tier::delay);
@@ -41,7 +43,7 @@ pub async fn run(
                 Err(ReadError::Refused(reason, detail)) => Err((reason, detail)),
             };
             if let Ok(delivery) = &delivery
-                && !wait_until_due(&partition, delivery, longest_wait).await
+                && !wait_until_due(&partition, &record, delivery, longest_wait).await
             {
                 return;
             }
@@ -49,7 +51,10 @@ pub async fn run(
                 None => return,
                 Some(Begin::AlreadyDone) => {}
                 Some(Begin::Work) => match delivery {
-                    Ok(delivery) => take(&dispatcher, &partition, &record, delivery, source).await,
+                    Ok(delivery) => {
+                        let next = Due { record: &record, waited: delivery, source };
+                        take(&dispatcher, &partition, next, &mut patience).await;
+                    }
                     Err((reason, detail)) => {
                         dispatcher.options.metrics.event_rejected(reason);
                         park::spawn_poison(&dispatcher, &partition, record, reason, detail);
@@ -73,33 +78,42 @@ async fn read(
 }
 
 /// False when the partition was given up meanwhile.
-async fn wait_until_due(partition: &Partition, record: &DeliveryRecord, longest: Duration) -> bool {
-    let mut waited = Duration::ZERO;
+async fn wait_until_due(
+    partition: &Partition,
+    record: &Record,
+    delivery: &DeliveryRecord,
+    longest: Duration,
+) -> bool {
     loop {
         if partition.is_released() {
             return false;
         }
-        let left = left_to_wait(record.due_at, clock::now(), waited, longest);
+        let left = left_to_wait(delivery.due_at, clock::now(), record.age(), longest);
         if left.is_zero() {
             return true;
         }
-        let nap = left.min(LONGEST_NAP);
-        tokio::time::sleep(nap).await;
-        waited += nap;
+        tokio::time::sleep(left.min(LONGEST_NAP)).await;
     }
+}
+
+/// A record that is due.
+struct Due<'a> {
+    record: &'a Record,
+    waited: DeliveryRecord,
+    source: Source,
 }
 
 async fn take(
     dispatcher: &Arc<Dispatcher>,
     partition: &Arc<Partition>,
-    record: &Record,
-    waited: DeliveryRecord,
-    source: Source,
+    due: Due<'_>,
+    patience: &mut Patience,
 ) {
+    let Due { record, waited, source } = due;
     let subscriptions = dispatcher.subscriptions(&waited.connector.project).await;
-    let Some(work) = RecordWork::shares(Arc::clone(partition), record.offset, 1, None).pop() else {
-        return;
-    };
+    let bytes = dispatcher.memory(source, waited.event.json.len()).await;
+    let shares = RecordWork::shares(Arc::clone(partition), record.offset, 1, bytes);
+    let Some(work) = shares.into_iter().next() else { return };
     let target = match subscriptions.still_wanted(&waited.connector.connector, waited.event.kind) {
         Ok(target) => target,
         Err(reason) => {
@@ -123,6 +137,6 @@ async fn take(
     };
     if let Some(delivery) = park::skip(dispatcher, delivery) {
         let permit = dispatcher.permit(source).await;
-        dispatcher.offer(Delivery { permit, ..delivery }).await;
+        dispatcher.offer(Delivery { permit, ..delivery }, patience).await;
     }
 }

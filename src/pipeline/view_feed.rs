@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
     codec::{Codec, ReadError, RecordKind},
-    connector::{StateKey, StateRecord},
+    connector::{StateKey, StateRecord, partition_of},
     id::CommandId,
     kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record},
     metrics::Metrics,
@@ -34,21 +34,29 @@ pub struct ViewFeed {
     caught_up: watch::Receiver<bool>,
     stop: Arc<AtomicBool>,
     failed: Arc<Mutex<Option<String>>>,
-    partitions: i32,
+    belonging: i32,
 }
 
 impl ViewFeed {
-    /// Starts feeding. The view must belong to the cluster behind the connection.
+    /// Starts feeding. The view must belong to the cluster behind the connection. Projects belong to
+    /// one of the first `belonging` partitions, or of all when nothing is said.
     pub fn start(
         connection: &Connection,
         topic: &str,
         view: Arc<View>,
         codec: Codec,
         metrics: Arc<Metrics>,
+        belonging: Option<i32>,
     ) -> Result<Self, KafkaError> {
         let partitions = Admin::new(connection)?.partitions(topic)?;
         if partitions == 0 {
             return Err(KafkaError::TopicMissing(topic.to_owned()));
+        }
+        let belonging = belonging.unwrap_or(partitions);
+        if belonging > partitions {
+            return Err(KafkaError::Other(format!(
+                "topics.state_partitions is {belonging}, but topic {topic} has {partitions}"
+            )));
         }
         let from: BTreeMap<i32, Offset> =
             (0..partitions).map(|p| (p, start_of(view.position(p).next_offset))).collect();
@@ -70,6 +78,7 @@ impl ViewFeed {
             stop: Arc::clone(&stop),
             last_lag: Instant::now(),
             partitions,
+            belonging,
         };
         let failure = Arc::clone(&failed);
         thread::Builder::new()
@@ -81,7 +90,7 @@ impl ViewFeed {
                 }
             })
             .map_err(|error| KafkaError::Other(format!("cannot start a thread: {error}")))?;
-        Ok(Self { caught_up, stop, failed, partitions })
+        Ok(Self { caught_up, stop, failed, belonging })
     }
 
     /// Waits until the view has everything that was in the topic when this program started.
@@ -101,9 +110,9 @@ impl ViewFeed {
         self.failed.lock().clone()
     }
 
-    /// How many partitions the state topic has.
+    /// Over how many partitions the projects are spread.
     pub fn partitions(&self) -> i32 {
-        self.partitions
+        self.belonging
     }
 }
 
@@ -129,6 +138,7 @@ struct Feeder {
     stop: Arc<AtomicBool>,
     last_lag: Instant,
     partitions: i32,
+    belonging: i32,
 }
 
 impl Feeder {
@@ -195,6 +205,9 @@ impl Feeder {
                 }
             }
             let skipped = total - states.len();
+            for state in &states {
+                check_belongs(&state.key, partition, self.belonging)?;
+            }
             let applied = self
                 .view
                 .apply(partition, &states, next_offset)
@@ -270,6 +283,22 @@ impl Feeder {
     }
 }
 
+/// A topic that got more partitions puts projects elsewhere than before: the newer decisions of one
+/// would stand beside its older ones, and nobody could tell which are which.
+fn check_belongs(key: &StateKey, partition: i32, partitions: i32) -> Result<(), String> {
+    let project = key.project();
+    let right = partition_of(project.as_str(), partitions);
+    if right == partition {
+        return Ok(());
+    }
+    Err(format!(
+        "project {project} has its state in partition {partition} of the state topic, but of \
+         {partitions} partitions it belongs in {right}: the topic was given more partitions after \
+         it was first used. Set topics.state_partitions to the number that it had before, then \
+         start again"
+    ))
+}
+
 /// Told to stop while a record waited for its schema.
 struct Stopped;
 
@@ -280,4 +309,24 @@ fn read_headers(record: &Record) -> Option<StateRecord> {
     let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
     let key = StateKey::parse(key).ok()?;
     Some(StateRecord { command_offset, command_id, key, value: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_in_a_partition_that_is_not_its_projects_is_refused() {
+        for project in 0..100 {
+            let key = StateKey::parse(&format!("proj_{project}/conn_1")).unwrap();
+            let own = partition_of(&format!("proj_{project}"), 6);
+            for partition in 0..6 {
+                let checked = check_belongs(&key, partition, 6);
+                assert_eq!(checked.is_ok(), partition == own);
+            }
+        }
+        let key = StateKey::parse("proj_1").unwrap();
+        let error = (0..8).find_map(|p| check_belongs(&key, p, 8).err()).unwrap();
+        assert!(error.contains("topics.state_partitions"), "{error}");
+    }
 }

@@ -10,11 +10,15 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewPartitions},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::{Header, Headers, Message, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
 use serde_json::Value;
+
+use super::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -150,6 +154,40 @@ impl Kafka {
         self.write(topic, records);
     }
 
+    /// Removes a topic with all its records.
+    pub(crate) fn delete_topic(&self, topic: &str) {
+        let (admin, options) = self.admin();
+        let deleted = block_on(admin.delete_topics(&[topic], &options)).unwrap();
+        assert_eq!(deleted, [Ok(topic.to_owned())]);
+        wait_until("the topic is gone", PATIENCE, || {
+            !self.topics().iter().any(|name| name == topic)
+        });
+    }
+
+    /// Gives a topic more partitions.
+    pub(crate) fn grow_topic(&self, topic: &str, partitions: usize) {
+        let (admin, options) = self.admin();
+        let grown = NewPartitions::new(topic, partitions);
+        let grown = block_on(admin.create_partitions(&[grown], &options)).unwrap();
+        assert_eq!(grown, [Ok(topic.to_owned())]);
+        wait_until("the topic has its partitions", PATIENCE, || {
+            usize::try_from(self.partitions(topic)).unwrap() == partitions
+        });
+    }
+
+    /// Removes a partition's records before an offset, as retention does.
+    pub(crate) fn delete_records_before(&self, topic: &str, partition: i32, offset: i64) {
+        let (admin, options) = self.admin();
+        let mut before = TopicPartitionList::new();
+        before.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        block_on(admin.delete_records(&before, &options)).unwrap();
+    }
+
+    fn admin(&self) -> (AdminClient<DefaultClientContext>, AdminOptions) {
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        (self.client().create().unwrap(), options.request_timeout(Some(PATIENCE)))
+    }
+
     pub(crate) fn partitions(&self, topic: &str) -> i32 {
         let metadata = self.consumer("none").fetch_metadata(Some(topic), PATIENCE).unwrap();
         i32::try_from(metadata.topics()[0].partitions().len()).unwrap()
@@ -223,6 +261,10 @@ impl Kafka {
                 || (partition.offset == Some(partition.end) && partition.metadata.is_empty())
         })
     }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 fn copy(message: &impl Message) -> Read {

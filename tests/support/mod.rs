@@ -5,7 +5,9 @@
 
 pub(crate) mod broker;
 pub(crate) mod events;
+pub(crate) mod fault_server;
 pub(crate) mod kafka;
+pub(crate) mod load;
 pub(crate) mod serve;
 pub(crate) mod sink;
 

@@ -47,10 +47,18 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("dunmore.toml");
         let group = format!("{prefix}group");
+        // A test may choose its own session timeout.
+        let session = if more.contains("session.timeout.ms") {
+            String::new()
+        } else {
+            format!(
+                "kafka.properties.\"session.timeout.ms\" = \"{SESSION_TIMEOUT_MS}\"\n\
+                 kafka.properties.\"heartbeat.interval.ms\" = \"500\"\n"
+            )
+        };
         let text = format!(
             "kafka.bootstrap_servers = \"{bootstrap}\"\n\
-             kafka.properties.\"session.timeout.ms\" = \"{SESSION_TIMEOUT_MS}\"\n\
-             kafka.properties.\"heartbeat.interval.ms\" = \"500\"\n\
+             {session}\
              topics.prefix = \"{prefix}\"\n\
              group.id = \"{group}\"\n\
              secrets.keys = [\"k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"]\n\
@@ -253,6 +261,38 @@ impl Serve {
         self.terminate();
         let status = self.wait();
         assert!(status.success(), "{status}:\n{}", self.log_tail());
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// What `/readyz` answers.
+    pub(crate) fn readiness(&self) -> (u16, String) {
+        get(self.admin, "/readyz").unwrap_or_default()
+    }
+
+    /// What `/healthz` answers.
+    pub(crate) fn health(&self) -> (u16, String) {
+        get(self.admin, "/healthz").unwrap_or_default()
+    }
+
+    /// Whether the process still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it ends by itself; whether it ended well.
+    pub(crate) fn ended(mut self) -> bool {
+        self.wait().success()
+    }
+
+    /// Resident memory in MB.
+    pub(crate) fn resident_mb(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
     fn pid(&self) -> Pid {

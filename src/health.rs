@@ -1,0 +1,108 @@
+//! How this instance is: what it waits for, what an operator should know of, and why it cannot go
+//! on, if so. The admin server asks.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+
+use crate::{
+    admin::Health,
+    codec::Codec,
+    kafka::{Trouble, Watch},
+    metrics::Metrics,
+    pipeline::ViewFeed,
+};
+
+/// How often the cluster is looked at.
+const KAFKA_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the admin server is asked for.
+pub struct ServiceHealth {
+    feed: ViewFeed,
+    codec: Codec,
+    checks: Mutex<Checks>,
+}
+
+#[derive(Default)]
+struct Checks {
+    waiting_for: Vec<&'static str>,
+    troubles: Vec<Trouble>,
+    failure: Option<String>,
+}
+
+impl ServiceHealth {
+    /// Of an instance whose view is fed like this, and that reads and writes records like this.
+    pub fn new(feed: ViewFeed, codec: Codec) -> Self {
+        Self { feed, codec, checks: Mutex::default() }
+    }
+
+    /// The view's feed.
+    pub fn feed(&self) -> &ViewFeed {
+        &self.feed
+    }
+
+    /// What has to happen before this instance is ready.
+    pub fn wait_for(&self, what: Vec<&'static str>) {
+        self.checks.lock().waiting_for = what;
+    }
+
+    /// The instance cannot go on. The first reason stays.
+    pub fn fail(&self, why: String) {
+        self.checks.lock().failure.get_or_insert(why);
+    }
+
+    /// What is wrong with the cluster at present; told once in the log when it changes.
+    fn trouble(&self, now: Vec<Trouble>) {
+        let mut checks = self.checks.lock();
+        for trouble in now.iter().filter(|trouble| !checks.troubles.contains(trouble)) {
+            tracing::warn!(kind = trouble.kind.as_str(), "{}", trouble.words);
+        }
+        if now.is_empty() && !checks.troubles.is_empty() {
+            tracing::info!("Kafka is as it should be again");
+        }
+        checks.troubles = now;
+    }
+}
+
+impl Health for ServiceHealth {
+    fn not_ready(&self) -> Vec<String> {
+        let checks = self.checks.lock();
+        let mut waiting_for: Vec<String> =
+            checks.waiting_for.iter().map(|what| (*what).to_owned()).collect();
+        if !self.feed.is_caught_up() {
+            waiting_for.push("the view to catch up".to_owned());
+        }
+        if self.codec.is_waiting() {
+            waiting_for.push("the schema registry to answer".to_owned());
+        }
+        let stopping = checks.troubles.iter().filter(|trouble| trouble.kind.stops_work());
+        waiting_for.extend(stopping.map(|trouble| trouble.words.clone()));
+        waiting_for
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let checks = self.checks.lock();
+        let others = checks.troubles.iter().filter(|trouble| !trouble.kind.stops_work());
+        others.map(|trouble| trouble.words.clone()).collect()
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.checks.lock().failure.clone().or_else(|| self.feed.failure())
+    }
+}
+
+/// Looks at the cluster for as long as this runs, and tells health and metrics what it finds.
+pub async fn watch_kafka(watch: Watch, health: Arc<ServiceHealth>, metrics: Arc<Metrics>) {
+    let watch = Arc::new(watch);
+    loop {
+        let looking = Arc::clone(&watch);
+        match tokio::task::spawn_blocking(move || looking.look()).await {
+            Ok(troubles) => {
+                metrics.set_kafka_troubles(&troubles);
+                health.trouble(troubles);
+            }
+            Err(error) => tracing::error!(%error, "the look at the cluster failed"),
+        }
+        tokio::time::sleep(KAFKA_INTERVAL).await;
+    }
+}
