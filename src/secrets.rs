@@ -18,8 +18,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     connector::{
-        Change, Command, ConfigValue, Connector, FieldError, Problem, ProblemCode, Sealed, mask,
-        to_setting,
+        Change, Command, CommandBody, ConfigValue, Connector, FieldError, Problem, ProblemCode,
+        Sealed, mask, to_setting,
     },
     destination::{ConnectorType, Setting, Settings},
     id::ConnectorKey,
@@ -138,6 +138,58 @@ impl Keyring {
             {
                 *value = ConfigValue::Sealed(self.seal_value(&connector.key, name, plain));
             }
+        }
+    }
+
+    /// The id of the key that encrypts.
+    #[must_use]
+    pub fn first_key(&self) -> &str {
+        &self.keys[0].id
+    }
+
+    /// Encrypts the secrets of what a command changes, with the key that it names if it does.
+    pub fn seal_decided(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {
+        self.seal_change(change);
+        match &command.body {
+            CommandBody::Reencrypt { key, .. } => self.reseal_change(change, key),
+            _ => Ok(()),
+        }
+    }
+
+    /// Encrypts the secrets of a change anew that another key than the first encrypted. The first
+    /// must be the one that the sender means: an instance with other settings would undo its work.
+    fn reseal_change(&self, change: &mut Change, key: &str) -> Result<(), Problem> {
+        if self.first_key() != key {
+            let message = format!(
+                "is not the first of secrets.keys where commands are decided, which is {:?}: give \
+                 every instance the same keys, this one first",
+                self.first_key()
+            );
+            let errors = vec![FieldError::new("key", message)];
+            return Err(Problem::with_fields(ProblemCode::ValidationFailed, errors));
+        }
+        let Change::ConnectorSet(connector) = change else { return Ok(()) };
+        let mut errors = Vec::new();
+        for (name, value) in connector.config.iter_mut() {
+            let ConfigValue::Sealed(sealed) = value else { continue };
+            if sealed.key_id == key {
+                continue;
+            }
+            match self.open(&connector.key, name, sealed) {
+                // The mask stays, whatever made it: somebody may send it back.
+                Ok(plain) => {
+                    let anew = self.seal(&connector.key, name, plain.expose_secret());
+                    *sealed = Sealed { mask: std::mem::take(&mut sealed.mask), ..anew };
+                }
+                Err(error) => {
+                    errors.push(FieldError::new(format!("config.{name}"), error.to_string()));
+                }
+            }
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::with_fields(ProblemCode::SecretUnreadable, errors))
         }
     }
 
@@ -358,6 +410,99 @@ mod tests {
         );
         let settings = ring.settings(&connector, None).unwrap();
         assert_eq!(settings.text("webhookUrl").unwrap(), URL);
+    }
+
+    #[test]
+    fn a_change_is_encrypted_anew_with_the_first_key_and_keeps_its_mask() {
+        let rotated = ring(&[("k2", 9), ("k1", 7)]);
+        let mut before = connector();
+        let Some((_, ConfigValue::Sealed(sealed))) = before.config.iter_mut().next() else {
+            panic!()
+        };
+        // As an earlier version of the mask may have been.
+        "…earlier".clone_into(&mut sealed.mask);
+        let mut change = Change::ConnectorSet(before.clone());
+        rotated.reseal_change(&mut change, "k2").unwrap();
+        let Change::ConnectorSet(after) = &change else { panic!() };
+        assert_eq!(after.to_public_json(), before.to_public_json());
+        let only_new = ring(&[("k2", 9)]);
+        assert_eq!(only_new.settings(after, None).unwrap().text("webhookUrl").unwrap(), URL);
+        // What has the key already is left as it is.
+        let once = change.clone();
+        rotated.reseal_change(&mut change, "k2").unwrap();
+        assert_eq!(change, once);
+
+        let problem = ring(&[("k1", 7), ("k2", 9)]).reseal_change(&mut change, "k2").unwrap_err();
+        assert!(problem.code == ProblemCode::ValidationFailed && problem.detail.contains("k1"));
+        let mut unreadable = Change::ConnectorSet(before);
+        let problem = only_new.reseal_change(&mut unreadable, "k2").unwrap_err();
+        assert_eq!(problem.code, ProblemCode::SecretUnreadable);
+    }
+
+    /// Whatever is wrong with a command, what it says of that goes to a topic and a log.
+    #[test]
+    fn no_refusal_of_a_command_quotes_a_value_of_its_configuration() {
+        const CANARY: &str = "canary-5e1f";
+        let ring = ring(&[("k1", 7)]);
+        let shapes = [
+            serde_json::json!(CANARY),
+            serde_json::json!([CANARY]),
+            serde_json::json!({ CANARY: CANARY }),
+            serde_json::json!({ "$sealed": CANARY }),
+            serde_json::json!({ "$sealed": { "key": 1, "nonce": CANARY } }),
+            serde_json::json!({ "$sealed":
+                { "key": "k1", "nonce": CANARY, "data": CANARY, "mask": CANARY } }),
+            serde_json::json!(format!("https://{CANARY}@[{CANARY}]:{CANARY}/{CANARY}")),
+            serde_json::json!(format!("http://127.0.0.1/{CANARY}")),
+            serde_json::json!(format!("{CANARY} {CANARY}")),
+            serde_json::json!(format!("…{CANARY}")),
+        ];
+        let egress = crate::egress::EgressPolicy::default();
+        let context = crate::connector::Context {
+            at: crate::clock::Timestamp::from_millis(0),
+            offset: 0,
+            egress: &egress,
+        };
+        let project = crate::connector::Project::from_json(include_bytes!(
+            "../tests/fixtures/records/state-project-1.json"
+        ));
+        let state = crate::connector::ProjectState {
+            project: Some(project.unwrap()),
+            connectors: std::collections::BTreeMap::new(),
+        };
+        let mut told = 0;
+        for kind in ConnectorType::ALL {
+            for field in kind.spec().fields.iter().filter(|field| field.secret) {
+                for shape in &shapes {
+                    let json = serde_json::json!({ "id": "cmd_1", "type": "connector.create",
+                        "projectId": "proj_1", "connectorId": "conn_1", "connector": { "type": kind,
+                        "config": { field.name: shape }, "eventTypes": ["*"] } });
+                    // Cut in the middle of the value, and unknown besides.
+                    let cut = json.to_string().replace(CANARY, "canary-5e1f\u{1}");
+                    let unknown = json.to_string().replace("\"config\"", "\"confg\"");
+                    for text in [json.to_string(), cut, unknown] {
+                        let problem = match Command::read(text.as_bytes()) {
+                            Err(refused) => format!("{refused:?}"),
+                            Ok(mut command) => match ring.open_command(&mut command) {
+                                Err(problem) => format!("{problem:?}"),
+                                Ok(()) => format!(
+                                    "{:?}",
+                                    crate::connector::decide(&state, &command, &context)
+                                ),
+                            },
+                        };
+                        told += 1;
+                        assert!(!problem.contains("canary"), "{text}: {problem}");
+                    }
+                    let event = crate::event::Event::from_json(json.to_string().into());
+                    assert!(!event.unwrap_err().to_string().contains("canary"));
+                    let record =
+                        crate::delivery::DeliveryRecord::from_json(json.to_string().as_bytes());
+                    assert!(!record.unwrap_err().to_string().contains("canary"));
+                }
+            }
+        }
+        assert!(told > 500, "{told}");
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::{
     kafka::{Connection, TopicKind, Topics},
     metrics::Metrics,
     pipeline::Dispatcher,
+    telemetry,
     tokens::Tokens,
     view::View,
 };
@@ -191,5 +192,7 @@ fn unavailable(error: impl std::fmt::Display) -> Problem {
 async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, crate::kafka::KafkaError> + Send + 'static,
 ) -> anyhow::Result<T> {
-    Ok(tokio::task::spawn_blocking(call).await.map_err(|error| anyhow!(error))??)
+    Ok(tokio::task::spawn_blocking(call)
+        .await
+        .map_err(|error| anyhow!(telemetry::early_end(&error)))??)
 }

@@ -1,10 +1,6 @@
 //! `dunmore project` and `dunmore connector`.
 
-use std::{
-    collections::BTreeMap,
-    io::Read,
-    time::{Duration, Instant},
-};
+use std::io::Read;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -14,23 +10,16 @@ use uuid::Uuid;
 
 use super::{
     Common, Said, Usage,
-    control::{ControlClient, blocking},
+    control::ControlClient,
     load,
     output::{self, Output},
-    start_logs,
+    start_logs, state,
 };
 use crate::{
-    codec::{Codec, ReadError, RecordKind},
-    connector::{
-        Change, Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, Refused,
-        StateKey, partition_of,
-    },
+    connector::{Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, Refused},
     id::{CommandId, ConnectorId, ProjectId},
-    kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, TopicKind, Topics},
+    kafka::Topics,
 };
-
-/// How long reading the state topic may take without progress.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Subcommand, Debug)]
 pub enum ProjectCommand {
@@ -234,7 +223,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
     }
 }
 
-fn new_command_id() -> CommandId {
+pub(super) fn new_command_id() -> CommandId {
     CommandId::from_uuid(Uuid::now_v7())
 }
 
@@ -302,7 +291,8 @@ fn report(common: &Common, result: &CommandResult, done: &str) -> anyhow::Result
     Err(Said.into())
 }
 
-fn describe(problem: &Problem) -> String {
+/// A problem as text for people.
+pub(super) fn describe(problem: &Problem) -> String {
     let mut text = format!("{} ({})", problem.detail, problem.code.as_str());
     for error in &problem.errors {
         text.push_str(&format!("\n  {}: {}", error.field, error.message));
@@ -341,67 +331,5 @@ fn list(common: &Common, connectors: &[Connector]) -> anyhow::Result<()> {
 async fn read_connectors(common: &Common, project: &ProjectId) -> anyhow::Result<Vec<Connector>> {
     start_logs(common, "error")?;
     let config = load(common)?;
-    let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
-    let (topic, wanted) = (topics.name(TopicKind::State), project.clone());
-    let codec = super::reading_codec(&config)?;
-    Ok(blocking(move || fold_project(&connection, &topic, &codec, &wanted)).await?)
-}
-
-fn fold_project(
-    connection: &Connection,
-    topic: &str,
-    codec: &Codec,
-    project: &ProjectId,
-) -> Result<Vec<Connector>, KafkaError> {
-    let count = Admin::new(connection)?.partitions(topic)?;
-    if count == 0 {
-        return Err(KafkaError::TopicMissing(topic.to_owned()));
-    }
-    let partition = partition_of(project.as_str(), count);
-    let reader = Reader::new(connection, topic, &BTreeMap::from([(partition, Offset::Beginning)]))?;
-    let mut found: BTreeMap<ConnectorId, Connector> = BTreeMap::new();
-    let mut last_progress = Instant::now();
-    loop {
-        match reader.poll(Duration::from_millis(200)) {
-            ReaderEvent::End { .. } => return Ok(found.into_values().collect()),
-            ReaderEvent::Record(record) => {
-                last_progress = Instant::now();
-                let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-                let Some(Ok(key)) = key.map(StateKey::parse) else { continue };
-                if key.project() != project {
-                    continue;
-                }
-                let late = || last_progress.elapsed() > READ_TIMEOUT;
-                let value = record
-                    .value
-                    .map(|value| codec.decode_blocking(RecordKind::State, &value, late));
-                let value = value.transpose().map_err(|error| match error {
-                    ReadError::Refused(_, detail) => KafkaError::Other(detail),
-                    ReadError::GivenUp => KafkaError::Other(
-                        "the schema registry does not answer (schema_registry.url)".to_owned(),
-                    ),
-                })?;
-                match key.read(value.as_deref()) {
-                    Ok(Change::ConnectorSet(connector)) => {
-                        let known = found.get(&connector.key.connector);
-                        if known.is_none_or(|known| known.version <= connector.version) {
-                            found.insert(connector.key.connector.clone(), connector);
-                        }
-                    }
-                    Ok(Change::ConnectorGone(key)) => {
-                        found.remove(&key.connector);
-                    }
-                    _ => {}
-                }
-            }
-            ReaderEvent::Trouble(error) if last_progress.elapsed() > READ_TIMEOUT => {
-                return Err(KafkaError::Other(error));
-            }
-            _ if last_progress.elapsed() > READ_TIMEOUT => {
-                return Err(KafkaError::Other(format!("{topic} could not be read in time")));
-            }
-            _ => {}
-        }
-    }
+    state::read(&config, Some(project)).await
 }

@@ -1,6 +1,11 @@
 //! Sends connector commands and waits for their results.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::try_join_all;
 
 use crate::{
     codec::{Codec, RecordKind},
@@ -11,6 +16,7 @@ use crate::{
         TopicKind, Topics,
     },
     metrics::Metrics,
+    telemetry,
 };
 
 /// How long a result is waited for.
@@ -27,7 +33,7 @@ pub enum ControlError {
     NotSent(#[from] ProduceError),
     /// Nobody answered in time.
     #[error(
-        "no result after {seconds} s: is a `dunmore serve` with the role registrar running on these topics? The command {command} is in the log and will be decided when one is",
+        "no result for {seconds} s: is a `dunmore serve` with the role registrar running on these topics? The command {command} is in the log and will be decided when one is",
         seconds = RESULT_TIMEOUT.as_secs()
     )]
     NoResult {
@@ -36,7 +42,10 @@ pub enum ControlError {
     },
 }
 
-/// Sends commands one after the other.
+/// Commands that are sent before their results are waited for.
+const MAX_AHEAD: usize = 500;
+
+/// Sends commands and waits for their results.
 pub struct ControlClient {
     connection: Connection,
     topics: Topics,
@@ -58,36 +67,71 @@ impl ControlClient {
 
     /// Sends a command and waits for its result.
     pub async fn send(&self, command: &Command) -> Result<CommandResult, ControlError> {
-        // The reader stands at the end of the results before the command is written.
+        let mut found = None;
+        self.send_all(std::slice::from_ref(command), |result| found = Some(result)).await?;
+        found.ok_or_else(|| ControlError::NoResult { command: command.id.clone() })
+    }
+
+    /// Sends commands, [`MAX_AHEAD`] of them before the first one's result is there, and tells
+    /// each result. They are decided in any order.
+    pub async fn send_all(
+        &self,
+        commands: &[Command],
+        mut each: impl FnMut(CommandResult),
+    ) -> Result<(), ControlError> {
+        // The reader stands at the end of the results before a command is written.
         let (connection, topic) = (self.connection.clone(), self.topics.name(TopicKind::Results));
-        let reader = blocking(move || Reader::all(&connection, &topic, Offset::End)).await?;
+        let mut reader = blocking(move || Reader::all(&connection, &topic, Offset::End)).await?;
+        let topic = self.topics.name(TopicKind::Commands);
+        for commands in commands.chunks(MAX_AHEAD) {
+            try_join_all(commands.iter().map(|command| self.write(&topic, command))).await?;
+            let mut wanted: BTreeSet<CommandId> = commands.iter().map(|c| c.id.clone()).collect();
+            while let Some(waiting) = wanted.first().cloned() {
+                let codec = self.codec.clone();
+                let found;
+                (reader, wanted, found) = blocking(move || {
+                    let found = next_result(&reader, &codec, &mut wanted);
+                    Ok((reader, wanted, found))
+                })
+                .await?;
+                each(found.ok_or(ControlError::NoResult { command: waiting })?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, topic: &str, command: &Command) -> Result<(), ProduceError> {
         let value = self.codec.encode(TopicKind::Commands, command.to_json());
         let record = Outgoing {
-            topic: &self.topics.name(TopicKind::Commands),
+            topic,
             partition: None,
             key: command.project.as_str().as_bytes(),
             value: Some(&value),
             headers: Vec::new(),
         };
         self.producer.send(&record).await?;
-        let id = command.id.clone();
-        let wanted = id.clone();
-        let codec = self.codec.clone();
-        let found = blocking(move || Ok(wait_for(&reader, &codec, &wanted))).await?;
-        found.ok_or(ControlError::NoResult { command: id })
+        Ok(())
     }
 }
 
-fn wait_for(reader: &Reader, codec: &Codec, id: &CommandId) -> Option<CommandResult> {
+/// The next result of one of these commands, which is then taken out of them.
+fn next_result(
+    reader: &Reader,
+    codec: &Codec,
+    wanted: &mut BTreeSet<CommandId>,
+) -> Option<CommandResult> {
     let deadline = Instant::now() + RESULT_TIMEOUT;
     let late = || Instant::now() >= deadline;
     while Instant::now() < deadline {
         if let ReaderEvent::Record(record) = reader.poll(Duration::from_millis(100))
-            && record.key.as_deref() == Some(id.as_str().as_bytes())
+            && let Some(id) = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
+            && let Ok(id) = CommandId::parse(id)
+            && wanted.contains(&id)
             && let value = record.value.unwrap_or_default()
             && let Ok(json) = codec.decode_blocking(RecordKind::Result, &value, late)
             && let Ok(result) = CommandResult::from_json(&json)
         {
+            wanted.remove(&id);
             return Some(result);
         }
     }
@@ -98,5 +142,7 @@ fn wait_for(reader: &Reader, codec: &Codec, id: &CommandId) -> Option<CommandRes
 pub async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
 ) -> Result<T, KafkaError> {
-    tokio::task::spawn_blocking(call).await.map_err(|e| KafkaError::Other(e.to_string()))?
+    tokio::task::spawn_blocking(call)
+        .await
+        .map_err(|e| KafkaError::Other(telemetry::early_end(&e)))?
 }

@@ -7,8 +7,10 @@ mod event;
 mod openapi;
 mod output;
 mod schemas;
+mod secrets;
 mod serve;
 mod settings;
+mod state;
 mod token;
 mod topics;
 
@@ -117,6 +119,11 @@ enum Command {
         #[command(subcommand)]
         command: schemas::SchemasCommand,
     },
+    /// Change the keys that encrypt connectors' secrets.
+    Secrets {
+        #[command(subcommand)]
+        command: secrets::SecretsCommand,
+    },
     /// Make tokens for the API.
     Token {
         #[command(subcommand)]
@@ -144,6 +151,7 @@ pub struct Said;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    telemetry::keep_panics_quiet();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -193,6 +201,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Destination { command } => destination::run(&common, &command),
         Command::Event { command } => event::run(&common, command).await,
         Command::Schemas { command } => schemas::run(&common, command).await,
+        Command::Secrets { command } => secrets::run(&common, command).await,
         Command::Token { command } => token::run(&common, command),
         Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),

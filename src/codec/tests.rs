@@ -21,6 +21,7 @@ const RECORDS: &[(RecordKind, &str)] = &[
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-update-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-delete-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-suspend-1.json")),
+    (RecordKind::Command, include_str!("../../tests/fixtures/records/command-reencrypt-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-set-tier-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-project-1.json")),

@@ -46,8 +46,9 @@ pub trait Registry {
     /// Makes encrypted values of a command readable.
     fn open(&self, command: &mut Command) -> Result<(), Problem>;
 
-    /// Encrypts the secrets of a change.
-    fn seal(&self, change: &mut Change);
+    /// Encrypts the secrets of what a command changes. Deciding again encrypts with other nonces,
+    /// to the same meaning: of two records of one command the fold takes the first.
+    fn seal(&self, command: &Command, change: &mut Change) -> Result<(), Problem>;
 }
 
 /// Which partition of how many a registrar decides for, and by which rules.
@@ -158,13 +159,17 @@ impl Batch {
         let name = command.name();
         let mut opened = command.clone();
         let context = Context { at: asked.at, offset: asked.offset, egress: office.egress };
-        let decision = match registry.open(&mut opened) {
+        let mut decision = match registry.open(&mut opened) {
             Ok(()) => decide(state, &opened, &context),
             Err(problem) => Decision::Rejected(problem),
         };
+        if let Decision::Accepted(change) = &mut decision
+            && let Err(problem) = registry.seal(&command, change)
+        {
+            decision = Decision::Rejected(problem);
+        }
         match decision {
-            Decision::Accepted(mut change) => {
-                registry.seal(&mut change);
+            Decision::Accepted(change) => {
                 state.apply(&change);
                 self.accepted.push(CommandResult::accepted(&command, &change));
                 self.state.push(StateRecord {

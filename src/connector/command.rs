@@ -64,6 +64,13 @@ pub enum CommandBody {
         /// Only if the connector is not newer than this version.
         if_version: Option<i64>,
     },
+    /// Encrypt a connector's secrets anew; nothing else about it changes.
+    Reencrypt {
+        /// Which one.
+        connector: ConnectorId,
+        /// The id of the key to encrypt with: the first one where the command is decided.
+        key: String,
+    },
     /// Say what a project pays for.
     SetTier {
         /// The tier.
@@ -104,12 +111,14 @@ const CREATE: &str = "connector.create";
 const UPDATE: &str = "connector.update";
 const DELETE: &str = "connector.delete";
 const SUSPEND: &str = "connector.suspend";
+const REENCRYPT: &str = "connector.reencrypt";
 const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
-    pub const NAMES: &[&'static str] = &[CREATE, UPDATE, DELETE, SUSPEND, SET_TIER, UNKNOWN];
+    pub const NAMES: &[&'static str] =
+        &[CREATE, UPDATE, DELETE, SUSPEND, REENCRYPT, SET_TIER, UNKNOWN];
 
     /// The command's name.
     #[must_use]
@@ -119,6 +128,7 @@ impl CommandBody {
             Self::Update { .. } => UPDATE,
             Self::Delete { .. } => DELETE,
             Self::Suspend { .. } => SUSPEND,
+            Self::Reencrypt { .. } => REENCRYPT,
             Self::SetTier { .. } => SET_TIER,
         }
     }
@@ -130,7 +140,8 @@ impl CommandBody {
             Self::Create { connector, .. }
             | Self::Update { connector, .. }
             | Self::Delete { connector, .. }
-            | Self::Suspend { connector, .. } => Some(connector),
+            | Self::Suspend { connector, .. }
+            | Self::Reencrypt { connector, .. } => Some(connector),
             Self::SetTier { .. } => None,
         }
     }
@@ -142,7 +153,7 @@ impl CommandBody {
             Self::Update { if_version, .. }
             | Self::Delete { if_version, .. }
             | Self::Suspend { if_version, .. } => *if_version,
-            Self::Create { .. } | Self::SetTier { .. } => None,
+            Self::Create { .. } | Self::Reencrypt { .. } | Self::SetTier { .. } => None,
         }
     }
 
@@ -224,6 +235,7 @@ impl Command {
             CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
             CommandBody::Delete { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
+            CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
             CommandBody::SetTier { tier } => json["tier"] = json!(tier),
         }
         if let Some(version) = self.body.if_version() {
@@ -261,6 +273,7 @@ fn read_body(fields: &mut Fields) -> Result<(&'static str, Option<CommandBody>),
         UPDATE => (UPDATE, read_update(fields)),
         DELETE => (DELETE, read_delete(fields)),
         SUSPEND => (SUSPEND, read_suspend(fields)),
+        REENCRYPT => (REENCRYPT, read_reencrypt(fields)),
         SET_TIER => (SET_TIER, read_set_tier(fields)),
         other => {
             let known = CommandBody::NAMES.iter().copied().filter(|name| *name != UNKNOWN);
@@ -322,6 +335,13 @@ fn read_suspend(fields: &mut Fields) -> Option<CommandBody> {
     let if_version = fields.version();
     fields.finish(&["id", "type", "projectId", "connectorId", "reason", "ifVersion"]);
     Some(CommandBody::Suspend { connector: connector?, reason: reason?, if_version })
+}
+
+fn read_reencrypt(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let key = fields.text("key");
+    fields.finish(&["id", "type", "projectId", "connectorId", "key"]);
+    Some(CommandBody::Reencrypt { connector: connector?, key: key? })
 }
 
 fn read_set_tier(fields: &mut Fields) -> Option<CommandBody> {
@@ -495,6 +515,9 @@ impl fmt::Debug for CommandBody {
             Self::Suspend { reason, if_version, .. } => {
                 out.field("reason", reason).field("if_version", if_version);
             }
+            Self::Reencrypt { key, .. } => {
+                out.field("key", key);
+            }
             Self::SetTier { tier } => {
                 out.field("tier", tier);
             }
@@ -524,6 +547,7 @@ mod tests {
             (include_str!("../../tests/fixtures/records/command-update-1.json"), UPDATE),
             (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
+            (include_str!("../../tests/fixtures/records/command-reencrypt-1.json"), REENCRYPT),
             (include_str!("../../tests/fixtures/records/command-set-tier-1.json"), SET_TIER),
         ] {
             let command = Command::read(record.as_bytes()).unwrap();

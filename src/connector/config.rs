@@ -61,7 +61,9 @@ impl Sealed {
     /// Reads the JSON form.
     pub fn from_value(value: &Value) -> Result<Self, String> {
         let inner = value.get(SEALED).ok_or("is no encrypted value")?;
-        let wire = SealedWire::deserialize(inner).map_err(|error| error.to_string())?;
+        // The parser's own words would quote what was given instead, which may be a secret.
+        let wire = SealedWire::deserialize(inner)
+            .map_err(|_| format!("{SEALED} must have key, nonce, data and mask, each a text"))?;
         let bytes = |name: &str, text: &str| {
             BASE64.decode(text).map_err(|_| format!("{SEALED}.{name} is no base64"))
         };

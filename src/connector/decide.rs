@@ -58,6 +58,7 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
         CommandBody::Suspend { connector, reason, if_version } => {
             case.suspend(connector, reason, *if_version)
         }
+        CommandBody::Reencrypt { connector, .. } => case.reencrypt(connector),
         CommandBody::SetTier { tier } => Ok(case.set_tier(*tier)),
     };
     match decided {
@@ -166,6 +167,12 @@ impl Case<'_> {
         let mut next = self.next_version(connector);
         next.suspended_reason = Some(cut(reason, MAX_SUSPENDED_REASON_CHARS));
         Ok(Change::ConnectorSet(next))
+    }
+
+    /// The connector as it is: its owner sees no change, so it keeps its version, its time and a
+    /// suspension. Whoever writes the change encrypts the secrets in it.
+    fn reencrypt(&self, id: &ConnectorId) -> Result<Change, Problem> {
+        Ok(Change::ConnectorSet(self.find(id)?.clone()))
     }
 
     fn set_tier(&self, tier: Tier) -> Change {
@@ -642,6 +649,20 @@ mod tests {
     }
 
     #[test]
+    fn encrypting_anew_changes_nothing_that_the_owner_sees() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1"), suspend("s1", None)]);
+        let before = story.connector("conn_1").clone();
+        let reencrypt = |connector: &str| json!({"id": "r1", "type": "connector.reencrypt", "connectorId": connector, "key": "k2"});
+        accepted(story.when(reencrypt("conn_1")));
+        assert_eq!(*story.connector("conn_1"), before);
+        assert_eq!(code(story.when(reencrypt("conn_9"))), ProblemCode::ConnectorNotFound);
+        // Who looked before it may still change the connector, and a late suspension still holds.
+        let mut change = update("u1", "conn_1", &json!({"isActive": false}));
+        change["ifVersion"] = json!(before.version);
+        accepted(story.when(change));
+    }
+
+    #[test]
     fn what_is_deleted_is_gone() {
         let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
         let change = accepted(story.when(delete("d1")));
@@ -653,6 +674,7 @@ mod tests {
 
     fn any_command() -> impl Strategy<Value = CommandBody> {
         let connector = (0..20_u8).prop_map(|n| ConnectorId::parse(&format!("conn_{n}")).unwrap());
+        let connector2 = connector.clone();
         let config = prop_oneof![Just(HOOK), Just(OTHER_HOOK), Just("wrong"), Just("…")]
             .prop_map(|url| json!({"webhookUrl": url}).as_object().unwrap().clone());
         let patch = (proptest::option::of(config.clone()), proptest::option::of(any::<bool>()))
@@ -669,6 +691,10 @@ mod tests {
             1 => connector.clone().prop_map(|connector| CommandBody::Delete { connector, if_version: None }),
             1 => (connector, proptest::option::of(0..50_i64)).prop_map(|(connector, if_version)| {
                 CommandBody::Suspend { connector, reason: "r".to_owned(), if_version }
+            }),
+            1 => connector2.prop_map(|connector| CommandBody::Reencrypt {
+                connector,
+                key: "k2".to_owned(),
             }),
             1 => proptest::sample::select(Tier::ALL).prop_map(|tier| CommandBody::SetTier { tier }),
         ]
@@ -690,6 +716,8 @@ mod tests {
                     body,
                 };
                 let offset = story.offset;
+                let known = command.body.connector();
+                let known = known.and_then(|id| story.state.connectors.get(id)).cloned();
                 let decision = story.decide(&command);
                 let after = story.state.connectors.len();
                 if after > before {
@@ -701,9 +729,15 @@ mod tests {
                     let read = change.state_key().read(change.to_value().as_deref()).unwrap();
                     prop_assert_eq!(&read, &change);
                     folded.apply(&read);
-                    if let Change::ConnectorSet(connector) = change {
-                        prop_assert_eq!(connector.version, offset);
-                        prop_assert_eq!(connector.command_id, command.id);
+                    match (change, &command.body) {
+                        (Change::ConnectorSet(connector), CommandBody::Reencrypt { .. }) => {
+                            prop_assert_eq!(Some(&connector), known.as_ref());
+                        }
+                        (Change::ConnectorSet(connector), _) => {
+                            prop_assert_eq!(connector.version, offset);
+                            prop_assert_eq!(connector.command_id, command.id);
+                        }
+                        _ => {}
                     }
                 }
                 prop_assert_eq!(&folded, &story.state);

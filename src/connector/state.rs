@@ -46,7 +46,7 @@ pub struct Connector {
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
-    /// The offset of the command that made this version.
+    /// The offset of the command that made this version. Encrypting anew makes none.
     pub version: i64,
     /// That command.
     pub command_id: CommandId,

@@ -9,6 +9,7 @@ use rdkafka::{
 };
 
 use super::{Connection, KafkaError, REQUEST_TIMEOUT, TopicKind, Topics};
+use crate::telemetry;
 
 /// Creates and checks topics.
 pub struct Admin {
@@ -51,7 +52,7 @@ impl Admin {
             Ok(consumer.client().fetch_cluster_id(REQUEST_TIMEOUT).unwrap_or_default())
         })
         .await
-        .map_err(|e| KafkaError::Other(e.to_string()))?
+        .map_err(|e| KafkaError::Other(telemetry::early_end(&e)))?
     }
 
     /// How many partitions a topic has; 0 when it does not exist.

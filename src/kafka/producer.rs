@@ -16,6 +16,7 @@ use rdkafka::{
 };
 
 use super::{Connection, KafkaError};
+use crate::telemetry;
 
 /// How long the client library tries to get a record acknowledged. Idempotence keeps it from
 /// being written twice meanwhile.
@@ -149,7 +150,7 @@ impl Producer {
         match counted.await {
             Ok(Ok(count)) => Ok(i32::try_from(count).unwrap_or(i32::MAX)),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(telemetry::early_end(&error)),
         }
     }
 }

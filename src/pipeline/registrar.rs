@@ -25,6 +25,7 @@ use crate::{
     },
     metrics::Metrics,
     offsets::Begin,
+    telemetry,
     view::{StoreError, View},
 };
 
@@ -79,8 +80,8 @@ impl Registry for Known<'_> {
         self.view.keyring().open_command(command)
     }
 
-    fn seal(&self, change: &mut Change) {
-        self.view.keyring().seal_change(change);
+    fn seal(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {
+        self.view.keyring().seal_decided(command, change)
     }
 }
 
@@ -170,7 +171,10 @@ impl Registrar {
                     return true;
                 }
                 Ok(Err(error)) => tracing::warn!(%error, "registrar cannot take over yet"),
-                Err(error) => tracing::warn!(%error, "registrar cannot take over yet"),
+                Err(error) => {
+                    let error = telemetry::early_end(&error);
+                    tracing::warn!(error, "registrar cannot take over yet");
+                }
             }
             tokio::time::sleep(BACKOFF).await;
         }

@@ -5,6 +5,7 @@
 
 #[path = "../support/broker.rs"]
 mod broker;
+mod panics;
 #[expect(dead_code, reason = "other tests look at more of it")]
 #[path = "../support/sandbox/mod.rs"]
 mod sandbox;
@@ -156,6 +157,7 @@ async fn secrets_are_nowhere_but_in_the_requests() {
     let writer = log.clone();
     let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
     lines.with_ansi(false).with_writer(move || writer.clone()).try_init().unwrap();
+    panics::hide();
 
     let prefix = broker.unique_prefix();
     let sandbox = Sandbox::start().await;
@@ -238,6 +240,9 @@ async fn secrets_are_nowhere_but_in_the_requests() {
         answers.push(client.get(&format!("{path}/deliveries")).await.is(200).body);
     }
     answers.push(client.get(&list).await.is(200).body);
+    let slack = made.iter().find(|(kind, _)| *kind == ConnectorType::Slack).unwrap();
+    let url = sandbox.base_url("slack");
+    panics::deliver(&instance.service, &connection, &topics, &slack.1, url).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
 
     let figures = instance.service.metrics().render();
@@ -285,6 +290,8 @@ async fn secrets_are_nowhere_but_in_the_requests() {
     }
     let lines = log.0.lock().unwrap().clone();
     assert!(lines.len() > 100_000, "the log has {} bytes", lines.len());
+    let places = String::from_utf8_lossy(&lines).matches("place=\"tests/canary/panics.rs:").count();
+    assert_eq!(places, panics::PANICS, "each panic tells its place");
     search("the log", &lines, &needles, &mut found);
     assert!(found.is_empty(), "{} places:\n{}", found.len(), found.join("\n"));
 }
