@@ -28,7 +28,7 @@ use dunmore_connectors::{
     config::Config,
     id::{CommandId, ConnectorId, ProjectId},
     kafka::{Connection, Outgoing, Producer, Reader, ReaderEvent, TopicKind, Topics},
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 
@@ -320,7 +320,8 @@ fn sink_count(address: &str) -> u64 {
 
 async fn create_connectors(connection: &Connection, topics: &Topics, projects: u64, fan_out: u64) {
     let metrics = Metrics::new().expect("metrics");
-    let producer = Producer::new(connection, metrics.kafka_errors()).expect("a producer");
+    let producer =
+        Producer::new(connection, metrics.kafka_client(KafkaClient::Tool)).expect("a producer");
     let topic = topics.name(TopicKind::Commands);
     let mut wanted = 0_u64;
     let mut values = Vec::new();
@@ -375,7 +376,8 @@ async fn create_connectors(connection: &Connection, topics: &Topics, projects: u
 
 async fn produce_events(connection: &Connection, topics: &Topics, events: u64, projects: u64) {
     let metrics = Metrics::new().expect("metrics");
-    let producer = Producer::new(connection, metrics.kafka_errors()).expect("a producer");
+    let producer =
+        Producer::new(connection, metrics.kafka_client(KafkaClient::Tool)).expect("a producer");
     let topic = topics.name(TopicKind::Events);
     let mut waiting = FuturesUnordered::new();
     for number in 0..events {

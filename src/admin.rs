@@ -31,6 +31,12 @@ struct Shared {
     health: Arc<dyn Health>,
 }
 
+impl Shared {
+    fn is_ready(&self) -> bool {
+        self.health.not_ready().is_empty() && self.health.failure().is_none()
+    }
+}
+
 #[derive(Serialize, Default)]
 struct Status<'a> {
     status: &'a str,
@@ -68,6 +74,7 @@ pub async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, Str
 
 async fn metrics_text(State(shared): State<Shared>) -> Response {
     let content = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
+    shared.metrics.set_ready(shared.is_ready());
     (content, shared.metrics.render()).into_response()
 }
 

@@ -63,6 +63,11 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("schema_registry.username", "for basic authentication at the registry"),
     ("schema_registry.password", "for basic authentication at the registry"),
     ("schema_registry.ca_file", "certificates in PEM that are trusted beside the usual ones"),
+    (
+        "telemetry.otlp_endpoint",
+        "a collector of traces, http://host:4318; without it none are made",
+    ),
+    ("telemetry.sample_ratio", "the share of traces begun for events that bring none; default 1"),
     ("log.format", "auto, text or json"),
     ("log.filter", "which log lines are written, for example info or dunmore_connectors=debug"),
 ];
@@ -93,6 +98,8 @@ pub struct Config {
     pub delivery: DeliverySettings,
     /// Schema registry.
     pub schema_registry: SchemaRegistrySettings,
+    /// Traces.
+    pub telemetry: TelemetrySettings,
     /// Logs.
     pub log: LogSettings,
 }
@@ -111,6 +118,7 @@ impl Default for Config {
             destinations: BTreeMap::new(),
             delivery: DeliverySettings::default(),
             schema_registry: SchemaRegistrySettings::default(),
+            telemetry: TelemetrySettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -334,6 +342,22 @@ pub struct SchemaRegistrySettings {
     pub ca_file: Option<PathBuf>,
 }
 
+/// `telemetry.*`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct TelemetrySettings {
+    /// Where spans go, over OTLP with HTTP.
+    pub otlp_endpoint: Option<Url>,
+    /// The share of traces begun for events that bring none.
+    pub sample_ratio: f64,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 1.0 }
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -418,6 +442,16 @@ impl Config {
         }
         if self.delivery.max_in_flight < 1 {
             return wrong("delivery.max_in_flight must be at least 1");
+        }
+        if !(0.0..=1.0).contains(&self.telemetry.sample_ratio) {
+            return wrong("telemetry.sample_ratio must be between 0 and 1");
+        }
+        if let Some(url) = &self.telemetry.otlp_endpoint
+            && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
+        {
+            return wrong(
+                "telemetry.otlp_endpoint must be an http or https URL, for example http://localhost:4318",
+            );
         }
         let prefix_ok = self
             .topics
@@ -513,6 +547,11 @@ impl Config {
                 "schema_registry.url",
                 self.schema_registry.url.as_ref().map_or("", |u| u.as_str()),
             ),
+            row(
+                "telemetry.otlp_endpoint",
+                self.telemetry.otlp_endpoint.as_ref().map_or("", |u| u.as_str()),
+            ),
+            row("telemetry.sample_ratio", self.telemetry.sample_ratio),
             row("log.format", format!("{:?}", self.log.format).to_lowercase()),
             row("log.filter", &self.log.filter),
         ];

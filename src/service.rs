@@ -16,13 +16,14 @@ use crate::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
         TopicKind, Topics, Watch,
     },
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
         DeliveryEvents, DispatchOptions, Dispatcher, Registrar, RegistrarEvents, TypeLimits,
         ViewFeed, delivery_topics,
     },
     secrets::Keyring,
+    telemetry::Traces,
     tokens::Tokens,
     view::{BaseUrls, View},
 };
@@ -69,6 +70,7 @@ pub struct Service {
     /// What each consumer's partitions are called, and the consumer.
     groups: Vec<(&'static str, GroupConsumer)>,
     attempt_log: Option<Arc<AttemptLog>>,
+    traces: Option<Arc<Traces>>,
     api: Option<Api>,
     producer: Producer,
     codec: Codec,
@@ -98,6 +100,12 @@ impl Service {
         } else {
             None
         };
+        let telemetry = &config.telemetry;
+        let traces = telemetry
+            .otlp_endpoint
+            .as_ref()
+            .map(|endpoint| Traces::start(endpoint, telemetry.sample_ratio, Arc::clone(&metrics)));
+        let traces = traces.transpose().map_err(|e| anyhow!(e))?;
         let kafka_admin = Admin::new(&connection)?;
         let cluster_id = kafka_admin.cluster_id().await?;
         kafka_admin.require(&topics)?;
@@ -121,7 +129,7 @@ impl Service {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
             tasks.push(tokio::spawn(async move {
                 if let Err(error) = admin::serve(listener, metrics, health).await {
-                    tracing::error!(%error, "the admin server stopped");
+                    tracing::error!(%error, "the admin server stopped; restart this instance");
                 }
             }));
         }
@@ -135,7 +143,7 @@ impl Service {
         let watch = Watch::new(&connection, topics.clone())?;
         tasks.push(tokio::spawn(watch_kafka(watch, Arc::clone(&health), Arc::clone(&metrics))));
 
-        let producer = Producer::new(&connection, metrics.kafka_errors())?;
+        let producer = Producer::new(&connection, metrics.kafka_client(KafkaClient::Producer))?;
         let mut service = Self {
             config,
             metrics,
@@ -144,6 +152,7 @@ impl Service {
             dispatcher: None,
             groups: Vec::new(),
             attempt_log: None,
+            traces,
             api: None,
             producer,
             codec,
@@ -183,6 +192,7 @@ impl Service {
             group: format!("{}.registrar", self.config.group.id),
             topics: vec![topics.name(TopicKind::Commands)],
             grace: self.config.delivery.shutdown_grace,
+            metrics: self.metrics.kafka_client(KafkaClient::Registrar),
         };
         let events = Arc::new(RegistrarEvents(Arc::clone(&registrar)));
         let consumer = GroupConsumer::start(connection, &options, events)?;
@@ -229,7 +239,7 @@ impl Service {
             self.attempt_log = Some(Arc::new(AttemptLog::new(
                 connection,
                 topics.name(TopicKind::Attempts),
-                self.metrics.kafka_errors(),
+                self.metrics.kafka_client(KafkaClient::AttemptLog),
                 self.metrics.attempts_dropped(),
             )?));
         }
@@ -253,11 +263,10 @@ impl Service {
             policy: delivery.retry_tiers.clone(),
             limits: limits.collect(),
             max_in_flight: delivery.max_in_flight,
+            traces: self.traces.clone(),
             metrics: Arc::clone(&self.metrics),
         });
-        let events =
-            DeliveryEvents::new(Arc::clone(&dispatcher), Arc::clone(&self.metrics), topics);
-        let events = Arc::new(events);
+        let events = Arc::new(DeliveryEvents::new(Arc::clone(&dispatcher), topics));
         // A group for each kind of topic: the sticky assignment shares out the partitions of all of
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
@@ -270,15 +279,16 @@ impl Service {
             };
             group.push(topics.name(kind));
         }
-        for (name, suffix, topics) in [
-            ("the delivery group's partitions", "", live),
-            ("the retry group's partitions", ".retry", retry),
-            ("the replay group's partitions", ".replay", replay),
+        for (name, suffix, client, topics) in [
+            ("the delivery group's partitions", "", KafkaClient::Events, live),
+            ("the retry group's partitions", ".retry", KafkaClient::Retry, retry),
+            ("the replay group's partitions", ".replay", KafkaClient::Replay, replay),
         ] {
             let options = GroupOptions {
                 group: format!("{}{suffix}", self.config.group.id),
                 topics,
                 grace: delivery.shutdown_grace,
+                metrics: self.metrics.kafka_client(client),
             };
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(&events) as _)?;
             self.groups.push((name, consumer));
@@ -376,6 +386,9 @@ impl Service {
             log.flush(Duration::from_secs(5)).await;
         }
         self.producer.flush(Duration::from_secs(5)).await;
+        if let Some(traces) = self.traces.take() {
+            traces.stopped().await;
+        }
         for task in &self.tasks {
             task.abort();
         }

@@ -24,7 +24,7 @@ use crate::{
         Connection, Offset, Outgoing, ProduceError, Producer, Reader, ReaderEvent, TopicKind,
         Topics,
     },
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
     view::View,
 };
 
@@ -69,7 +69,11 @@ impl Commands {
         partitions: i32,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
-        let producer = Producer::with_timeout(connection, metrics.kafka_errors(), WRITE_TIMEOUT)?;
+        let producer = Producer::with_timeout(
+            connection,
+            metrics.kafka_client(KafkaClient::Api),
+            WRITE_TIMEOUT,
+        )?;
         let (to, results) = (connection.clone(), topics.name(TopicKind::Results));
         let waiting = Arc::new(Waiters::default());
         let stop = Arc::new(AtomicBool::new(false));

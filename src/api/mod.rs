@@ -129,7 +129,7 @@ impl Api {
             let server = axum::serve(listener, app);
             let server = server.with_graceful_shutdown(stopped.cancelled_owned());
             if let Err(error) = server.await {
-                tracing::error!(%error, "the API stopped");
+                tracing::error!(%error, "the API stopped; restart this instance");
             }
         });
         Ok(Self { address, shared, stop, task })
@@ -184,7 +184,7 @@ async fn wrong_method() -> Failure {
 
 /// The name of an error, for callers who cannot act on more.
 fn unavailable(error: impl std::fmt::Display) -> Problem {
-    tracing::error!(%error, "the API cannot answer");
+    tracing::error!(%error, "the API cannot answer; check the disk of data_dir");
     Problem::new(ProblemCode::Unavailable, "The connectors cannot be read now. Try again soon.")
 }
 

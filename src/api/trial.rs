@@ -49,7 +49,7 @@ pub async fn test(
         EventTypes::Some(kinds) => kinds.first().copied().unwrap_or(EventType::PaymentSettled),
     };
     let event = sample(kind, &found.key.project).map_err(|error| {
-        tracing::error!(%error, "the sample event is refused");
+        tracing::error!(%error, "the sample event is refused; please report this bug");
         Problem::new(ProblemCode::Internal, "There is no sample event of this type.")
     })?;
     let mut answer = json!({ "eventId": event.id, "eventType": kind.as_str() });

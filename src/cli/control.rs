@@ -15,7 +15,7 @@ use crate::{
         Connection, KafkaError, Offset, Outgoing, ProduceError, Producer, Reader, ReaderEvent,
         TopicKind, Topics,
     },
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
     telemetry,
 };
 
@@ -61,7 +61,7 @@ impl ControlClient {
         codec: Codec,
     ) -> Result<Self, ControlError> {
         let metrics = Metrics::new().map_err(|e| KafkaError::Other(e.to_string()))?;
-        let producer = Producer::new(connection, metrics.kafka_errors())?;
+        let producer = Producer::new(connection, metrics.kafka_client(KafkaClient::Tool))?;
         Ok(Self { connection: connection.clone(), topics: topics.clone(), codec, producer })
     }
 

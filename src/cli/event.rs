@@ -17,7 +17,7 @@ use crate::{
     codec::explain,
     event::{Event, EventType},
     kafka::{Outgoing, Producer, TopicKind, Topics},
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
 };
 
 /// Events under way to the broker at once.
@@ -150,7 +150,7 @@ async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
     let topic = topics.name(TopicKind::Events);
     let codec = super::codec(&config, &topics).await?;
     let metrics = Metrics::new()?;
-    let producer = Producer::new(&connection, metrics.kafka_errors())?;
+    let producer = Producer::new(&connection, metrics.kafka_client(KafkaClient::Tool))?;
     let (mut sent, mut wrong, mut failed, mut as_json) = (0_u64, 0_usize, 0_u64, 0_u64);
     let mut waiting = FuturesUnordered::new();
     for (number, line) in open(file)?.lines().enumerate() {

@@ -66,6 +66,18 @@ impl Verdict {
         Self::Broken { reason, detail: detail.into() }
     }
 
+    /// Why it was not delivered, if so.
+    #[must_use]
+    pub const fn failure(&self) -> Option<Reason> {
+        match self {
+            Self::Delivered => None,
+            Self::Retry { reason, .. }
+            | Self::Dead { reason, .. }
+            | Self::Broken { reason, .. } => Some(*reason),
+            Self::Moved { .. } => Some(Reason::NotReady),
+        }
+    }
+
     /// Whether an item of a batch was refused for the company it was in: the batch was too large,
     /// or something in it was wrong. It is to be sent again at once in a smaller batch; in a batch
     /// of one the same answer is a [`Verdict::Dead`].

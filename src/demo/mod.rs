@@ -42,6 +42,7 @@ use crate::{
     delivery::{AttemptRecord, DeliveryRecord, Outcome},
     id::{CommandId, ProjectId},
     kafka::{Connection, EmbeddedBroker, Outgoing, Producer, Record, TopicKind, Topics},
+    metrics::KafkaClient,
     secrets::Keyring,
     service::{Role, Service},
 };
@@ -183,7 +184,8 @@ impl Stage {
         let roles = BTreeSet::from([Role::Registrar, Role::Delivery]);
         let service = Service::start(config, &roles).await?;
         service.ready().await;
-        let producer = Producer::new(&connection, service.metrics().kafka_errors())?;
+        let producer =
+            Producer::new(&connection, service.metrics().kafka_client(KafkaClient::Tool))?;
         let (tell, results) = mpsc::unbounded_channel();
         let watches = vec![
             watch_results(&connection, &topics, tell).await?,

@@ -24,8 +24,15 @@ use rdkafka::{
 };
 use tokio::sync::mpsc;
 
-use super::{Connection, KafkaError, Partition, Record, partition::revoke_grace};
-use crate::offsets::{CompletionMap, Tracker};
+use super::{
+    Connection, KafkaError, Partition, Record,
+    partition::revoke_grace,
+    statistics::{self, Statistics},
+};
+use crate::{
+    metrics::ClientMetrics,
+    offsets::{CompletionMap, Tracker},
+};
 
 /// Records that may wait for a partition's worker; beyond it the partition is paused …
 const PAUSE_RECORDS: usize = 2048;
@@ -66,14 +73,6 @@ pub trait GroupEvents: Send + Sync + 'static {
     fn assigned(&self, assigned: Assigned);
     /// Partitions are given up: drop what was not started for them.
     fn released(&self, partitions: &[Arc<Partition>]);
-    /// The client library reported an error with this code.
-    fn error(&self, code: &str);
-    /// Commits were acknowledged, or failed.
-    fn committed(&self, ok: bool);
-    /// A partition's lag in records; `None` when it is not ours any more.
-    fn lag(&self, topic: &str, partition: i32, records: Option<i64>);
-    /// The group rebalanced.
-    fn rebalanced(&self);
 }
 
 /// What a group's consumer reads.
@@ -85,6 +84,8 @@ pub struct GroupOptions {
     pub topics: Vec<String>,
     /// How long in-flight work may take at shutdown.
     pub grace: Duration,
+    /// What operators see of it.
+    pub metrics: ClientMetrics,
 }
 
 /// A running group consumer.
@@ -136,6 +137,7 @@ impl GroupConsumer {
         });
         let context = GroupContext {
             events,
+            metrics: options.metrics.clone(),
             shared: Arc::clone(&shared),
             slots: Mutex::new(Slots::default()),
             session_timeout: connection
@@ -158,7 +160,7 @@ impl GroupConsumer {
                 ("queued.min.messages", "2000"),
                 ("fetch.wait.max.ms", "100"),
                 ("fetch.message.max.bytes", "1048576"),
-                ("statistics.interval.ms", "5000"),
+                ("statistics.interval.ms", statistics::INTERVAL_MS),
                 ("isolation.level", "read_committed"),
             ])
             .create_with_context(context)
@@ -246,6 +248,7 @@ impl Slots {
 
 struct GroupContext {
     events: Arc<dyn GroupEvents>,
+    metrics: ClientMetrics,
     shared: Arc<Shared>,
     slots: Mutex<Slots>,
     session_timeout: Duration,
@@ -261,44 +264,19 @@ impl ClientContext for GroupContext {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
-        let slots = self.slots.lock();
-        for slot in slots.iter() {
-            let lag = statistics
-                .topics
-                .get(slot.partition.topic().as_ref())
-                .and_then(|topic| topic.partitions.get(&slot.partition.number().to_string()))
-                .map(|partition| partition.consumer_lag);
-            if let Some(lag) = lag.filter(|lag| *lag >= 0) {
-                self.events.lag(slot.partition.topic(), slot.partition.number(), Some(lag));
-            }
+        let Some(statistics) = Statistics::parse(statistics) else { return };
+        statistics.show(&self.metrics);
+        for slot in self.slots.lock().iter() {
+            statistics.show_lag(&slot.partition, &self.metrics);
         }
     }
-}
-
-#[derive(serde::Deserialize)]
-struct Statistics {
-    #[serde(default)]
-    topics: HashMap<String, TopicStatistics>,
-}
-
-#[derive(serde::Deserialize)]
-struct TopicStatistics {
-    #[serde(default)]
-    partitions: HashMap<String, PartitionStatistics>,
-}
-
-#[derive(serde::Deserialize)]
-struct PartitionStatistics {
-    #[serde(default)]
-    consumer_lag: i64,
 }
 
 impl GroupContext {
     fn report(&self, error: &ClientError, reason: &str) {
         let code = error.rdkafka_error_code();
         let name = code.map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
-        self.events.error(&name);
+        self.metrics.error(&name);
         match code {
             Some(RDKafkaErrorCode::Fatal) => {
                 tracing::error!(%error, reason, "the Kafka consumer cannot go on; restart it");
@@ -426,7 +404,7 @@ impl GroupContext {
         let mut slots = self.slots.lock();
         for key in &keys {
             slots.remove(key);
-            self.events.lag(&key.0, key.1, None);
+            self.metrics.forget_lag(&key.0, key.1);
         }
         drop(slots);
         if keys.is_empty() {
@@ -467,7 +445,7 @@ impl GroupContext {
                 for (partition, commit) in commits {
                     partition.tracker().lock().committed(&commit);
                 }
-                self.events.committed(true);
+                self.metrics.committed(true);
             }
             // There was nothing to commit after all.
             Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset) => {}
@@ -475,7 +453,7 @@ impl GroupContext {
                 // The next commit covers the same and more; a rebalance under way is a normal
                 // cause.
                 tracing::debug!(%error, "commit failed, will be repeated");
-                self.events.committed(false);
+                self.metrics.committed(false);
             }
         }
     }
@@ -488,7 +466,7 @@ impl ConsumerContext for GroupContext {
         code: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
-        self.events.rebalanced();
+        self.metrics.rebalanced();
         match code {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
                 tracing::info!(partitions = list.count(), "partitions assigned");
@@ -499,7 +477,7 @@ impl ConsumerContext for GroupContext {
                 self.revoke(consumer, list);
             }
             other => {
-                tracing::error!(code = ?other, "rebalance failed");
+                tracing::warn!(code = ?other, "rebalance failed; the group tries again");
                 self.revoke(consumer, list);
             }
         }
@@ -596,7 +574,7 @@ impl Poller {
                     %topic, partition = number, offset = at, low, high,
                     "the committed offset is out of range: records were deleted before they were read; going on at the oldest"
                 );
-                self.context().events.error("OffsetOutOfRange");
+                self.context().metrics.out_of_range();
                 if at > high {
                     // Another log than the one that was read: its offsets mean other records.
                     let map = CompletionMap::default();

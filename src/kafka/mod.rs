@@ -7,6 +7,7 @@ mod group;
 mod partition;
 mod producer;
 mod reader;
+mod statistics;
 mod topics;
 mod watch;
 

@@ -150,6 +150,11 @@ impl Partition {
         &self.tracker
     }
 
+    /// The lowest offset that is not complete; `None` until something was read.
+    pub fn watermark(&self) -> Option<i64> {
+        self.tracker.lock().watermark()
+    }
+
     /// In flight plus completed since the last acknowledged commit: what a crash would repeat.
     pub fn repeat_bound(&self) -> u64 {
         let tracker = self.tracker.lock();

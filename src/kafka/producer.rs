@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prometheus::IntCounterVec;
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel,
@@ -15,8 +14,11 @@ use rdkafka::{
     },
 };
 
-use super::{Connection, KafkaError};
-use crate::telemetry;
+use super::{
+    Connection, KafkaError,
+    statistics::{self, Statistics},
+};
+use crate::{metrics::ClientMetrics, telemetry};
 
 /// How long the client library tries to get a record acknowledged. Idempotence keeps it from
 /// being written twice meanwhile.
@@ -61,15 +63,15 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer. Errors of the client library are counted by code.
-    pub fn new(connection: &Connection, errors: IntCounterVec) -> Result<Self, KafkaError> {
-        Self::with_timeout(connection, errors, DELIVERY_TIMEOUT)
+    /// A producer. Its errors and its state show in the metrics.
+    pub fn new(connection: &Connection, metrics: ClientMetrics) -> Result<Self, KafkaError> {
+        Self::with_timeout(connection, metrics, DELIVERY_TIMEOUT)
     }
 
     /// A producer that gives a record up when it is not acknowledged in this time.
     pub fn with_timeout(
         connection: &Connection,
-        errors: IntCounterVec,
+        metrics: ClientMetrics,
         timeout: Duration,
     ) -> Result<Self, KafkaError> {
         let inner = connection
@@ -80,19 +82,20 @@ impl Producer {
                 // project meet in one partition.
                 ("partitioner", "murmur2_random"),
                 ("linger.ms", "5"),
+                ("statistics.interval.ms", statistics::INTERVAL_MS),
                 ("compression.type", "lz4"),
                 ("message.timeout.ms", &timeout.as_millis().to_string()),
                 ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
                 ("queue.buffering.max.kbytes", QUEUE_KBYTES),
             ])
-            .create_with_context(Context { errors })
+            .create_with_context(Context { metrics })
             .map_err(|e| KafkaError::settings(&e))?;
         Ok(Self { inner })
     }
 
     /// A producer whose records of a partition become durable in order and without a gap, or not
     /// at all: a failure is final.
-    pub fn gapless(connection: &Connection, errors: IntCounterVec) -> Result<Self, KafkaError> {
+    pub fn gapless(connection: &Connection, metrics: ClientMetrics) -> Result<Self, KafkaError> {
         let inner = connection
             .client(&[
                 ("enable.idempotence", "true"),
@@ -103,10 +106,11 @@ impl Producer {
                 ("partitioner", "murmur2_random"),
                 // Somebody waits for each of these.
                 ("linger.ms", "1"),
+                ("statistics.interval.ms", statistics::INTERVAL_MS),
                 ("compression.type", "lz4"),
                 ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
             ])
-            .create_with_context(Context { errors })
+            .create_with_context(Context { metrics })
             .map_err(|e| KafkaError::settings(&e))?;
         Ok(Self { inner })
     }
@@ -189,7 +193,7 @@ impl AttemptLog {
     pub fn new(
         connection: &Connection,
         topic: String,
-        errors: IntCounterVec,
+        metrics: ClientMetrics,
         dropped: prometheus::IntCounter,
     ) -> Result<Self, KafkaError> {
         let inner = connection
@@ -199,13 +203,14 @@ impl AttemptLog {
                 ("partitioner", "murmur2_random"),
                 // Nobody waits for these: large batches are cheap batches, and only failures matter.
                 ("linger.ms", "100"),
+                ("statistics.interval.ms", statistics::INTERVAL_MS),
                 ("delivery.report.only.error", "true"),
                 ("compression.type", "lz4"),
                 ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
                 ("queue.buffering.max.kbytes", QUEUE_KBYTES),
                 ("queue.buffering.max.messages", "200000"),
             ])
-            .create_with_context(Context { errors })
+            .create_with_context(Context { metrics })
             .map_err(|e| KafkaError::settings(&e))?;
         Ok(Self { inner, topic, dropped })
     }
@@ -226,7 +231,7 @@ impl AttemptLog {
 
 #[derive(Clone)]
 struct Context {
-    errors: IntCounterVec,
+    metrics: ClientMetrics,
 }
 
 impl ClientContext for Context {
@@ -234,11 +239,17 @@ impl ClientContext for Context {
         log(level, facility, message);
     }
 
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Some(statistics) = Statistics::parse(statistics) {
+            statistics.show(&self.metrics);
+        }
+    }
+
     fn error(&self, error: ClientError, reason: &str) {
         let name = error
             .rdkafka_error_code()
             .map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
-        self.errors.with_label_values(&[&name]).inc();
+        self.metrics.error(&name);
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             tracing::error!(%error, reason, "the Kafka producer cannot go on; restart it");
         } else {
@@ -255,7 +266,7 @@ impl ProducerContext for Context {
             let name = error
                 .rdkafka_error_code()
                 .map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
-            self.errors.with_label_values(&[&name]).inc();
+            self.metrics.error(&name);
             tracing::warn!(%error, topic = message.topic(), "record not written");
         }
     }

@@ -84,6 +84,11 @@ impl Tracker {
         }
     }
 
+    /// The lowest offset that is not complete; `None` until something was read.
+    pub fn watermark(&self) -> Option<i64> {
+        self.incomplete.first().copied().or(self.next)
+    }
+
     /// How many offsets are incomplete.
     pub fn incomplete(&self) -> usize {
         self.incomplete.len()
@@ -102,7 +107,7 @@ impl Tracker {
     /// What to commit now; `None` when it would be the same as the last acknowledged one.
     pub fn commit(&self) -> Option<Commit> {
         let next = self.next?;
-        let offset = self.incomplete.first().copied().unwrap_or(next);
+        let offset = self.watermark()?;
         let seen = next.max(self.restored.end());
         let metadata = if self.incomplete.is_empty() && seen <= offset {
             String::new()

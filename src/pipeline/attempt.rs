@@ -1,6 +1,7 @@
 //! The one path to an HTTP request: first attempts, retries and replays all come through here.
 
 use std::{
+    borrow::Cow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +19,7 @@ use crate::{
     id::DeliveryId,
     lane::{Deferral, Report, Start},
     outbound::SendError,
+    telemetry::{Attempt, Step},
     view::Target,
 };
 
@@ -90,7 +92,6 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
     };
     let sent_at = clock::now();
     let items: Vec<Item<'_>> = deliveries.iter().map(|d| d.item(sent_at, &setup)).collect();
-    let traceparent = first.traceparent.as_deref();
     let mut judged: Vec<Option<Judged>> = items.iter().map(|_| None).collect();
     // Groups of items still to be sent, the next one last.
     let mut groups: Vec<Vec<usize>> = vec![(0..items.len()).collect()];
@@ -100,7 +101,9 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
         if size < group.len() {
             groups.push(group.split_off(size));
         }
-        let answers = sender.exchange(destination.as_ref(), &members[..size], traceparent).await;
+        let traces: Vec<Option<&str>> =
+            group.iter().map(|index| deliveries[*index].traceparent.as_deref()).collect();
+        let answers = sender.exchange(destination.as_ref(), &members[..size], &traces).await;
         let mut again = Vec::new();
         for (index, answer) in group.iter().zip(answers) {
             if size > 1 && answer.verdict.asks_to_split() {
@@ -179,7 +182,7 @@ impl Sender<'_> {
         &self,
         destination: &dyn Destination,
         items: &[Item<'_>],
-        traceparent: Option<&str>,
+        traceparents: &[Option<&str>],
     ) -> Vec<Judged> {
         let batching = destination.batching();
         let built = guarded(|| match (batching, items) {
@@ -201,15 +204,19 @@ impl Sender<'_> {
             let too_large = || Verdict::retry(Reason::PayloadTooLarge, "the batch is too large");
             return items.iter().map(|_| unsent(too_large())).collect();
         }
-        let request = match traceparent {
-            Some(trace) => request.header(HeaderName::from_static(TRACEPARENT), trace),
+        let steps = self.steps(items, traceparents);
+        // A request has one parent: that of the first delivery which has a trace.
+        let own = steps.iter().flatten().next().map(|step| Cow::from(step.traceparent()));
+        let carried = || traceparents.iter().flatten().next().map(|text| Cow::from(*text));
+        let request = match own.or_else(carried) {
+            Some(trace) => request.header(HeaderName::from_static(TRACEPARENT), trace.as_bytes()),
             None => request,
         };
         let _memory = self.dispatcher.body_memory(request.body.len()).await;
         let began = Instant::now();
         let sent = self.send(request).await;
         let duration = Some(began.elapsed());
-        match sent {
+        let judged: Vec<Judged> = match sent {
             Err(error) => {
                 let judged = |item| {
                     let bears_repeats =
@@ -238,7 +245,24 @@ impl Sender<'_> {
                 });
                 judged.collect()
             }
+        };
+        for (step, judged) in steps.into_iter().zip(&judged) {
+            if let Some(step) = step {
+                step.judged(judged.status, judged.verdict.failure().map(Reason::as_str));
+            }
         }
+        judged
+    }
+
+    /// A span for each item whose trace is sampled.
+    fn steps(&self, items: &[Item<'_>], traceparents: &[Option<&str>]) -> Vec<Option<Step>> {
+        let Some(traces) = &self.dispatcher.options.traces else { return Vec::new() };
+        let (connector, kind) = (&self.target.key, self.target.kind);
+        let step = |(item, parent): (_, Option<&str>)| {
+            let batch = items.len();
+            traces.attempt(parent, Attempt { item, connector, kind, source: self.source, batch })
+        };
+        items.iter().zip(traceparents.iter().copied()).map(step).collect()
     }
 
     async fn send(&self, request: Request) -> Result<Response, SendError> {
@@ -326,7 +350,7 @@ pub async fn test_send(
         Err(verdict) => return unsent(verdict),
     };
     let item = Item { event, delivery_id: id, attempt: 1, sent_at: clock::now(), setup: &setup };
-    let mut judged = sender.exchange(destination, &[item], None).await;
+    let mut judged = sender.exchange(destination, &[item], &[None]).await;
     judged.pop().unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict")))
 }
 

@@ -24,6 +24,7 @@ use crate::{
     lane::{Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, SharedAddress, Start},
     metrics::Metrics,
     outbound::Outbound,
+    telemetry::Traces,
     view::{Subscriptions, Target, View},
 };
 
@@ -73,6 +74,8 @@ pub struct DispatchOptions {
     pub limits: BTreeMap<ConnectorType, TypeLimits>,
     /// Deliveries at once.
     pub max_in_flight: u32,
+    /// Traces, when there is a collector.
+    pub traces: Option<Arc<Traces>>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -132,6 +135,8 @@ impl Dispatcher {
             suspending: Mutex::new(BTreeMap::new()),
             options,
         });
+        let limit = dispatcher.budgets.iter().map(|b| b.deliveries.available_permits()).sum();
+        dispatcher.options.metrics.set_in_flight_limit(limit);
         tokio::spawn(housekeeping(Arc::downgrade(&dispatcher)));
         dispatcher
     }

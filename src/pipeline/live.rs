@@ -50,6 +50,12 @@ async fn take(
         Err(ReadError::GivenUp) => return,
     };
     metrics.event_consumed(event.kind);
+    let carried = record.header_text(TRACEPARENT);
+    let carried = carried.or_else(|| cloudevents::traceparent(&record.headers));
+    let mut step = dispatcher.options.traces.as_ref().and_then(|traces| {
+        let from = (record.partition, record.offset);
+        traces.event(carried, partition.topic(), from, &event)
+    });
     let subscriptions = dispatcher.subscriptions(&event.project).await;
     let targets = subscriptions.matching(event.kind);
     if targets.is_empty() {
@@ -60,9 +66,14 @@ async fn take(
     let bytes = dispatcher.memory(Source::Live, event.json.len()).await;
     let shares = RecordWork::shares(Arc::clone(partition), record.offset, targets.len(), bytes);
     let event = Arc::new(event);
-    let trace = record.header_text(TRACEPARENT);
-    let trace = trace.or_else(|| cloudevents::traceparent(&record.headers));
-    let traceparent: Option<Arc<str>> = trace.map(Arc::from);
+    // What follows belongs to this step; where nothing is traced, to the producer's.
+    let traceparent: Option<Arc<str>> = match &mut step {
+        Some(step) => {
+            step.matched(targets.len());
+            Some(step.traceparent().into())
+        }
+        None => carried.map(Arc::from),
+    };
     for (target, work) in targets.iter().zip(shares) {
         let delivery = Delivery {
             id: target.namespace.delivery(&event.id),

@@ -1,6 +1,7 @@
 //! The pipeline: the loops that move records between Kafka, the view and the lanes. They hold no
 //! business rules; those are in the pure rooms.
 
+mod account;
 mod attempt;
 mod dispatch;
 mod live;
@@ -21,7 +22,6 @@ use std::sync::Arc;
 use crate::{
     delivery::Source,
     kafka::{Assigned, GroupEvents, Partition, TopicKind, Topics},
-    metrics::Metrics,
 };
 
 /// Header of a state record: the offset of the command that caused it.
@@ -34,7 +34,6 @@ pub const TRACEPARENT: &str = "traceparent";
 /// What the delivery group's consumer tells, turned into workers.
 pub struct DeliveryEvents {
     dispatcher: Arc<Dispatcher>,
-    metrics: Arc<Metrics>,
     /// Topic name and what its records are.
     topics: Vec<(String, TopicKind)>,
     runtime: tokio::runtime::Handle,
@@ -42,10 +41,10 @@ pub struct DeliveryEvents {
 
 impl DeliveryEvents {
     /// Workers run on the current runtime.
-    pub fn new(dispatcher: Arc<Dispatcher>, metrics: Arc<Metrics>, topics: &Topics) -> Self {
+    pub fn new(dispatcher: Arc<Dispatcher>, topics: &Topics) -> Self {
         let topics = delivery_topics(topics).into_iter().map(|kind| (topics.name(kind), kind));
         let topics = topics.collect();
-        Self { dispatcher, metrics, topics, runtime: tokio::runtime::Handle::current() }
+        Self { dispatcher, topics, runtime: tokio::runtime::Handle::current() }
     }
 }
 
@@ -76,27 +75,14 @@ impl GroupEvents for DeliveryEvents {
             Some(TopicKind::Replay) => {
                 self.runtime.spawn(retries::run(dispatcher, assigned, Source::Replay, None));
             }
-            _ => tracing::error!(topic = %assigned.partition.topic(), "a topic nobody asked for"),
+            _ => {
+                let topic = assigned.partition.topic();
+                tracing::error!(%topic, "nothing reads this topic; please report this bug");
+            }
         }
     }
 
     fn released(&self, partitions: &[Arc<Partition>]) {
         self.dispatcher.release(partitions);
-    }
-
-    fn error(&self, code: &str) {
-        self.metrics.kafka_error(code);
-    }
-
-    fn committed(&self, ok: bool) {
-        self.metrics.committed(ok);
-    }
-
-    fn lag(&self, topic: &str, partition: i32, records: Option<i64>) {
-        self.metrics.set_lag(topic, partition, records);
-    }
-
-    fn rebalanced(&self) {
-        self.metrics.rebalanced();
     }
 }

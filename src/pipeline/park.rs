@@ -1,12 +1,17 @@
 //! What happens to a delivery after an attempt, or instead of one: the one place that writes
 //! retries, dead letters, attempt records and outcomes.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use super::{TRACEPARENT, attempt::Judged, dispatch::Dispatcher, work::Delivery};
+use super::{
+    TRACEPARENT,
+    account::{Entry, log_attempt, write_attempt},
+    attempt::Judged,
+    dispatch::Dispatcher,
+    work::Delivery,
+};
 use crate::{
-    clock::{self, Timestamp},
-    config::AttemptLogging,
+    clock,
     connector::{Command, CommandBody, Patch},
     delivery::{
         Ask, AttemptRecord, DeliveryRecord, Ending, Next, Outcome, Park, Reason, Source, Tier,
@@ -38,22 +43,6 @@ mod header {
     pub const CONNECTOR_TYPE: &str = "dunmore-connector-type";
 }
 
-/// How a step ended, for its record.
-struct Entry<'a> {
-    outcome: Outcome,
-    reason: Option<Reason>,
-    detail: Option<&'a str>,
-    status: Option<u16>,
-    duration: Option<Duration>,
-    tier: Option<&'a str>,
-}
-
-impl Entry<'_> {
-    const fn plain(outcome: Outcome) -> Self {
-        Self { outcome, reason: None, detail: None, status: None, duration: None, tier: None }
-    }
-}
-
 /// Ends an attempt. The delivery was started before it.
 pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judged) {
     let now = clock::now();
@@ -67,8 +56,8 @@ pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judg
     match delivery.history.after_attempt(policy, verdict, duration, now) {
         Ending::Delivered => {
             let latency = now.since(delivery.accepted_at);
-            let metrics = &dispatcher.options.metrics;
-            metrics.delivered(delivery.target.kind, delivery.event.kind, latency);
+            let (kind, event) = (delivery.target.kind, delivery.event.kind);
+            dispatcher.options.metrics.delivered(kind, event, delivery.source, latency);
             let entry = Entry { status, duration, ..Entry::plain(Outcome::Delivered) };
             log_attempt(dispatcher, &delivery, &entry, now);
             delivery.work.done();
@@ -121,6 +110,7 @@ pub fn cancel(
     waited: &DeliveryRecord,
     source: Source,
     reason: Reason,
+    traceparent: Option<&str>,
 ) {
     let kind = waited.connector_type;
     dispatcher.options.metrics.step(kind, waited.event.kind, Outcome::Cancelled);
@@ -141,7 +131,7 @@ pub fn cancel(
         tier: None,
         at: clock::now(),
     };
-    write_attempt(dispatcher, &record);
+    write_attempt(dispatcher, &record, traceparent);
 }
 
 fn spawn(
@@ -381,75 +371,4 @@ fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: Command
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
     });
-}
-
-fn log_attempt(
-    dispatcher: &Arc<Dispatcher>,
-    delivery: &Delivery,
-    entry: &Entry<'_>,
-    at: Timestamp,
-) {
-    let duration_ms = entry.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    let record = AttemptRecord {
-        delivery_id: delivery.id,
-        project_id: delivery.target.key.project.as_str().into(),
-        connector_id: delivery.target.key.connector.as_str().into(),
-        connector_type: delivery.target.kind,
-        event_id: delivery.event.id.as_str().into(),
-        event_type: delivery.event.kind.as_str().into(),
-        source: delivery.source,
-        attempt: delivery.history.attempts,
-        outcome: entry.outcome,
-        reason: entry.reason,
-        detail: entry.detail.map(Cow::Borrowed),
-        status: entry.status,
-        duration_ms,
-        tier: entry.tier.map(Cow::Borrowed),
-        at,
-    };
-    write_attempt(dispatcher, &record);
-}
-
-/// One wide log line and one record per step.
-fn write_attempt(dispatcher: &Arc<Dispatcher>, record: &AttemptRecord<'_>) {
-    macro_rules! line {
-        ($level:expr) => {
-            tracing::event!(
-                target: "dunmore_connectors::attempt",
-                $level,
-                delivery = %record.delivery_id,
-                project = %record.project_id,
-                connector = %record.connector_id,
-                kind = %record.connector_type,
-                event = %record.event_id,
-                event_type = %record.event_type,
-                source = record.source.as_str(),
-                attempt = record.attempt,
-                outcome = record.outcome.as_str(),
-                reason = record.reason.map(Reason::as_str),
-                detail = record.detail.as_deref(),
-                status = record.status,
-                duration_ms = record.duration_ms,
-                tier = record.tier.as_deref(),
-            )
-        };
-    }
-    let went_well = matches!(record.outcome, Outcome::Delivered | Outcome::Skipped);
-    if went_well || record.outcome == Outcome::Deferred {
-        line!(tracing::Level::DEBUG);
-    } else {
-        line!(tracing::Level::INFO);
-    }
-    let wanted = match dispatcher.options.attempt_logging {
-        AttemptLogging::All => true,
-        AttemptLogging::Failures => !went_well,
-        AttemptLogging::Off => false,
-    };
-    if wanted
-        && let Some(log) = &dispatcher.options.attempt_log
-        && let Ok(value) = serde_json::to_vec(record)
-    {
-        let value = dispatcher.options.codec.encode(TopicKind::Attempts, value);
-        log.write(&record.project_id, &value);
-    }
 }

@@ -3,7 +3,11 @@
 //! What follows, and the order in which it must become durable, is the decision of
 //! [`Batch`]; this file carries it out, then lets the offset be committed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -23,7 +27,7 @@ use crate::{
         Assigned, Connection, GroupEvents, KafkaError, Outgoing, Partition, ProduceError, Producer,
         Reader, Record, TopicKind, Topics,
     },
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
     offsets::Begin,
     telemetry,
     view::{StoreError, View},
@@ -98,7 +102,8 @@ impl Registrar {
         partitions: i32,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, KafkaError> {
-        let state_producer = Producer::gapless(connection, metrics.kafka_errors())?;
+        let state_producer =
+            Producer::gapless(connection, metrics.kafka_client(KafkaClient::State))?;
         Ok(Arc::new(Self {
             connection: connection.clone(),
             topics,
@@ -192,8 +197,10 @@ impl Registrar {
         if !partition.enter() {
             return Err(Stopped);
         }
+        let began = Instant::now();
         let written = self.decide_and_write(partition, &todo).await;
         if written.is_ok() {
+            self.metrics.registrar_batch(todo.len(), began.elapsed());
             for record in todo {
                 partition.complete(record.offset);
             }
@@ -431,20 +438,4 @@ impl GroupEvents for RegistrarEvents {
     }
 
     fn released(&self, _: &[Arc<Partition>]) {}
-
-    fn error(&self, code: &str) {
-        self.0.metrics.kafka_error(code);
-    }
-
-    fn committed(&self, ok: bool) {
-        self.0.metrics.committed(ok);
-    }
-
-    fn lag(&self, topic: &str, partition: i32, records: Option<i64>) {
-        self.0.metrics.set_lag(topic, partition, records);
-    }
-
-    fn rebalanced(&self) {
-        self.0.metrics.rebalanced();
-    }
 }

@@ -117,7 +117,7 @@ async fn take(
     let target = match subscriptions.still_wanted(&waited.connector.connector, waited.event.kind) {
         Ok(target) => target,
         Err(reason) => {
-            park::cancel(dispatcher, &waited, source, reason);
+            park::cancel(dispatcher, &waited, source, reason, record.header_text(TRACEPARENT));
             work.done();
             return;
         }

@@ -216,7 +216,8 @@ impl Feeder {
                 tracing::error!(
                     partition,
                     records = applied.unreadable + skipped,
-                    "state records that cannot be read were left out"
+                    "state records that cannot be read were left out: a newer version wrote them; upgrade \
+                     this instance and delete its data_dir"
                 );
                 self.metrics.view_unreadable(applied.unreadable + skipped);
             }
@@ -280,6 +281,10 @@ impl Feeder {
             lag += (high - self.view.position(partition).next_offset).max(0);
         }
         self.metrics.set_view_lag(lag);
+        match self.view.store().disk_bytes() {
+            Ok(bytes) => self.metrics.set_view_disk(bytes),
+            Err(error) => tracing::debug!(%error, "the size of the view cannot be read"),
+        }
     }
 }
 

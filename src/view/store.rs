@@ -284,6 +284,11 @@ impl Store {
         self.db.flush()?;
         Ok(())
     }
+
+    /// What it takes on disk.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.db.size_on_disk()?)
+    }
 }
 
 impl Shelf for Store {

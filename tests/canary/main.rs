@@ -29,7 +29,7 @@ use dunmore_connectors::{
     connector::Command,
     destination::{ConnectorType, Field, Shape},
     kafka::{Connection, Outgoing, Producer, Reader, ReaderEvent, TopicKind, Topics},
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
     service::Role,
 };
 use rdkafka::Offset;
@@ -197,7 +197,7 @@ async fn secrets_are_nowhere_but_in_the_requests() {
     }
 
     let metrics = Metrics::new().unwrap();
-    let producer = Producer::new(&connection, metrics.kafka_errors()).unwrap();
+    let producer = Producer::new(&connection, metrics.kafka_client(KafkaClient::Tool)).unwrap();
     let behaviours = [
         Behaviour::Ok,
         Behaviour::ServerError,

@@ -19,6 +19,7 @@ use dunmore_connectors::{
         Topics,
     },
     lane::Patience,
+    metrics::KafkaClient,
     offsets::Begin,
     pipeline::{Delivery, RecordWork, test_send},
     service::Service,
@@ -87,10 +88,6 @@ impl GroupEvents for Keeping {
     }
 
     fn released(&self, _: &[Arc<Partition>]) {}
-    fn error(&self, _: &str) {}
-    fn committed(&self, _: bool) {}
-    fn lag(&self, _: &str, _: i32, _: Option<i64>) {}
-    fn rebalanced(&self) {}
 }
 
 /// Hands deliveries of such a destination to the service's lanes, and sends trials of it; returns
@@ -108,6 +105,7 @@ pub async fn deliver(
         group: format!("{events}.panics"),
         topics: vec![events.clone()],
         grace: Duration::from_secs(1),
+        metrics: service.metrics().kafka_client(KafkaClient::Events),
     };
     let group = GroupConsumer::start(connection, &options, Arc::clone(&keeping) as _).unwrap();
     while keeping.0.lock().unwrap().is_empty() {

@@ -1,9 +1,14 @@
 //! Logs: to standard error, readable on a terminal and JSON elsewhere; and what is said of a panic.
+//! Traces: to a collector.
+
+mod traces;
 
 use std::{backtrace::Backtrace, io::IsTerminal, panic, thread};
 
 use tokio::task::JoinError;
 use tracing_subscriber::EnvFilter;
+
+pub use traces::{Attempt, Step, Traces};
 
 use crate::config::{LogFormat, LogSettings};
 

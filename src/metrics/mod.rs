@@ -3,19 +3,28 @@
 //! Label values come only from closed lists; no label holds a project, connector, event or
 //! customer id.
 
+mod kafka;
+mod maker;
+
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
+
+pub use kafka::{ClientMetrics, ClientState, KafkaClient};
+
+use kafka::KafkaMetrics;
+use maker::Maker;
 
 use crate::{
     delivery::{Outcome, Reason, Source},
     destination::ConnectorType,
     event::EventType,
     kafka::{Trouble, TroubleKind},
+    view::RebuildReason,
 };
 
 /// Attempts: 5 ms to 60 s.
@@ -26,7 +35,21 @@ const LATENCY_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
     3600.0, 10_800.0, 43_200.0,
 ];
+/// Commands decided together: 1 to the registrar's bound.
+const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 256.0];
+/// From a batch of commands read to the results written: 5 ms to 60 s.
+const BATCH_SECONDS_BUCKETS: &[f64] = ATTEMPT_BUCKETS;
 const HTTP_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// Why a record is no event.
+const REJECTIONS: &[Reason] = &[
+    Reason::Undecodable,
+    Reason::InvalidEvent,
+    Reason::UnknownEventType,
+    Reason::MissingProject,
+    Reason::EventTooLarge,
+    Reason::InvalidRecord,
+];
 
 type RepeatBoundSource = Box<dyn Fn() -> u64 + Send + Sync>;
 
@@ -44,75 +67,29 @@ pub struct Metrics {
     dead_letters: IntCounterVec,
     attempts_by_source: IntCounterVec,
     in_flight: IntGauge,
+    in_flight_limit: IntGauge,
     lanes: IntGaugeVec,
     circuits_open: IntGaugeVec,
-    consumer_lag: IntGaugeVec,
-    commits: IntCounterVec,
-    rebalances: IntCounter,
+    kafka: KafkaMetrics,
+    ready: IntGauge,
     repeat_bound: IntGauge,
     repeat_bound_source: Mutex<Option<RepeatBoundSource>>,
     commands: IntCounterVec,
+    registrar_batch: Histogram,
+    registrar_seconds: Histogram,
     view_connectors: IntGauge,
     view_projects: IntGauge,
     view_lag: IntGauge,
+    view_disk: IntGauge,
     view_rebuilds: IntCounterVec,
     view_unreadable: IntCounter,
-    kafka_errors: IntCounterVec,
     attempts_dropped: IntCounter,
     registry_requests: IntCounterVec,
     registry_waiting: IntGauge,
     kafka_troubles: IntGaugeVec,
+    trace_exports: IntCounterVec,
     http_requests: IntCounterVec,
     http_seconds: HistogramVec,
-}
-
-/// Makes the metrics and registers them. The names and labels are constants, so the library's
-/// refusals would be mistakes in this file, which every start of the program would show.
-struct Maker {
-    registry: Registry,
-}
-
-impl Maker {
-    fn add<C: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<C>,
-    ) -> prometheus::Result<C> {
-        let collector = made?;
-        self.registry.register(Box::new(collector.clone()))?;
-        Ok(collector)
-    }
-
-    fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        buckets: &[f64],
-        labels: &[&str],
-    ) -> prometheus::Result<HistogramVec> {
-        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add(HistogramVec::new(options, labels))
-    }
 }
 
 impl Metrics {
@@ -153,7 +130,7 @@ impl Metrics {
         )?;
         let latency = make.histograms(
             "dunmore_delivery_latency_seconds",
-            "From the event's Kafka timestamp to delivered.",
+            "From the event's Kafka timestamp to delivered, of all but replays.",
             LATENCY_BUCKETS,
             &["type"],
         )?;
@@ -163,6 +140,42 @@ impl Metrics {
         let each_type = |histograms: &HistogramVec| -> Vec<Histogram> {
             ConnectorType::ALL.iter().map(|t| histograms.with_label_values(&[t.as_str()])).collect()
         };
+        let dead_letters = make.counters(
+            "dunmore_dead_letters_total",
+            "Deliveries that became dead letters.",
+            &["type", "reason"],
+        )?;
+        let events_rejected = make.counters(
+            "dunmore_events_rejected_total",
+            "Records that went to the dead letters because they are no valid event.",
+            &["reason"],
+        )?;
+        let view_rebuilds = make.counters(
+            "dunmore_view_rebuilds_total",
+            "Times the view was rebuilt from Kafka.",
+            &["reason"],
+        )?;
+        // A counter that appears with its first increment hides that one from rates, and the first
+        // dead letter is worth an alert.
+        for (kind, reason) in ConnectorType::ALL
+            .iter()
+            .flat_map(|kind| Reason::ALL.iter().map(move |reason| (kind, reason)))
+        {
+            dead_letters.with_label_values(&[kind.as_str(), reason.as_str()]);
+        }
+        for reason in REJECTIONS {
+            events_rejected.with_label_values(&[reason.as_str()]);
+        }
+        for reason in RebuildReason::ALL {
+            view_rebuilds.with_label_values(&[reason.as_str()]);
+        }
+        for (kind, event) in ConnectorType::ALL
+            .iter()
+            .flat_map(|kind| EventType::ALL.iter().map(move |event| (kind, event)))
+        {
+            let outcome = Outcome::Dead.as_str();
+            deliveries.with_label_values(&[kind.as_str(), event.as_str(), outcome]);
+        }
         let delivered = ConnectorType::ALL
             .iter()
             .map(|t| {
@@ -176,11 +189,7 @@ impl Metrics {
         Ok(Self {
             events_consumed: each_event(&consumed),
             events_unmatched: each_event(&unmatched),
-            events_rejected: make.counters(
-                "dunmore_events_rejected_total",
-                "Records that went to the dead letters because they are no valid event.",
-                &["reason"],
-            )?,
+            events_rejected,
             delivered,
             deliveries,
             attempt_seconds: each_type(&attempt),
@@ -190,11 +199,7 @@ impl Metrics {
                 "Deliveries put into a retry tier.",
                 &["tier", "reason"],
             )?,
-            dead_letters: make.counters(
-                "dunmore_dead_letters_total",
-                "Deliveries that became dead letters.",
-                &["type", "reason"],
-            )?,
+            dead_letters,
             attempts_by_source: make.counters(
                 "dunmore_attempts_total",
                 "Requests to destinations by what made them.",
@@ -204,26 +209,18 @@ impl Metrics {
                 "dunmore_in_flight_deliveries",
                 "Deliveries in memory: waiting in lanes, being sent, or being written to Kafka.",
             )?,
+            in_flight_limit: make.gauge(
+                "dunmore_in_flight_limit",
+                "The most deliveries that may be in memory: live, retried and replayed.",
+            )?,
             lanes: make.gauges("dunmore_lanes", "Lanes, one per connector in use.", &["type"])?,
             circuits_open: make.gauges(
                 "dunmore_circuits_open",
                 "Lanes whose destination is given a rest.",
                 &["type"],
             )?,
-            consumer_lag: make.gauges(
-                "dunmore_consumer_lag_records",
-                "Records not read yet, of the partitions that this instance owns.",
-                &["topic", "partition"],
-            )?,
-            commits: make.counters(
-                "dunmore_commits_total",
-                "Offset commits by result.",
-                &["result"],
-            )?,
-            rebalances: make.counter(
-                "dunmore_rebalances_total",
-                "Assignments and revocations of partitions.",
-            )?,
+            kafka: KafkaMetrics::new(&make)?,
+            ready: make.gauge("dunmore_ready", "1 when /readyz says ready, else 0.")?,
             repeat_bound: make.gauge(
                 "dunmore_repeat_bound_records",
                 "Records that a crash now would repeat at most: in flight plus completed since the \
@@ -234,6 +231,16 @@ impl Metrics {
                 "Connector commands by outcome.",
                 &["command", "outcome"],
             )?,
+            registrar_batch: make.histogram(
+                "dunmore_registrar_batch_commands",
+                "How many commands were decided together.",
+                BATCH_BUCKETS,
+            )?,
+            registrar_seconds: make.histogram(
+                "dunmore_registrar_batch_seconds",
+                "From a batch of commands read to its state applied and its results written.",
+                BATCH_SECONDS_BUCKETS,
+            )?,
             view_connectors: make.gauge("dunmore_view_connectors", "Connectors in the view.")?,
             view_projects: make
                 .gauge("dunmore_view_projects", "Projects that the view knows a tier of.")?,
@@ -241,19 +248,11 @@ impl Metrics {
                 "dunmore_view_lag_records",
                 "Records of the state topic that the view has not applied yet.",
             )?,
-            view_rebuilds: make.counters(
-                "dunmore_view_rebuilds_total",
-                "Times the view was rebuilt from Kafka.",
-                &["reason"],
-            )?,
+            view_disk: make.gauge("dunmore_view_disk_bytes", "What the view takes on disk.")?,
+            view_rebuilds,
             view_unreadable: make.counter(
                 "dunmore_view_unreadable_records_total",
                 "Records of the state topic that the view could not read and left out.",
-            )?,
-            kafka_errors: make.counters(
-                "dunmore_kafka_errors_total",
-                "Errors that the Kafka client reported.",
-                &["code"],
             )?,
             registry_requests: make.counters(
                 "dunmore_schema_registry_requests_total",
@@ -272,6 +271,11 @@ impl Metrics {
                 "dunmore_kafka_troubles",
                 "What is wrong with the cluster at present, by kind; /readyz tells it in words.",
                 &["kind"],
+            )?,
+            trace_exports: make.counters(
+                "dunmore_trace_exports_total",
+                "Batches of spans sent to the collector by result.",
+                &["result"],
             )?,
             http_requests: make.counters(
                 "dunmore_http_requests_total",
@@ -302,7 +306,7 @@ impl Metrics {
         }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "metrics cannot be written; please report this bug");
         }
         String::from_utf8_lossy(&text).into_owned()
     }
@@ -322,10 +326,19 @@ impl Metrics {
         self.events_rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A delivery was delivered, so long after the platform took the event on.
-    pub fn delivered(&self, kind: ConnectorType, event: EventType, latency: Duration) {
+    /// A delivery was delivered, so long after the platform took the event on. How old a replayed
+    /// event is says nothing about this program.
+    pub fn delivered(
+        &self,
+        kind: ConnectorType,
+        event: EventType,
+        source: Source,
+        latency: Duration,
+    ) {
         self.delivered[kind.index()][event.index()].inc();
-        self.latency_seconds[kind.index()].observe(latency.as_secs_f64());
+        if source != Source::Replay {
+            self.latency_seconds[kind.index()].observe(latency.as_secs_f64());
+        }
     }
 
     /// A step of a delivery ended otherwise.
@@ -365,32 +378,32 @@ impl Metrics {
         }
     }
 
-    /// A partition's lag; `None` when the partition is not ours any more.
-    pub fn set_lag(&self, topic: &str, partition: i32, records: Option<i64>) {
-        let partition = partition.to_string();
-        match records {
-            Some(records) => self.consumer_lag.with_label_values(&[topic, &partition]).set(records),
-            // A series of a partition that somebody else owns would stand still for ever.
-            None => {
-                let _ = self.consumer_lag.remove_label_values(&[topic, &partition]);
-            }
-        }
+    /// How many deliveries may be in memory.
+    pub fn set_in_flight_limit(&self, count: usize) {
+        self.in_flight_limit.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// A commit was acknowledged, or failed.
-    pub fn committed(&self, ok: bool) {
-        self.commits.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+    /// The metrics of a Kafka client.
+    pub fn kafka_client(&self, client: KafkaClient) -> ClientMetrics {
+        self.kafka.client(client)
     }
 
-    /// Partitions were assigned or revoked.
-    pub fn rebalanced(&self) {
-        self.rebalances.inc();
+    /// Whether this instance is ready.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
     }
 
     /// A command was decided.
     pub fn command(&self, name: &str, accepted: bool) {
         let outcome = if accepted { "accepted" } else { "rejected" };
         self.commands.with_label_values(&[name, outcome]).inc();
+    }
+
+    /// A batch of commands was decided, its state applied and its results written.
+    pub fn registrar_batch(&self, commands: usize, duration: Duration) {
+        let commands = u32::try_from(commands).unwrap_or(u32::MAX);
+        self.registrar_batch.observe(f64::from(commands));
+        self.registrar_seconds.observe(duration.as_secs_f64());
     }
 
     /// How much the view holds.
@@ -413,6 +426,11 @@ impl Metrics {
         }
     }
 
+    /// What the view takes on disk.
+    pub fn set_view_disk(&self, bytes: u64) {
+        self.view_disk.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// The view is rebuilt from Kafka.
     pub fn view_rebuilt(&self, reason: &str) {
         self.view_rebuilds.with_label_values(&[reason]).inc();
@@ -421,16 +439,6 @@ impl Metrics {
     /// The view left out records that it could not read.
     pub fn view_unreadable(&self, count: usize) {
         self.view_unreadable.inc_by(count as u64);
-    }
-
-    /// The Kafka client reported an error.
-    pub fn kafka_error(&self, code: &str) {
-        self.kafka_errors.with_label_values(&[code]).inc();
-    }
-
-    /// The counter of the Kafka client's errors, for the producers.
-    pub fn kafka_errors(&self) -> IntCounterVec {
-        self.kafka_errors.clone()
     }
 
     /// The counter of attempt records that were not written.
@@ -448,6 +456,11 @@ impl Metrics {
         self.registry_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// A batch of spans was sent to the collector, or refused.
+    pub fn trace_export(&self, ok: bool) {
+        self.trace_exports.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+    }
+
     /// A request to this program was answered.
     pub fn http(&self, method: &str, route: &str, status: u16, duration: Duration) {
         let status = status.to_string();
@@ -461,27 +474,4 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_metric_shows_what_was_counted() {
-        let metrics = Metrics::new().unwrap();
-        metrics.event_consumed(EventType::PaymentSettled);
-        let (slack, settled) = (ConnectorType::Slack, EventType::PaymentSettled);
-        metrics.delivered(slack, settled, Duration::from_millis(7));
-        metrics.step(slack, settled, Outcome::Retry);
-        metrics.set_lag("t", 1, Some(5));
-        let text = metrics.render();
-        for line in [
-            "dunmore_events_consumed_total{event_type=\"payment.settled\"} 1",
-            "dunmore_deliveries_total{event_type=\"payment.settled\",outcome=\"delivered\",type=\"slack\"} 1",
-            "dunmore_consumer_lag_records{partition=\"1\",topic=\"t\"} 5",
-            "dunmore_delivery_latency_seconds_bucket{type=\"slack\",le=\"0.01\"} 1",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
-        }
-        metrics.set_lag("t", 1, None);
-        assert!(!metrics.render().contains("dunmore_consumer_lag_records{"));
-    }
-}
+mod tests;
