@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod fault_server;
 pub(crate) mod kafka;
 pub(crate) mod load;
+pub(crate) mod registry;
 pub(crate) mod serve;
 pub(crate) mod sink;
 
