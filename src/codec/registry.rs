@@ -275,3 +275,122 @@ fn words(response: &Response) -> String {
     let message = json.get("message").and_then(Value::as_str).map(str::to_owned);
     message.unwrap_or_else(|| response.text()).chars().take(MAX_QUOTED_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Answers each path as told, to callers that present these credentials; others get 401.
+    fn registry(answers: &'static [(&'static str, u16, &'static str)]) -> SchemaRegistrySettings {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/base/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    if reader.read_line(&mut head).unwrap() == 0 {
+                        break;
+                    }
+                }
+                let lower = head.to_ascii_lowercase();
+                let length = lower.split("content-length: ").nth(1);
+                let length = length.and_then(|rest| rest.lines().next()?.parse().ok());
+                let mut body = vec![0; length.unwrap_or(0)];
+                reader.read_exact(&mut body).unwrap();
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                // `name:secret` in base64.
+                let (status, answer) = if head.contains("Basic bmFtZTpzZWNyZXQ=") {
+                    let found = answers.iter().find(|(wanted, ..)| *wanted == path);
+                    found.map_or((404, "<html>elsewhere</html>"), |(_, status, body)| {
+                        (*status, *body)
+                    })
+                } else {
+                    (401, r#"{"error_code":401,"message":"who are you?"}"#)
+                };
+                let length = answer.len();
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close");
+                write!(stream, "{head}\r\n\r\n{answer}").unwrap();
+            }
+        });
+        SchemaRegistrySettings {
+            url: Some(url.parse().unwrap()),
+            username: Some("name".to_owned()),
+            password: Some("secret".into()),
+            ca_file: None,
+        }
+    }
+
+    fn client(settings: &SchemaRegistrySettings) -> RegistryClient {
+        RegistryClient::new(settings).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_answer_is_understood() {
+        let settings = registry(&[
+            ("/base/schemas/ids/1", 200, r#"{"schema":"\"string\""}"#),
+            (
+                "/base/schemas/ids/2",
+                200,
+                r#"{"schema":"{\"type\":\"record\",\"name\":\"x.E\",\"fields\":[{\"name\":\"m\",\"type\":\"x.M\"}]}","references":[{"name":"x.M","subject":"money","version":3}]}"#,
+            ),
+            (
+                "/base/subjects/money/versions/3",
+                200,
+                r#"{"subject":"money","id":9,"version":3,"schema":"{\"type\":\"record\",\"name\":\"x.M\",\"fields\":[{\"name\":\"a\",\"type\":\"string\"}]}"}"#,
+            ),
+            ("/base/schemas/ids/3", 200, r#"{"schema":"{}","schemaType":"JSON"}"#),
+            ("/base/schemas/ids/4", 200, r#"{"schema":"syntax","schemaType":"PROTOBUF"}"#),
+            ("/base/schemas/ids/5", 404, r#"{"error_code":40403,"message":"Schema not found"}"#),
+            ("/base/schemas/ids/6", 503, "busy"),
+            ("/base/schemas/ids/7", 200, r#"{"schema":"{\"type\":\"oops\"}"}"#),
+            ("/base/subjects/a%2Fb-value", 404, r#"{"error_code":40401,"message":"no subject"}"#),
+            ("/base/subjects/a%2Fb-value/versions", 409, r#"{"error_code":409,"message":"no"}"#),
+        ]);
+        let client = client(&settings);
+        assert!(matches!(client.schema(1).await, Ok(Fetched::Avro(_))));
+        assert!(matches!(client.schema(2).await, Ok(Fetched::Avro(_))));
+        assert!(matches!(client.schema(3).await, Ok(Fetched::Json)));
+        assert!(
+            matches!(client.schema(4).await, Ok(Fetched::Other(why)) if why.contains("PROTOBUF"))
+        );
+        assert!(matches!(client.schema(5).await, Err(RegistryError::Unknown(_))));
+        assert!(
+            matches!(client.schema(6).await, Err(RegistryError::Away(why)) if why.contains("503"))
+        );
+        assert!(matches!(client.schema(7).await, Ok(Fetched::Other(_))));
+        // Not the registry's own 404: a proxy's, or another service at this address.
+        assert!(matches!(client.schema(8).await, Err(RegistryError::Away(_))));
+        assert_eq!(client.look_up("a/b-value", "\"string\"").await, Ok(None));
+        let refused = client.register("a/b-value", "\"string\"").await;
+        assert!(matches!(refused, Err(RegistryError::Refused { status: 409, .. })));
+    }
+
+    #[tokio::test]
+    async fn credentials_are_sent_and_never_shown() {
+        let mut settings = registry(&[("/base/schemas/ids/1", 200, r#"{"schema":"\"string\""}"#)]);
+        let shown = format!("{settings:?} {:?}", client(&settings));
+        assert!(!shown.contains("secret\"") && !shown.contains("bmFtZTpzZWNyZXQ="), "{shown}");
+        assert!(client(&settings).schema(1).await.is_ok());
+        settings.password = Some("wrong".into());
+        let refused = client(&settings).schema(1).await;
+        assert!(matches!(refused, Err(RegistryError::Refused { status: 401, .. })));
+        settings.ca_file = Some("/no/such/file".into());
+        assert!(RegistryClient::new(&settings).unwrap_err().contains("schema_registry.ca_file"));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_away() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = Some(format!("http://{address}").parse().unwrap());
+        let settings = SchemaRegistrySettings { url, ..SchemaRegistrySettings::default() };
+        assert!(matches!(client(&settings).schema(1).await, Err(RegistryError::Away(_))));
+    }
+}
