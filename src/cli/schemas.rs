@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
+use apache_avro::schema_compatibility::{Compatibility, SchemaCompatibility};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -157,6 +158,20 @@ async fn verdict(
     })
 }
 
+/// Whether all that is written with this schema can be read as records of the kind, by Avro's own
+/// rules.
+fn readable(theirs: &Schemas, kind: RecordKind) -> Result<(), String> {
+    match SchemaCompatibility::can_read(&theirs.root, &kind.schema().root) {
+        Ok(Compatibility::Full) => Ok(()),
+        // A union of which one branch fits is compatible in part.
+        Ok(Compatibility::Partial) => Err("not all of its records, by Avro's rules of \
+             resolution: a branch of a union (such as a record within `data`) or a symbol does \
+             not fit; compare with `dunmore schemas show`"
+            .to_owned()),
+        Err(error) => Err(format!("not by Avro's rules of resolution: {error}")),
+    }
+}
+
 async fn check_file(
     config: &Config,
     topics: &Topics,
@@ -168,12 +183,9 @@ async fn check_file(
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
     let theirs = Schemas::parse(&text, &[]).map_err(|error| anyhow!("{name}: {error}"))?;
-    let ours = &kind.schema().root;
-    let readable =
-        apache_avro::schema_compatibility::SchemaCompatibility::can_read(&theirs.root, ours);
-    let (ok, verdict_here) = match readable {
-        Ok(_) => (true, "its records are read".to_owned()),
-        Err(error) => (false, format!("not by Avro's rules of resolution: {error}")),
+    let (ok, verdict_here) = match readable(&theirs, kind) {
+        Ok(()) => (true, "its records are read".to_owned()),
+        Err(error) => (false, error),
     };
     let mut found = vec![Finding {
         subject: format!("this program's {}", kind.name()),
@@ -190,4 +202,25 @@ async fn check_file(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_is_readable_as_a_whole_or_not_at_all() {
+        for &kind in RecordKind::ALL {
+            assert_eq!(readable(kind.schema(), kind), Ok(()), "{}", kind.name());
+        }
+        let mut event: Value = serde_json::from_str(RecordKind::Event.text()).unwrap();
+        let settled = &mut event["fields"][4]["type"][1]["fields"];
+        settled.as_array_mut().unwrap().push(json!({"name": "memo", "type": "string"}));
+        let more = Schemas::parse(&event.to_string(), &[]).unwrap();
+        assert_eq!(readable(&more, RecordKind::Event), Ok(()));
+        // An amount that is a float is wrong in one record of eight.
+        event["fields"][4]["type"][1]["fields"][3]["type"] = json!("double");
+        let float = Schemas::parse(&event.to_string(), &[]).unwrap();
+        assert!(readable(&float, RecordKind::Event).unwrap_err().contains("a branch of a union"));
+    }
 }
