@@ -235,6 +235,11 @@ impl Serve {
 
     /// Ends it as a power cut would.
     pub(crate) fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// The same; it stays here, to be asked what can be asked of a dead process.
+    pub(crate) fn kill_now(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
