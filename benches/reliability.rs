@@ -21,7 +21,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::Value;
 use support::{
     Chance,
     broker::broker,
@@ -174,26 +173,26 @@ fn half(time: Duration, with_hanging: bool) -> Half {
         serve.count("dunmore_view_connectors", &[]) == CONNECTORS
     });
     let mut produced: HashMap<String, i64> = HashMap::new();
+    let stream = stage.kafka.stream(&stage.topic("payments.events"));
     let began = Instant::now();
     let mut number = 0;
     while began.elapsed() < time {
         let due = usize::try_from(began.elapsed().as_millis()).unwrap() * RATE / 1000;
-        let mut events: Vec<Value> = Vec::new();
         while number < due {
             let healthy = number % (CONNECTORS / 2) * 2;
             let id = format!("healthy_{number}");
-            events.push(event(&id, "payment.settled", &format!("proj_{healthy}")));
-            produced.insert(id, now_ms());
+            produced.insert(id.clone(), now_ms());
+            stream.send(&event(&id, "payment.settled", &format!("proj_{healthy}")));
             if with_hanging {
                 let project = format!("proj_{}", healthy + 1);
-                events.push(event(&format!("hanging_{number}"), "payment.settled", &project));
+                stream.send(&event(&format!("hanging_{number}"), "payment.settled", &project));
             }
             number += 1;
         }
-        stage.events(&events);
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(1));
     }
     let wanted = produced.len();
+    stream.finish(if with_hanging { 2 * wanted } else { wanted });
     // Whatever was put off counts against the latency.
     wait_until("all of the healthy half arrived", PATIENCE, || sink.delivered_count() >= wanted);
     let mut latencies: Vec<i64> =

@@ -149,7 +149,13 @@ impl<K, T> Lane<K, T> {
                 1 => *PROVEN_QUEUE.end(),
                 _ => (2 * batch).min(MAX_BATCH_QUEUE),
             };
-            in_time.clamp(*PROVEN_QUEUE.start(), most.max(*PROVEN_QUEUE.start()))
+            // How fast a destination without a published rate is, is measured; on a machine that is
+            // short of CPU it looks slow, so it is not held to less than one that is not known yet.
+            let least = match self.limits.rate {
+                Some(_) => *PROVEN_QUEUE.start(),
+                None => UNPROVEN_QUEUE,
+            };
+            in_time.clamp(least, most.max(least))
         } else {
             in_time.clamp(1, UNPROVEN_QUEUE)
         }
