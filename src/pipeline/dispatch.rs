@@ -17,7 +17,7 @@ use super::{attempt, budget::Budgets, park, work::Delivery};
 use crate::{
     codec::Codec,
     config::AttemptLogging,
-    delivery::{Reason, RetryPolicy, Source},
+    delivery::{Reason, RetryPolicy},
     destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
