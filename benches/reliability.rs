@@ -258,7 +258,7 @@ fn backlog(events: usize) {
     }
     let serve = stage.serve("one");
     let began = Instant::now();
-    let (mut early, mut most, mut last) = (0.0_f64, 0.0_f64, 0);
+    let (mut early, mut most) = (0.0_f64, 0.0_f64);
     loop {
         thread::sleep(Duration::from_secs(2));
         let (arrived, _) = sink.counted();
@@ -275,11 +275,7 @@ fn backlog(events: usize) {
         if arrived == events {
             break;
         }
-        assert!(
-            began.elapsed() < PATIENCE && (arrived > last || began.elapsed() < FIRST_MINUTE),
-            "stuck"
-        );
-        last = arrived;
+        assert!(began.elapsed() < PATIENCE, "it takes too long");
     }
     let took = began.elapsed().as_secs_f64();
     wait_until("all is committed", PATIENCE, || stage.is_committed("payments.events"));

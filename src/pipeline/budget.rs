@@ -64,6 +64,11 @@ impl Budgets {
         self.bodies.acquire_many(kib(bytes, MAX_BODY_KIB)).await.ok()
     }
 
+    /// How many deliveries may be in memory.
+    pub fn limit(&self) -> usize {
+        self.each.iter().map(|budget| budget.total).sum()
+    }
+
     /// How many deliveries are in memory.
     pub fn in_flight(&self) -> usize {
         self.each.iter().map(|budget| budget.total - budget.deliveries.available_permits()).sum()

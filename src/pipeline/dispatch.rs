@@ -119,8 +119,7 @@ impl Dispatcher {
             suspending: Mutex::new(BTreeMap::new()),
             options,
         });
-        let limit = dispatcher.budgets.iter().map(|b| b.deliveries.available_permits()).sum();
-        dispatcher.options.metrics.set_in_flight_limit(limit);
+        dispatcher.options.metrics.set_in_flight_limit(dispatcher.budgets.limit());
         tokio::spawn(housekeeping(Arc::downgrade(&dispatcher)));
         dispatcher
     }
