@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -168,10 +169,19 @@ impl GroupConsumer {
         let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| KafkaError::request(connection, &e))?;
         let grace = options.grace;
-        let name = format!("kafka {}", options.group);
+        let group = options.group.clone();
+        let name = format!("kafka {group}");
+        let polled = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name(name.chars().take(15).collect())
-            .spawn(move || Poller { consumer, grace }.run())
+            .spawn(move || {
+                let poller = Poller { consumer, grace };
+                // Silence would look like a topic without records.
+                if catch_unwind(AssertUnwindSafe(|| poller.run())).is_err() {
+                    tracing::error!(group, "the polling thread panicked; restart this instance");
+                    *polled.fatal.lock() = Some(format!("the consumer of {group} panicked"));
+                }
+            })
             .map_err(|e| KafkaError::Other(format!("cannot start a thread: {e}")))?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -357,9 +367,7 @@ impl GroupContext {
                         // The library panics on metadata that is no UTF-8; another tool may have
                         // written such.
                         let metadata =
-                            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                                element.metadata().to_owned()
-                            }));
+                            catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned()));
                         let key = (Arc::from(element.topic()), element.partition());
                         Some((key, (offset, metadata.unwrap_or_default())))
                     });

@@ -152,6 +152,46 @@ fn time_in_which_the_program_stood_still_is_not_held_against_a_destination() {
     assert_eq!(lanes.sweep(ms(61_200)).len(), 19, "now it is the destination that is late");
 }
 
+/// Deliveries to a destination that hangs come back from the retry tiers again and again. However many
+/// there are, they may not cost more and more.
+#[test]
+fn what_is_put_off_for_a_destination_that_hangs_comes_back_seldom() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let tiers = [5_u64, 30, 120, 600].map(Duration::from_secs);
+    let mut lanes = lanes(100);
+    let mut under_way: VecDeque<(LaneId, Moment)> = VecDeque::new();
+    // When each delivery is offered: five a second, and again whenever its tier lets it go.
+    let mut due: BinaryHeap<Reverse<Moment>> = (0..3000).map(|n| Reverse(ms(n * 200))).collect();
+    let mut offers = 0;
+    for now in (0..600_000).step_by(50).map(ms) {
+        let mut put_off = Vec::new();
+        if now.as_millis().is_multiple_of(100) {
+            put_off.extend(lanes.sweep(now));
+        }
+        while under_way.front().is_some_and(|(_, at)| *at + TIMEOUT <= now) {
+            let (lane, at) = under_way.pop_front().unwrap();
+            put_off.extend(lanes.finish(lane, at, Report::Unused, now));
+        }
+        while due.peek().is_some_and(|Reverse(at)| *at <= now) {
+            due.pop();
+            offers += 1;
+            match lanes.offer(&"hung", LIMITS, LIVE, 0, now) {
+                Offer::Deferred(deferral) => put_off.push(deferral),
+                Offer::Busy(_) => due.push(Reverse(now + ms(50))),
+                Offer::Queued => {}
+            }
+        }
+        while let Some(start) = lanes.next(now) {
+            under_way.push_back((start.lane, start.at));
+        }
+        for deferral in put_off {
+            let tier = tiers.iter().rev().find(|tier| **tier <= deferral.wait);
+            due.push(Reverse(now + *tier.unwrap_or(&tiers[0])));
+        }
+    }
+    assert!(offers < 40_000, "{offers} offers of 3000 deliveries in ten minutes");
+}
+
 mod properties {
     use proptest::prelude::*;
 

@@ -67,6 +67,8 @@ const TURNS: [Source; 8] = {
 };
 /// A sweep that comes later than this after the one before tells that this program stood still.
 const STOOD_STILL: Duration = Duration::from_millis(300);
+/// The longest that a delivery is put off because its destination does not answer.
+pub const MAX_STALLED_WAIT: Duration = Duration::from_secs(120);
 /// A lane that takes one in this time or less is worth waiting for when it is full, while there is
 /// [`Patience`] …
 pub const FAST_INTERVAL: Duration = Duration::from_millis(5);

@@ -4,9 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     BATCH_LINGER, Deferral, FAST_INTERVAL, FASTEST_INTERVAL, FORGET, LEAST_LATENCY, LEAST_SHARE,
-    LaneLimits, Listed, MAX_BATCH_QUEUE, MAX_BLOCK, MAX_CROWDED_WAIT, MAX_LANE_WAIT, MUCH_SLOWER,
-    Moment, PATIENCE, PROVEN_QUEUE, Report, SLOWER, STALL_PROVEN, STALL_UNPROVEN, TURNS,
-    UNPROVEN_QUEUE, UNPROVEN_WINDOW,
+    LaneLimits, Listed, MAX_BATCH_QUEUE, MAX_BLOCK, MAX_CROWDED_WAIT, MAX_LANE_WAIT,
+    MAX_STALLED_WAIT, MUCH_SLOWER, Moment, PATIENCE, PROVEN_QUEUE, Report, SLOWER, STALL_PROVEN,
+    STALL_UNPROVEN, TURNS, UNPROVEN_QUEUE, UNPROVEN_WINDOW,
     circuit::{Circuit, Gate},
     smooth,
 };
@@ -149,7 +149,13 @@ impl<K, T> Lane<K, T> {
                 1 => *PROVEN_QUEUE.end(),
                 _ => (2 * batch).min(MAX_BATCH_QUEUE),
             };
-            in_time.clamp(*PROVEN_QUEUE.start(), most.max(*PROVEN_QUEUE.start()))
+            // How fast a destination without a published rate is, is measured; on a machine that is
+            // short of CPU it looks slow, so it is not held to less than one that is not known yet.
+            let least = match self.limits.rate {
+                Some(_) => *PROVEN_QUEUE.start(),
+                None => UNPROVEN_QUEUE,
+            };
+            in_time.clamp(least, most.max(least))
         } else {
             in_time.clamp(1, UNPROVEN_QUEUE)
         }
@@ -248,7 +254,11 @@ impl<K, T> Lane<K, T> {
         match report {
             Report::Working => {
                 self.circuit.worked();
-                self.proven = true;
+                if !self.proven {
+                    // What was thought while it had not answered yet counts no more.
+                    self.spilled_until = Moment::ZERO;
+                    self.proven = true;
+                }
                 let latency = now.saturating_sub(started).as_secs_f64();
                 smooth(&mut self.latency, latency);
                 self.adapt_window(latency);
@@ -285,10 +295,16 @@ impl<K, T> Lane<K, T> {
     }
 
     pub(super) fn defer(&mut self, item: T, now: Moment) -> Deferral<T> {
-        let step = Duration::from_secs_f64(self.step().clamp(0.001, 60.0));
+        let mut step = Duration::from_secs_f64(self.step().clamp(0.001, 60.0));
+        let mut latest = Duration::MAX;
+        if self.is_stalled(now) {
+            // No better than this is known, and what is put off for too short comes back in vain.
+            step = step.max(now.saturating_sub(self.last_progress) / self.running.max(1));
+            latest = now + MAX_STALLED_WAIT;
+        }
         let ahead = step * u32::try_from(self.waiting()).unwrap_or(u32::MAX).min(100_000);
         let soonest = (now + ahead).max(self.blocked_until);
-        self.spilled_until = self.spilled_until.max(soonest) + step;
+        self.spilled_until = (self.spilled_until.max(soonest) + step).min(latest);
         Deferral { item, reason: Reason::LaneFull, wait: self.spilled_until.saturating_sub(now) }
     }
 

@@ -212,7 +212,7 @@ impl Sender<'_> {
             Some(trace) => request.header(HeaderName::from_static(TRACEPARENT), trace.as_bytes()),
             None => request,
         };
-        let _memory = self.dispatcher.body_memory(request.body.len()).await;
+        let _memory = self.dispatcher.budgets.body(request.body.len()).await;
         let began = Instant::now();
         let sent = self.send(request).await;
         let duration = Some(began.elapsed());

@@ -10,14 +10,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use super::{attempt, park, work::Delivery};
+use super::{attempt, budget::Budgets, park, work::Delivery};
 use crate::{
     codec::Codec,
     config::AttemptLogging,
-    delivery::{Reason, RetryPolicy, Source},
+    delivery::{Reason, RetryPolicy},
     destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
@@ -28,14 +28,6 @@ use crate::{
     view::{Subscriptions, Target, View},
 };
 
-/// Bytes of events that may be in memory for delivery, in KiB: live ones may take half of it,
-/// retries and replays a quarter each, so that none keeps the others out.
-pub const MAX_EVENT_KIB: u32 = 64 * 1024;
-/// Bytes of request bodies that may be in memory, in KiB. Small bodies are not counted: how many
-/// there can be is bounded already.
-pub const MAX_BODY_KIB: u32 = 64 * 1024;
-/// What a small body is.
-const SMALL_BODY: usize = 16 * 1024;
 /// How often lanes are looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How often a lane that is full but fast is offered a delivery again.
@@ -95,10 +87,7 @@ pub struct Dispatcher {
     /// Wakes the housekeeping when a timer was set that is due before its next round.
     wake: Notify,
     next_round: AtomicU64,
-    /// What live deliveries, retries and replays may use of the in-flight budget: each its own, so
-    /// that none keeps the others out.
-    budgets: [Budget; Source::ALL.len()],
-    bodies: Semaphore,
+    pub(super) budgets: Budgets,
     tasks: TaskTracker,
     pub(super) suspending: Mutex<BTreeMap<ConnectorKey, i64>>,
 }
@@ -125,39 +114,14 @@ impl Dispatcher {
             began: Instant::now(),
             wake: Notify::new(),
             next_round: AtomicU64::new(0),
-            budgets: [
-                Budget::new(permits, MAX_EVENT_KIB / 2),
-                Budget::new(permits / 2, MAX_EVENT_KIB / 4),
-                Budget::new(permits / 4, MAX_EVENT_KIB / 4),
-            ],
-            bodies: Semaphore::new(MAX_BODY_KIB as usize),
+            budgets: Budgets::new(permits),
             tasks: TaskTracker::new(),
             suspending: Mutex::new(BTreeMap::new()),
             options,
         });
-        let limit = dispatcher.budgets.iter().map(|b| b.deliveries.available_permits()).sum();
-        dispatcher.options.metrics.set_in_flight_limit(limit);
+        dispatcher.options.metrics.set_in_flight_limit(dispatcher.budgets.limit());
         tokio::spawn(housekeeping(Arc::downgrade(&dispatcher)));
         dispatcher
-    }
-
-    /// Waits for a share of the in-flight budget.
-    pub async fn permit(&self, source: Source) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.budgets[source.index()].deliveries).acquire_owned().await.ok()
-    }
-
-    /// Waits for memory for an event of this size. It is held until the event's record is done.
-    pub async fn memory(&self, source: Source, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let budget = &self.budgets[source.index()];
-        Arc::clone(&budget.kib).acquire_many_owned(kib(bytes, budget.total_kib)).await.ok()
-    }
-
-    /// Waits for memory for a request's body of this size, if it is not small.
-    pub(super) async fn body_memory(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        if bytes <= SMALL_BODY {
-            return None;
-        }
-        self.bodies.acquire_many(kib(bytes, MAX_BODY_KIB)).await.ok()
     }
 
     /// Who of a project wants what. The view is on local disk: when it cannot be read, nothing can
@@ -223,8 +187,7 @@ impl Dispatcher {
         let mut arrival = Arrival {
             version: target.version,
             source,
-            crowded: self.budgets[source.index()].is_short()
-                || delivery.work.partition().is_crowded(),
+            crowded: self.budgets.is_short(source) || delivery.work.partition().is_crowded(),
             patient: true,
         };
         loop {
@@ -318,11 +281,6 @@ impl Dispatcher {
         drop(dropped);
     }
 
-    /// How many deliveries are in memory.
-    pub fn in_flight(&self) -> usize {
-        self.budgets.iter().map(Budget::in_flight).sum()
-    }
-
     /// Waits until every task has ended, at most so long.
     pub async fn stopped(&self, timeout: Duration) {
         self.tasks.close();
@@ -341,7 +299,7 @@ impl Dispatcher {
         }
         self.launch(starts);
         self.options.metrics.set_lanes(&counts);
-        self.options.metrics.set_in_flight(self.in_flight());
+        self.options.metrics.set_in_flight(self.budgets.in_flight());
     }
 
     fn count(lanes: &Lanes<ConnectorKey, Delivery>) -> Vec<(usize, usize)> {
@@ -353,41 +311,6 @@ impl Dispatcher {
         }
         counts
     }
-}
-
-/// What deliveries of one source may use.
-struct Budget {
-    deliveries: Arc<Semaphore>,
-    total: usize,
-    kib: Arc<Semaphore>,
-    total_kib: u32,
-}
-
-impl Budget {
-    fn new(deliveries: usize, total_kib: u32) -> Self {
-        let total = deliveries.max(1);
-        Self {
-            deliveries: Arc::new(Semaphore::new(total)),
-            total,
-            kib: Arc::new(Semaphore::new(total_kib as usize)),
-            total_kib,
-        }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.total.saturating_sub(self.deliveries.available_permits())
-    }
-
-    /// Whether less than half of it is left.
-    fn is_short(&self) -> bool {
-        self.deliveries.available_permits() * 2 < self.total
-            || self.kib.available_permits() * 2 < self.total_kib as usize
-    }
-}
-
-/// A size in KiB, at least one and never more than there can be.
-fn kib(bytes: usize, most: u32) -> u32 {
-    u32::try_from(bytes / 1024 + 1).unwrap_or(most).min(most)
 }
 
 /// Starts what timers allow, sweeps lanes and sets gauges, as long as the dispatcher lives.

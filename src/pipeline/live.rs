@@ -63,7 +63,7 @@ async fn take(
         partition.complete(record.offset);
         return;
     }
-    let bytes = dispatcher.memory(Source::Live, event.json.len()).await;
+    let bytes = dispatcher.budgets.event(Source::Live, event.json.len()).await;
     let shares = RecordWork::shares(Arc::clone(partition), record.offset, targets.len(), bytes);
     let event = Arc::new(event);
     // What follows belongs to this step; where nothing is traced, to the producer's.
@@ -93,7 +93,7 @@ async fn take(
             permit: None,
         };
         if let Some(delivery) = park::skip(dispatcher, delivery) {
-            let permit = dispatcher.permit(Source::Live).await;
+            let permit = dispatcher.budgets.delivery(Source::Live).await;
             dispatcher.offer(Delivery { permit, ..delivery }, patience).await;
         }
     }

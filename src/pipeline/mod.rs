@@ -3,6 +3,7 @@
 
 mod account;
 mod attempt;
+mod budget;
 mod dispatch;
 mod live;
 mod park;

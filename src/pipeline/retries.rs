@@ -111,7 +111,7 @@ async fn take(
 ) {
     let Due { record, waited, source } = due;
     let subscriptions = dispatcher.subscriptions(&waited.connector.project).await;
-    let bytes = dispatcher.memory(source, waited.event.json.len()).await;
+    let bytes = dispatcher.budgets.event(source, waited.event.json.len()).await;
     let shares = RecordWork::shares(Arc::clone(partition), record.offset, 1, bytes);
     let Some(work) = shares.into_iter().next() else { return };
     let target = match subscriptions.still_wanted(&waited.connector.connector, waited.event.kind) {
@@ -136,7 +136,7 @@ async fn take(
         permit: None,
     };
     if let Some(delivery) = park::skip(dispatcher, delivery) {
-        let permit = dispatcher.permit(source).await;
+        let permit = dispatcher.budgets.delivery(source).await;
         dispatcher.offer(Delivery { permit, ..delivery }, patience).await;
     }
 }

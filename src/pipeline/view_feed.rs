@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -84,7 +85,10 @@ impl ViewFeed {
         thread::Builder::new()
             .name("view".to_owned())
             .spawn(move || {
-                if let Err(error) = feeder.run() {
+                // The store may panic where it should report, for example when its disk is full.
+                let fed = catch_unwind(AssertUnwindSafe(|| feeder.run()));
+                let fed = fed.unwrap_or_else(|_| Err("the view's thread panicked".to_owned()));
+                if let Err(error) = fed {
                     tracing::error!(error, "the view cannot be fed; restart this instance");
                     *failure.lock() = Some(error);
                 }

@@ -98,6 +98,26 @@ impl ProducerContext for Counting {
     }
 }
 
+/// Writes without waiting.
+pub(crate) struct Stream {
+    producer: ThreadedProducer<Counting>,
+    topic: String,
+}
+
+impl Stream {
+    pub(crate) fn send(&self, value: &Value) {
+        let (key, value) = (value["projectId"].as_str().unwrap(), value.to_string());
+        let record = BaseRecord::to(&self.topic).key(key).payload(&value);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+
+    /// Waits until so many are durable.
+    pub(crate) fn finish(&self, count: usize) {
+        self.producer.flush(PATIENCE).unwrap();
+        assert_eq!(self.producer.context().written.load(Ordering::Relaxed), count);
+    }
+}
+
 impl Kafka {
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -117,17 +137,7 @@ impl Kafka {
 
     /// Writes the records in their order, and returns when all are durable.
     pub(crate) fn write(&self, topic: &str, records: impl IntoIterator<Item = Write>) {
-        let producer: ThreadedProducer<Counting> = self
-            .client()
-            .set("partitioner", "murmur2_random")
-            .set("enable.idempotence", "true")
-            .set("message.max.bytes", "8000000")
-            .set("queue.buffering.max.messages", "1000000")
-            .set("linger.ms", "2")
-            // A topic's limit is one of compressed batches; an event of the largest size needs it.
-            .set("compression.type", "lz4")
-            .create_with_context(Counting::default())
-            .unwrap();
+        let producer = self.producer();
         let mut count = 0;
         for record in records {
             let mut next = BaseRecord::to(topic).key(&record.key);
@@ -144,6 +154,24 @@ impl Kafka {
         }
         producer.flush(PATIENCE).unwrap();
         assert_eq!(producer.context().written.load(Ordering::Relaxed), count, "to {topic}");
+    }
+
+    /// Something that writes JSON values, keyed by `projectId`, as they come.
+    pub(crate) fn stream(&self, topic: &str) -> Stream {
+        Stream { producer: self.producer(), topic: topic.to_owned() }
+    }
+
+    fn producer(&self) -> ThreadedProducer<Counting> {
+        self.client()
+            .set("partitioner", "murmur2_random")
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", "8000000")
+            .set("queue.buffering.max.messages", "1000000")
+            .set("linger.ms", "2")
+            // A topic's limit is one of compressed batches; an event of the largest size needs it.
+            .set("compression.type", "lz4")
+            .create_with_context(Counting::default())
+            .unwrap()
     }
 
     /// Writes JSON values, each keyed by its `projectId`.

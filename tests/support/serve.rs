@@ -23,7 +23,10 @@ use super::{
     wait_until,
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_dunmore");
+/// The program; `DUNMORE_TEST_PROGRAM` names another build of it.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("DUNMORE_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_dunmore").into())
+}
 /// A start reads the view and joins two groups; the machine may be busy.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than the grace that the program gives itself.
@@ -192,7 +195,7 @@ impl Stage {
 
 /// The program without settings.
 pub(crate) fn bare_command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DUNMORE_") {
             command.env_remove(name);
@@ -235,6 +238,11 @@ impl Serve {
 
     /// Ends it as a power cut would.
     pub(crate) fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// The same; it stays here, to be asked what can be asked of a dead process.
+    pub(crate) fn kill_now(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

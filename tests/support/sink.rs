@@ -71,6 +71,8 @@ struct State {
     scripts: Mutex<HashMap<String, Script>>,
     delay: Mutex<Duration>,
     connections: AtomicUsize,
+    /// How often each event `evt_<number>` arrived, when that is all that is to be remembered.
+    arrivals: Option<Mutex<Vec<u8>>>,
 }
 
 /// An HTTP/1.1 server on loopback, in this process. Without a script a path answers 200 at once.
@@ -83,6 +85,16 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) fn start() -> Self {
+        Self::start_with(State::default())
+    }
+
+    /// A sink for a great many events: it only counts how often each arrived, of the events `evt_0` to
+    /// `evt_<events - 1>` with one delivery each, and answers 200.
+    pub(crate) fn counting(events: usize) -> Self {
+        Self::start_with(State { arrivals: Some(Mutex::new(vec![0; events])), ..State::default() })
+    }
+
+    fn start_with(state: State) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sink")
@@ -91,7 +103,7 @@ impl Sink {
             .unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(state);
         let shared = Arc::clone(&state);
         runtime.spawn(async move {
             loop {
@@ -159,6 +171,13 @@ impl Sink {
         lock(&self.state.hits).len()
     }
 
+    /// Of a counting sink: how many events arrived, and how many arrivals were one too many.
+    pub(crate) fn counted(&self) -> (usize, usize) {
+        let arrivals = lock(self.state.arrivals.as_ref().unwrap());
+        let arrived = arrivals.iter().filter(|count| **count > 0).count();
+        (arrived, arrivals.iter().map(|count| usize::from(*count)).sum::<usize>() - arrived)
+    }
+
     /// How many connections are open. When a client has died and there are none, everything that it had
     /// sent is recorded.
     pub(crate) fn connections(&self) -> usize {
@@ -194,6 +213,13 @@ async fn answer(
         let value = head.headers.get(name).and_then(|value| value.to_str().ok());
         value.unwrap_or_default().to_owned()
     };
+    if let Some(arrivals) = &state.arrivals {
+        let number = header("dunmore-event-id").trim_start_matches("evt_").parse::<usize>();
+        let mut arrivals = lock(arrivals);
+        let count = &mut arrivals[number.unwrap()];
+        *count = count.saturating_add(1);
+        return Ok(Response::new(Full::from("ok")));
+    }
     let path = head.uri.path().to_owned();
     let (reply, delay) = {
         let mut scripts = lock(&state.scripts);
