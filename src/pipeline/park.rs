@@ -263,7 +263,8 @@ async fn write_until_durable(
                 record.value = Some(b"");
             }
             Err(error) => {
-                if partition.is_released() {
+                // What was begun is finished while there is time, else all of it repeats.
+                if partition.is_closed() {
                     return false;
                 }
                 tracing::warn!(topic, %error, "a record could not be written; trying again");

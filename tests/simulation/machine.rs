@@ -1,0 +1,255 @@
+//! An instance of the program, as the simulation plays it: the product's objects, and in which
+//! state the shell around them is.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+};
+
+use dunmore_connectors::{
+    connector::{
+        Change, Command, CommandResult, Problem, ProjectState, Registry, StateKey, StateRecord,
+        Tier,
+    },
+    delivery::{Park, Verdict},
+    id::{ConnectorKey, ProjectId},
+    kafka::Partition,
+    lane::{LaneId, Lanes, Moment},
+    pipeline::Delivery,
+    secrets::Keyring,
+    view::{BaseUrls, Known, Shelf, Subscriptions},
+};
+
+use crate::{
+    breaks::Break,
+    broker::{PARTITIONS, Topic, index},
+};
+
+/// A view in memory: the product's fold over a map instead of sled.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    pub shelf: Rows,
+    pub known: Vec<Known>,
+    cache: BTreeMap<ProjectId, Arc<Subscriptions>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Rows(pub BTreeMap<StateKey, (i64, Vec<u8>)>);
+
+impl Shelf for Rows {
+    type Error = Infallible;
+
+    fn stored(&self, key: &StateKey) -> Result<Option<(i64, Vec<u8>)>, Infallible> {
+        Ok(self.0.get(key).cloned())
+    }
+}
+
+impl Sight {
+    pub fn new() -> Self {
+        let known = (0..PARTITIONS).map(|_| Known::default()).collect();
+        Self { shelf: Rows::default(), known, cache: BTreeMap::new() }
+    }
+
+    /// What the store does: fold, keep everything in one step, forget what is compiled.
+    pub fn apply(
+        &mut self,
+        partition: i32,
+        records: &[StateRecord],
+        next_offset: i64,
+        breaks: Option<Break>,
+    ) {
+        let known = &mut self.known[index(partition)];
+        let Ok(folded) = if breaks == Some(Break::SecondDecisionFolded) {
+            let blind = Known { position: known.position, ..Known::default() };
+            blind.fold(&Rows::default(), records, next_offset)
+        } else {
+            known.fold(&self.shelf, records, next_offset)
+        };
+        for (key, newest) in &folded.changes {
+            match &newest.json {
+                Some(json) => {
+                    let row = (newest.command_offset, json.clone());
+                    self.shelf.0.insert(key.clone(), row);
+                }
+                None => {
+                    self.shelf.0.remove(key);
+                }
+            }
+        }
+        for project in &known.accept(folded).projects {
+            self.cache.remove(project);
+        }
+    }
+
+    pub fn project(&self, project: &ProjectId) -> ProjectState {
+        let mut state = ProjectState::default();
+        for (key, (_, json)) in self.shelf.0.iter().filter(|(key, _)| key.project() == project) {
+            state.apply(&key.read(Some(json)).unwrap());
+        }
+        state
+    }
+
+    pub fn subscriptions(&mut self, project: &ProjectId, keyring: &Keyring) -> Arc<Subscriptions> {
+        if let Some(known) = self.cache.get(project) {
+            return Arc::clone(known);
+        }
+        let state = self.project(project);
+        let compiled = Arc::new(Subscriptions::compile(&state, keyring, &BaseUrls::default()));
+        self.cache.insert(project.clone(), Arc::clone(&compiled));
+        compiled
+    }
+}
+
+/// What a registrar sees of its partition.
+pub struct Desk<'a> {
+    pub sight: &'a Sight,
+    pub partition: i32,
+    pub keyring: &'a Keyring,
+    pub taken_over_at: i64,
+    pub breaks: Option<Break>,
+}
+
+impl Registry for Desk<'_> {
+    type Error = Infallible;
+
+    fn last_command(&self) -> i64 {
+        if self.breaks == Some(Break::LooksUpOnce) {
+            return self.taken_over_at;
+        }
+        self.sight.known[index(self.partition)].position.last_command
+    }
+
+    fn was_accepted(&self, command_offset: i64) -> Option<StateKey> {
+        if self.breaks == Some(Break::NothingAgain) {
+            return None;
+        }
+        self.sight.known[index(self.partition)].was_accepted(command_offset).cloned()
+    }
+
+    fn project(&self, project: &ProjectId) -> Result<ProjectState, Infallible> {
+        let mut state = self.sight.project(project);
+        if self.breaks == Some(Break::NoTierLimit)
+            && let Some(project) = &mut state.project
+        {
+            project.tier = Tier::Enterprise;
+        }
+        Ok(state)
+    }
+
+    fn open(&self, command: &mut Command) -> Result<(), Problem> {
+        self.keyring.open_command(command)
+    }
+
+    fn seal(&self, change: &mut Change) {
+        self.keyring.seal_change(change);
+    }
+}
+
+/// One thing that a registrar does, durable before the next one.
+#[derive(Debug)]
+pub enum Act {
+    Result(CommandResult),
+    State(StateRecord),
+    Applied(i64),
+    DeadLetter(i64),
+    Forward(Vec<u8>, ProjectId),
+}
+
+/// What a registrar is about to do for a partition.
+#[derive(Debug)]
+pub enum Duty {
+    Arrived,
+    CatchingUp(i64),
+    Ready,
+    Writing { acts: VecDeque<Act>, offsets: Vec<i64> },
+    Repairing { records: VecDeque<StateRecord>, last: i64 },
+    SeeingRepairs(i64),
+    Stopped,
+}
+
+/// A partition that this instance owns, or believes to.
+#[derive(Debug)]
+pub struct Held {
+    pub topic: Topic,
+    pub epoch: u64,
+    pub partition: Arc<Partition>,
+    pub position: i64,
+    /// What is left of the record that its worker is handing to lanes.
+    pub taking: VecDeque<Item>,
+    /// Since when the worker waits for the head to fall due.
+    pub head: Option<(i64, u64)>,
+    /// Given up; until when what was begun may be finished.
+    pub revoking: Option<u64>,
+    pub duty: Duty,
+    pub taken_over_at: i64,
+}
+
+/// A delivery, and where the ledger has it.
+#[derive(Debug)]
+pub struct Item {
+    pub delivery: Delivery,
+    pub task: usize,
+    pub share: usize,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct Running {
+    pub lane: LaneId,
+    pub at: Moment,
+    pub began: u64,
+    pub ready_at: u64,
+    pub items: Vec<Item>,
+    pub answers: Vec<Verdict>,
+    /// For each item: the destination acts, or has acted already.
+    pub acts: Vec<bool>,
+    pub acted: bool,
+}
+
+/// A record on its way to a tier or the dead letters.
+#[derive(Debug)]
+pub struct Write {
+    pub item: Item,
+    pub park: Park,
+}
+
+/// A running instance: all that a crash forgets.
+#[derive(Debug)]
+pub struct Live {
+    pub machine: usize,
+    pub incarnation: u64,
+    pub started: u64,
+    /// The ends of the state partitions when it started.
+    pub start_ends: Vec<i64>,
+    pub joined: bool,
+    pub sight: Sight,
+    pub lanes: Lanes<ConnectorKey, Item>,
+    pub held: Vec<Held>,
+    /// Partitions that were given up while a registrar was still writing for them.
+    pub orphans: Vec<Held>,
+    pub running: Vec<Running>,
+    pub writes: Vec<Write>,
+    pub commands: Vec<Vec<u8>>,
+    pub suspending: BTreeMap<ConnectorKey, i64>,
+    /// What the destinations of this instance's lanes asked for.
+    pub not_before: BTreeMap<ConnectorKey, u64>,
+    /// Connectors that cannot work, by the version that was tried.
+    pub broken: BTreeMap<ConnectorKey, i64>,
+    pub hoard: Vec<Item>,
+    /// State could not be written: the service stops.
+    pub failed: bool,
+}
+
+impl Live {
+    pub fn moment(&self, now: u64) -> Moment {
+        Moment::from_millis(now - self.started)
+    }
+}
+
+/// A place where an instance can run, with what its disk keeps.
+#[derive(Debug)]
+pub struct Machine {
+    pub live: Option<Live>,
+    pub disk: Sight,
+}

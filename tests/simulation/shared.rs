@@ -1,0 +1,189 @@
+//! What all instances share in the simulated world: the clock, chance, the broker, the
+//! destinations and the ledger.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use dunmore_connectors::{
+    clock::Timestamp,
+    connector::{
+        Change, Command, Context, Decision, ProjectState, Refused, StateRecord, decide,
+        partition_of,
+    },
+    delivery::RetryPolicy,
+    egress::EgressPolicy,
+    id::{ConnectorKey, ProjectId},
+    kafka::Partition,
+    secrets::Keyring,
+};
+
+use crate::{
+    breaks::Break,
+    broker::{Broker, PARTITIONS, Topic, Written, index},
+    chance::Chance,
+    ledger::{Ledger, fold},
+    profile::Profile,
+};
+
+/// The moment at which every simulation begins.
+const EPOCH_MS: i64 = 1_800_000_000_000;
+
+/// How a destination behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nature {
+    Healthy,
+    Slow,
+    Flaky,
+    Failing,
+    /// Asks to be left alone again and again.
+    Limited,
+    /// Answers too late, and acts or not.
+    Hanging,
+    /// The webhook is gone until the connector's configuration is changed.
+    Gone,
+}
+
+pub struct Shared {
+    pub now: u64,
+    pub chance: Chance,
+    pub broker: Broker,
+    pub ledger: Ledger,
+    pub profile: Profile,
+    pub breaks: Option<Break>,
+    pub policy: RetryPolicy,
+    pub egress: EgressPolicy,
+    pub keyring: Arc<Keyring>,
+    pub natures: BTreeMap<ConnectorKey, Nature>,
+    /// From which version on a broken connector works.
+    pub fixed_at: BTreeMap<ConnectorKey, i64>,
+    /// The partition objects that are assigned at present.
+    pub current: BTreeMap<Topic, Arc<Partition>>,
+    pub counter: u64,
+    reference: BTreeMap<ProjectId, ProjectState>,
+    tracing: bool,
+    pub trace: Vec<String>,
+}
+
+/// A moment of the simulation as records carry it.
+pub fn stamp(at: u64) -> Timestamp {
+    Timestamp::from_millis(EPOCH_MS + i64::try_from(at).unwrap())
+}
+
+impl Shared {
+    pub fn new(seed: u64, profile: Profile, breaks: Option<Break>, tracing: bool) -> Self {
+        let policy: RetryPolicy = profile.tiers.parse().unwrap();
+        let key = "k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned();
+        Self {
+            now: 0,
+            chance: Chance::new(seed),
+            broker: Broker::new(policy.tiers().len()),
+            ledger: Ledger::default(),
+            profile,
+            breaks,
+            policy,
+            egress: EgressPolicy::default(),
+            keyring: Arc::new(Keyring::parse(&[key]).unwrap()),
+            natures: BTreeMap::new(),
+            fixed_at: BTreeMap::new(),
+            current: BTreeMap::new(),
+            counter: 0,
+            reference: BTreeMap::new(),
+            tracing,
+            trace: Vec::new(),
+        }
+    }
+
+    pub fn is(&self, broken: Break) -> bool {
+        self.breaks == Some(broken)
+    }
+
+    pub fn time(&self) -> Timestamp {
+        stamp(self.now)
+    }
+
+    /// A command reaches its topic; without a partition, that of its project.
+    pub fn send_command(&mut self, value: Vec<u8>, partition: Option<i32>) {
+        let read = Command::read(&value);
+        let own =
+            read.as_ref().ok().map(|command| partition_of(command.project.as_str(), PARTITIONS));
+        let partition = partition.or(own).unwrap_or(0);
+        let log = &mut self.broker.commands[index(partition)];
+        let offset = log.append(self.now, value, &mut self.chance);
+        self.note(|| match &read {
+            Ok(command) => format!("command {} at {partition}/{offset}", command.id),
+            Err(_) => format!("a bad command at {partition}/{offset}"),
+        });
+        match read {
+            Ok(command) => {
+                self.ledger.asked(command.id.as_str(), partition, offset);
+                if own == Some(partition) {
+                    self.decide_as_one(command, partition, offset);
+                }
+            }
+            Err(Refused::Rejected { id, .. }) => self.ledger.asked(id.as_str(), partition, offset),
+            Err(Refused::Unanswerable(_)) => {}
+        }
+    }
+
+    pub fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.tracing {
+            let line = format!("{:>9} ms  {}", self.now, what());
+            self.trace.push(line);
+        }
+    }
+
+    pub fn number(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// What a single registrar that never fails decides. What is written later must be the same.
+    fn decide_as_one(&mut self, mut command: Command, partition: i32, offset: i64) {
+        let context = Context { at: self.time(), offset, egress: &self.egress };
+        let state = self.reference.entry(command.project.clone()).or_default();
+        self.keyring.open_command(&mut command).unwrap();
+        let accepted = match decide(state, &command, &context) {
+            Decision::Accepted(mut change) => {
+                self.keyring.seal_change(&mut change);
+                state.apply(&change);
+                true
+            }
+            Decision::Rejected(_) => false,
+        };
+        self.ledger.expect(command.id.as_str(), partition, offset, accepted);
+    }
+
+    /// Writes a state record, and looks whether it breaks a tier's limit.
+    pub fn write_state(&mut self, partition: i32, record: &StateRecord) -> i64 {
+        let log = &mut self.broker.state[index(partition)];
+        let offset = log.append(self.now, record.clone(), &mut self.chance);
+        self.ledger.changed(partition, record);
+        let change = record.key.read(record.value.as_deref()).unwrap();
+        let (connector, tier) = match change {
+            Change::ConnectorSet(connector) => (Some(connector), None),
+            Change::ProjectSet(project) => (None, Some(project.tier)),
+            _ => (None, None),
+        };
+        if let Some(connector) = &connector {
+            if connector.command_id.as_str().starts_with("cmd_fix") {
+                self.fixed_at.entry(connector.key.clone()).or_insert(connector.version);
+            }
+            let project = record.key.project();
+            let newest = fold(&self.broker.history[index(partition)]);
+            let known = newest.get(&record.key);
+            let is_newer = known.is_none_or(|k| k.record.command_offset < record.command_offset);
+            if is_newer && known.is_none_or(|known| known.connector.is_none()) {
+                let of_project = newest.values().filter(|w| w.record.key.project() == project);
+                let tier = of_project.clone().find_map(|written| written.tier).unwrap_or_default();
+                let count = of_project.filter(|written| written.connector.is_some()).count();
+                if !tier.has_room_beside(count) {
+                    self.ledger.fail("the tier's limit holds", || {
+                        format!("{} is one too many beside {count} on {tier}", record.key)
+                    });
+                }
+            }
+        }
+        let written = Written { offset, record: record.clone(), connector, tier };
+        self.broker.history[index(partition)].push(written);
+        offset
+    }
+}
