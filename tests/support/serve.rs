@@ -23,7 +23,10 @@ use super::{
     wait_until,
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_dunmore");
+/// The program under test: the one that was built with the tests, or for figures another build of it.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("DUNMORE_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_dunmore").into())
+}
 /// A start reads the view and joins two groups; the machine may be busy.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than the grace that the program gives itself.
@@ -192,7 +195,7 @@ impl Stage {
 
 /// The program without settings.
 pub(crate) fn bare_command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DUNMORE_") {
             command.env_remove(name);
