@@ -1,4 +1,4 @@
-//! The admin server: `/metrics`, `/healthz`, `/readyz`.
+//! The admin server: `/metrics`, `/healthz`, `/readyz`, and beside them the admin API.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -54,14 +54,16 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     health: Arc<dyn Health>,
+    console: Router,
 ) -> std::io::Result<()> {
     let shared = Shared { metrics, health };
     let app = Router::new()
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .layer(middleware::from_fn_with_state(shared.clone(), count))
-        .with_state(shared);
+        .with_state(shared.clone())
+        .merge(console)
+        .layer(middleware::from_fn_with_state(shared, count));
     axum::serve(listener, app).await
 }
 

@@ -47,7 +47,8 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("api.jwt.issuer", "the `iss` of signed tokens"),
     ("api.jwt.audience", "the `aud` of signed tokens"),
     ("api.jwt.projects_claim", "the claim with the caller's projects; default `projects`"),
-    ("admin.listen", "address of /metrics, /healthz, /readyz"),
+    ("admin.listen", "address of /metrics, /healthz, /readyz and the admin API"),
+    ("admin.token_sha256", "the hash of the admin API's token; without one there is no admin API"),
     ("secrets.keys", "id:base64key list; the first encrypts, all decrypt"),
     ("egress.allow_cidrs", "private networks that users' URLs may name"),
     ("egress.allow_http", "plain http to those networks"),
@@ -246,11 +247,14 @@ pub struct JwtSettings {
 pub struct AdminSettings {
     /// Where metrics and health are served.
     pub listen: SocketAddr,
+    /// The SHA-256, in hexadecimal digits, of the token that the admin API asks for. Without one
+    /// there is no admin API.
+    pub token_sha256: Option<String>,
 }
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)), token_sha256: None }
     }
 }
 
@@ -473,6 +477,12 @@ impl Config {
                 );
             }
         }
+        let digest = self.admin.token_sha256.as_deref();
+        if digest.is_some_and(|d| d.len() != 64 || !d.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return wrong(
+                "admin.token_sha256 must be 64 hexadecimal digits; `dunmore token create --admin` makes a token and prints them",
+            );
+        }
         for (kind, settings) in &self.destinations {
             if let Some(url) = &settings.base_url
                 && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
@@ -533,6 +543,7 @@ impl Config {
             row("api.tokens", self.shown_tokens()),
             row("api.requests_per_second", self.api.requests_per_second),
             row("admin.listen", self.admin.listen),
+            row("admin.token_sha256", self.admin.token_sha256.as_deref().unwrap_or_default()),
             row("secrets.keys", self.shown_keys()),
             row("egress.allow_cidrs", list(&self.egress.allow_cidrs)),
             row("egress.allow_http", self.egress.allow_http),

@@ -11,6 +11,7 @@ use crate::{
     api::{Api, ApiOptions},
     codec::Codec,
     config::{AttemptLogging, Config},
+    console::Console,
     health::{ServiceHealth, watch_kafka},
     kafka::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
@@ -72,6 +73,7 @@ pub struct Service {
     attempt_log: Option<Arc<AttemptLog>>,
     traces: Option<Arc<Traces>>,
     api: Option<Api>,
+    console: Arc<Console>,
     producer: Producer,
     codec: Codec,
     admin_address: SocketAddr,
@@ -124,11 +126,13 @@ impl Service {
         let partitions = feed.partitions();
         let health = Arc::new(ServiceHealth::new(feed, codec.clone()));
         health.wait_for(vec!["the consumers to join their groups"]);
+        let console = Console::new(&config, codec.clone())?;
         let mut tasks = Vec::new();
         {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
+            let routes = console.router();
             tasks.push(tokio::spawn(async move {
-                if let Err(error) = admin::serve(listener, metrics, health).await {
+                if let Err(error) = admin::serve(listener, metrics, health, routes).await {
                     tracing::error!(%error, "the admin server stopped; restart this instance");
                 }
             }));
@@ -154,6 +158,7 @@ impl Service {
             attempt_log: None,
             traces,
             api: None,
+            console,
             producer,
             codec,
             admin_address,
@@ -373,6 +378,7 @@ impl Service {
     /// Stops: no new records, what is in flight is finished within the grace time, offsets are
     /// committed, the groups are left.
     pub async fn stop(mut self) {
+        self.console.stopped().await;
         // Requests that are under way still need the registrar.
         if let Some(api) = self.api.take() {
             api.stopped().await;

@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "lane",
     "offsets",
     "view/fold.rs",
+    "replay",
 ];
 
 /// What a pure room must not name: runtimes, clients, stores, files, the environment, clocks,

@@ -41,7 +41,7 @@ use crate::{
 use commands::Commands;
 use deliveries::Recent;
 use edge::Limits;
-use error::Failure;
+pub(crate) use error::Failure;
 
 /// The largest request, in bytes: twenty fields of 8 KiB and their escapes.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;

@@ -173,15 +173,21 @@ fn headers() -> Value {
     })
 }
 
+/// The codes of this API: others are the admin API's.
+fn public_codes() -> impl Iterator<Item = ProblemCode> {
+    let of_admin = [ProblemCode::AdminDisabled, ProblemCode::Conflict];
+    ProblemCode::ALL.iter().copied().filter(move |code| !of_admin.contains(code))
+}
+
 fn problem_responses() -> Value {
     let mut responses = Map::new();
     let statuses = [400, 401, 403, 404, 409, 412, 413, 415, 429, 500, 503];
     for status in statuses {
-        let of_status = ProblemCode::ALL.iter().filter(|code| match status {
-            412 => **code == ProblemCode::ConnectorChanged,
+        let of_status = public_codes().filter(|code| match status {
+            412 => *code == ProblemCode::ConnectorChanged,
             status => code.status() == status,
         });
-        let codes: Vec<&str> = of_status.map(|code| code.as_str()).collect();
+        let codes: Vec<&str> = of_status.map(ProblemCode::as_str).collect();
         let mut response = json!({
             "description": format!("A problem: {}.", codes.join(", ")),
             "content": { "application/problem+json": { "schema": reference("schemas", "Problem") } },
@@ -247,7 +253,7 @@ fn schemas() -> Value {
                 "title": { "type": "string" },
                 "status": { "type": "integer" },
                 "detail": { "type": "string" },
-                "code": names(ProblemCode::ALL.iter().map(|code| code.as_str()).collect()),
+                "code": names(public_codes().map(ProblemCode::as_str).collect()),
                 "errors": { "type": "array", "items": {
                     "type": "object", "required": ["field", "message"],
                     "properties": { "field": { "type": "string" }, "message": { "type": "string" } },

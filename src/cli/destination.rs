@@ -5,7 +5,6 @@ use std::io::Read as _;
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use http::header::{HeaderName, HeaderValue, USER_AGENT};
 use secrecy::SecretString;
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -24,7 +23,7 @@ use crate::{
     },
     event::{self, Event, EventType, EventTypes},
     id::{ConnectorId, ConnectorKey, DeliveryId},
-    outbound::AGENT,
+    operations::shown,
 };
 
 #[derive(Subcommand, Debug)]
@@ -117,6 +116,8 @@ fn described(kind: ConnectorType) -> Value {
         "fields": fields,
         "batch": batch,
         "dedup": spec.dedup,
+        "forgetsRepeatsAfterSeconds": spec.forgets_repeats_after.map(|time| time.as_secs()),
+        "maxEventAgeSeconds": spec.max_event_age.map(|age| age.as_secs()),
         "rate": rate,
         "sharedAddressLimit": shared,
         "concurrency": spec.concurrency,
@@ -173,6 +174,10 @@ fn limits(spec: &Spec) -> Vec<[String; 2]> {
         ["an answer may take".to_owned(), format!("{} s", spec.timeout.as_secs_f64())],
         ["against repeats".to_owned(), spec.dedup.to_owned()],
     ];
+    if let Some(age) = spec.max_event_age {
+        let text = format!("{} hours; older ones count as of now", age.as_secs() / 3600);
+        rows.push(["events keep their time for".to_owned(), text]);
+    }
     if let Some(limit) = spec.shared_address_limit {
         let text = format!("{} refused calls in {} s", limit.refused, limit.within.as_secs());
         rows.push(["all connectors pause after".to_owned(), text]);
@@ -286,13 +291,8 @@ impl Connector {
         }
     }
 
-    /// The request with what the sender adds to each.
-    fn shown(&self, mut request: Request) -> Preview {
-        if !request.headers.iter().any(|(name, _)| name == USER_AGENT) {
-            let agent: (HeaderName, HeaderValue) = (USER_AGENT, HeaderValue::from_static(AGENT));
-            request.headers.insert(0, agent);
-        }
-        docs::preview(&request, &self.secrets)
+    fn shown(&self, request: Request) -> Preview {
+        shown(request, &self.secrets)
     }
 }
 

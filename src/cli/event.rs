@@ -50,6 +50,9 @@ pub enum EventCommand {
         #[arg(long, default_value = "-", value_name = "FILE")]
         file: String,
     },
+    /// Tell an event's full story: where it was read, whom it was matched with, each attempt, and
+    /// where each of its deliveries is now.
+    Trace(super::deliveries::TraceFlags),
 }
 
 /// Which samples are wanted.
@@ -83,6 +86,7 @@ pub async fn run(common: &Common, command: EventCommand) -> anyhow::Result<()> {
         }
         EventCommand::Send { file, sample: None } => send(common, &file).await,
         EventCommand::Validate { file } => validate(common, &file),
+        EventCommand::Trace(flags) => super::deliveries::trace(common, flags).await,
     }
 }
 

@@ -1,11 +1,15 @@
 //! The command line.
 
+mod choose;
 mod connector;
 mod control;
+mod deliveries;
 mod destination;
+mod dlq;
 mod event;
 mod openapi;
 mod output;
+mod replay;
 mod schemas;
 mod secrets;
 mod serve;
@@ -13,6 +17,7 @@ mod settings;
 mod state;
 mod token;
 mod topics;
+mod watch;
 
 use std::{
     path::PathBuf,
@@ -31,6 +36,7 @@ use crate::{
     config::{Config, ConfigError, LogSettings},
     kafka::Topics,
     metrics::Metrics,
+    operations::Operations,
     service::Role,
     telemetry,
 };
@@ -109,7 +115,7 @@ enum Command {
         #[command(subcommand)]
         command: destination::DestinationCommand,
     },
-    /// Produce payment events.
+    /// Produce payment events, and tell what became of them.
     Event {
         #[command(subcommand)]
         command: event::EventCommand,
@@ -123,6 +129,18 @@ enum Command {
     Secrets {
         #[command(subcommand)]
         command: secrets::SecretsCommand,
+    },
+    /// Send events again, or for the first time to a new connector.
+    Replay(replay::ReplayFlags),
+    /// Look at dead letters and act on them.
+    Dlq {
+        #[command(subcommand)]
+        command: dlq::DlqCommand,
+    },
+    /// Search and follow the record of attempts.
+    Deliveries {
+        #[command(subcommand)]
+        command: deliveries::DeliveriesCommand,
     },
     /// Make tokens for the API.
     Token {
@@ -202,6 +220,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Event { command } => event::run(&common, command).await,
         Command::Schemas { command } => schemas::run(&common, command).await,
         Command::Secrets { command } => secrets::run(&common, command).await,
+        Command::Replay(flags) => replay::run(&common, flags).await,
+        Command::Dlq { command } => dlq::run(&common, command).await,
+        Command::Deliveries { command } => deliveries::run(&common, command).await,
         Command::Token { command } => token::run(&common, command),
         Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),
@@ -232,6 +253,14 @@ fn load(common: &Common) -> Result<Config, ConfigError> {
 fn reading_codec(config: &Config) -> anyhow::Result<Codec> {
     let metrics = Arc::new(Metrics::new()?);
     Codec::new(&config.schema_registry, metrics).map_err(|error| Usage(error).into())
+}
+
+/// The logs, and the form of their records.
+async fn operations(config: &Config) -> anyhow::Result<Operations> {
+    // Refused before anybody is asked.
+    config.connection()?;
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    Ok(Operations::new(config, codec(config, &topics).await?)?)
 }
 
 /// The form of the records, with the ids of our schemas when there is a registry.

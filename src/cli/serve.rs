@@ -36,14 +36,16 @@ pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::R
         if config.secrets.keys.is_empty() {
             config.secrets.keys = vec![SecretString::from(Keyring::generate())];
         }
+        // One token for both APIs: whoever tries this out is everybody.
+        let (token, entry) = tokens::generate("embedded", vec![tokens::ALL_PROJECTS.to_owned()])
+            .map_err(|error| anyhow!(error))?;
+        config.admin.token_sha256.get_or_insert(entry.sha256.clone());
         if roles.contains(&Role::Api) {
-            let (token, entry) =
-                tokens::generate("embedded", vec![tokens::ALL_PROJECTS.to_owned()])
-                    .map_err(|error| anyhow!(error))?;
             config.api.tokens.push(entry);
             output::line(&format!("REST API: http://{}", config.api.listen));
-            output::line(&format!("admin token: {}", token.expose_secret()));
         }
+        output::line(&format!("admin API: http://{}/admin/v1", config.admin.listen));
+        output::line(&format!("admin token: {}", token.expose_secret()));
         output::line(&format!("embedded broker: {}", broker.bootstrap_servers()));
         output::line("It is for trying out only: it keeps little, and everything is gone at exit.");
         (_broker, _folder) = (Some(broker), Some(folder));

@@ -49,6 +49,8 @@ problem_codes! {
     Unauthorized => "unauthorized", 401, "A valid bearer token is needed";
     /// The caller may not touch this project.
     Forbidden => "forbidden", 403, "This project is not yours";
+    /// There is no admin API, because it has no token.
+    AdminDisabled => "admin_disabled", 403, "The admin API is switched off";
     /// The project's tier allows no more connectors.
     ConnectorLimitReached => "connector_limit_reached", 403, "The tier allows no more connectors";
     /// There is no such connector.
@@ -61,6 +63,8 @@ problem_codes! {
     ConnectorExists => "connector_exists", 409, "The connector exists already";
     /// The connector changed since the sender looked at it.
     ConnectorChanged => "connector_changed", 409, "The connector has changed since";
+    /// It cannot be done as things are.
+    Conflict => "conflict", 409, "This cannot be done as things are";
     /// An idempotency key came again with another body.
     IdempotencyKeyReused => "idempotency_key_reused", 409, "The idempotency key was used before";
     /// The request's body is too long.

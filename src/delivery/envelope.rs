@@ -239,6 +239,9 @@ pub struct AttemptRecord<'a> {
     /// The retry tier that the delivery went to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<Cow<'a, str>>,
+    /// The replay or redrive that asked for this delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Cow<'a, str>>,
     /// When it ended.
     pub at: Timestamp,
 }

@@ -27,6 +27,7 @@ pub const SPEC: Spec = Spec {
     rate: Some(Rate { per_second: 20.0, burst: 40 }),
     concurrency: 8,
     dedup: "insert_id, 7 days",
+    forgets_repeats_after: Some(Duration::from_secs(7 * 24 * 3600)),
     becomes: |kind| match kind {
         EventType::PaymentSettled => "an event with revenue",
         _ => "an event",

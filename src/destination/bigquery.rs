@@ -4,7 +4,7 @@
 //! the names of the event's fields; those that the table does not have are left out. Amounts are
 //! decimal strings, so their columns should be BIGNUMERIC (NUMERIC has nine decimals) or STRING.
 
-use std::slice;
+use std::{slice, time::Duration};
 
 use http::{HeaderValue, header::AUTHORIZATION};
 use serde_json::{Map, Value, json};
@@ -43,6 +43,7 @@ pub const SPEC: Spec = Spec {
     // Quotas are of bytes per project and come as errors.
     concurrency: 8,
     dedup: "insertId, about a minute; the column id tells repeats apart for ever",
+    forgets_repeats_after: Some(Duration::from_secs(60)),
     becomes: |_| "a row",
     make: |settings, _| Ok(Box::new(BigQuery::new(settings)?)),
     ..Spec::BASE

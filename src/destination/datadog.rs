@@ -32,6 +32,7 @@ pub const SPEC: Spec = Spec {
     ],
     // 250,000 events a minute for one organisation: no limit that a connector of ours reaches.
     dedup: "none; the event's id is in the text",
+    max_event_age: Some(MAX_AGE),
     becomes: |kind| match kind {
         EventType::PaymentFailed => "an event of type error",
         _ => "an event",

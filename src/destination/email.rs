@@ -37,6 +37,7 @@ pub const SPEC: Spec = Spec {
     rate: Some(Rate { per_second: 5.0, burst: 5 }),
     concurrency: 2,
     dedup: "Idempotency-Key, 24 hours",
+    forgets_repeats_after: Some(Duration::from_secs(24 * 3600)),
     becomes: |_| "a mail",
     make: |settings, _| Ok(Box::new(Email::new(settings)?)),
     ..Spec::BASE

@@ -37,6 +37,7 @@ pub const SPEC: Spec = Spec {
     ],
     concurrency: 8,
     dedup: "transaction_id, for purchases; others are not repeated after a timeout",
+    max_event_age: Some(MAX_AGE),
     becomes: |kind| match kind {
         EventType::PaymentSettled => "a purchase",
         _ => "an event",

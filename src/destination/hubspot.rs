@@ -33,6 +33,7 @@ pub const SPEC: Spec = Spec {
     rate: Some(Rate { per_second: 9.0, burst: 20 }),
     concurrency: 4,
     dedup: "upsert by the wallet: a repeat changes nothing",
+    forgets_repeats_after: None,
     becomes: |kind| match kind {
         EventType::PaymentSettled
         | EventType::PaymentFailed

@@ -39,6 +39,7 @@ pub const SPEC: Spec = Spec {
     // 2 GB or about 1.8 million events a minute: no limit that a connector of ours reaches.
     concurrency: 8,
     dedup: "$insert_id with event, time and distinct_id",
+    forgets_repeats_after: None,
     becomes: |_| "an event",
     make: |settings, _| Ok(Box::new(Mixpanel::new(settings)?)),
     ..Spec::BASE

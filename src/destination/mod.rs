@@ -190,6 +190,12 @@ pub struct Spec {
     pub setup_example: &'static str,
     /// What the vendor does with a repeated delivery, in a few words.
     pub dedup: &'static str,
+    /// For how long the vendor recognises a repeat: zero where it does not recognise each, `None`
+    /// where no end of it is known.
+    pub forgets_repeats_after: Option<Duration>,
+    /// How old an event may be for the vendor to take it as of its time. An older one is sent
+    /// without, and counts as of when it arrives.
+    pub max_event_age: Option<Duration>,
     /// What becomes of an event type at the destination, in a few words.
     pub becomes: fn(EventType) -> &'static str,
     /// Checks that need more than one field.
@@ -226,6 +232,8 @@ impl Spec {
         shared_address_limit: None,
         setup_example: "",
         dedup: "none",
+        forgets_repeats_after: Some(Duration::ZERO),
+        max_event_age: None,
         becomes: |_| "the event as it is",
         check: |_, _| Vec::new(),
         make: |_, _| Err(SettingError { field: "type", message: "cannot be made".to_owned() }),

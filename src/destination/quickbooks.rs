@@ -39,6 +39,7 @@ pub const SPEC: Spec = Spec {
     timeout: Duration::from_secs(60),
     setup_example: "17",
     dedup: "requestid",
+    forgets_repeats_after: None,
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a sales receipt for the day",
         EventType::PaymentSettled => "nothing unless named in eventTypes, then a sales receipt",

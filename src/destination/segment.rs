@@ -4,7 +4,7 @@
 //! Segment answers 200 to nearly everything, a wrong write key included, so "delivered" means
 //! "accepted".
 
-use std::slice;
+use std::{slice, time::Duration};
 
 use http::{HeaderValue, header::AUTHORIZATION};
 use serde_json::{Value, json};
@@ -36,6 +36,7 @@ pub const SPEC: Spec = Spec {
     // About 1,000 requests per second for a whole workspace are suggested; we take a share.
     rate: Some(Rate { per_second: 200.0, burst: 200 }),
     dedup: "messageId, about 24 hours",
+    forgets_repeats_after: Some(Duration::from_secs(24 * 3600)),
     becomes: |kind| match kind {
         EventType::PaymentSettled => "a track call with revenue",
         _ => "a track call",

@@ -44,6 +44,7 @@ pub const SPEC: Spec = Spec {
     concurrency: 4,
     timeout: Duration::from_secs(60),
     dedup: "InvoiceNumber is unique; Idempotency-Key for minutes",
+    forgets_repeats_after: None,
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a draft invoice for the day",
         EventType::PaymentSettled => "nothing unless named in eventTypes, then a draft invoice",

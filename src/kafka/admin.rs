@@ -227,4 +227,35 @@ impl Admin {
         }
         Ok(())
     }
+
+    /// Deletes every record of a topic's partitions before these offsets. Kafka can delete the
+    /// beginning of a partition only.
+    pub async fn delete_before(
+        &self,
+        topic: &str,
+        offsets: &std::collections::BTreeMap<i32, i64>,
+    ) -> Result<(), KafkaError> {
+        let mut list = rdkafka::TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(topic, *partition, rdkafka::Offset::Offset(*offset))
+                .map_err(|e| KafkaError::Other(e.to_string()))?;
+        }
+        let options = AdminOptions::new()
+            .operation_timeout(Some(REQUEST_TIMEOUT))
+            .request_timeout(Some(2 * REQUEST_TIMEOUT));
+        let deleted = self
+            .client
+            .delete_records(&list, &options)
+            .await
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        for element in deleted.elements() {
+            element.error().map_err(|error| {
+                KafkaError::Other(format!(
+                    "{topic}-{} could not be purged: {error}",
+                    element.partition()
+                ))
+            })?;
+        }
+        Ok(())
+    }
 }

@@ -39,6 +39,19 @@ impl Record {
         }
     }
 
+    /// A record that was not read but is about to be written, to be looked at like one.
+    pub fn unwritten(value: Bytes, headers: Vec<(String, Bytes)>) -> Self {
+        Self {
+            partition: -1,
+            offset: -1,
+            timestamp: crate::clock::now(),
+            key: None,
+            value: Some(value),
+            headers,
+            read_at: Instant::now(),
+        }
+    }
+
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&Bytes> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value)

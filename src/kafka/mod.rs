@@ -1,12 +1,14 @@
 //! The only room that knows Kafka's client library.
 
 mod admin;
+mod bookmarks;
 mod consumer;
 mod embedded;
 mod group;
 mod partition;
 mod producer;
 mod reader;
+mod scan;
 mod statistics;
 mod topics;
 mod watch;
@@ -18,12 +20,14 @@ use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 pub use rdkafka::Offset;
 
 pub use admin::{Admin, Difference};
+pub use bookmarks::{Bookmark, BookmarkMap, Bookmarks, MAX_NOTE_BYTES};
 pub use consumer::{Record, headers_of};
 pub use embedded::EmbeddedBroker;
 pub use group::{Assigned, GroupConsumer, GroupEvents, GroupHandle, GroupOptions};
 pub use partition::{NotNow, Partition};
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
 pub use reader::{Reader, ReaderEvent};
+pub use scan::{Bounds, SCAN_PATIENCE, Seen, Span, Spans, scan};
 pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};
 pub use watch::{Trouble, TroubleKind, Watch};
 

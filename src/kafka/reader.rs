@@ -52,7 +52,7 @@ fn is_passing(error: &ClientError) -> bool {
 
 /// Keeps the client library's log in ours, and the ends of partitions out of it: they are no
 /// errors here.
-struct Quiet;
+pub(super) struct Quiet;
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -49,6 +49,7 @@ pub fn log_attempt(
         status: entry.status,
         duration_ms,
         tier: entry.tier.map(Cow::Borrowed),
+        job: delivery.job.as_deref().map(Cow::Borrowed),
         at,
     };
     write_attempt(dispatcher, &record, delivery.traceparent.as_deref());

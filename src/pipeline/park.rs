@@ -1,7 +1,7 @@
 //! What happens to a delivery after an attempt, or instead of one: the one place that writes
 //! retries, dead letters, attempt records and outcomes.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use super::{
     TRACEPARENT,
@@ -57,7 +57,9 @@ pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judg
         Ending::Delivered => {
             let latency = now.since(delivery.accepted_at);
             let (kind, event) = (delivery.target.kind, delivery.event.kind);
-            dispatcher.options.metrics.delivered(kind, event, delivery.source, latency);
+            // The retry of a replayed delivery is of an old event, too.
+            let source = if delivery.job.is_some() { Source::Replay } else { delivery.source };
+            dispatcher.options.metrics.delivered(kind, event, source, latency);
             let entry = Entry { status, duration, ..Entry::plain(Outcome::Delivered) };
             log_attempt(dispatcher, &delivery, &entry, now);
             delivery.work.done();
@@ -129,6 +131,7 @@ pub fn cancel(
         status: None,
         duration_ms: None,
         tier: None,
+        job: waited.job.as_deref().map(Cow::Borrowed),
         at: clock::now(),
     };
     write_attempt(dispatcher, &record, traceparent);

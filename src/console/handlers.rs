@@ -1,0 +1,293 @@
+//! The admin API's handlers: the same operations as on the command line.
+
+use std::{
+    str::FromStr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, RawQuery, State},
+    http::StatusCode,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Console, Running, Shared,
+    ask::{PurgeBody, Query, RedriveBody, ReplayBody, ResumeBody, Wrong, body},
+    conflict, failed,
+};
+use crate::{
+    api::Failure,
+    clock,
+    connector::{Problem, ProblemCode},
+    id::{EventId, ProjectId},
+    operations::{OffsetRange, Operations, Redrive, Run, check_canary, share},
+    replay::Position,
+};
+
+/// How long the outcomes of a canary are waited for.
+const CANARY_WAIT: Duration = Duration::from_secs(60);
+
+type Answer = Result<Json<Value>, Failure>;
+type Accepted = Result<(StatusCode, Json<Value>), Failure>;
+
+/// `GET /admin/v1/replays`
+pub async fn replays(State(console): Shared) -> Answer {
+    let jobs = console.read(Operations::jobs).await?;
+    let jobs = jobs.iter().map(|(id, job)| with_running(&console, id, job.to_json(id)));
+    Ok(Json(json!({ "jobs": jobs.collect::<Vec<_>>() })))
+}
+
+/// `GET /admin/v1/replays/{job}`
+pub async fn replay(State(console): Shared, Path(id): Path<String>) -> Answer {
+    check(&id)?;
+    let name = id.clone();
+    let job = console.read(move |own| Ok(own.job(&name).ok())).await?;
+    let job = job.ok_or_else(|| nothing(&format!("There is no job {id} (any more).")))?;
+    let mut told = with_running(&console, &id, job.to_json(&id));
+    if let Some(ended) = console.ended(&id) {
+        told["lastRunHere"] = ended;
+    }
+    Ok(Json(told))
+}
+
+fn with_running(console: &Console, id: &str, mut job: Value) -> Value {
+    job["runsHere"] = console.running(id).is_some().into();
+    job
+}
+
+fn check(id: &str) -> Result<(), Failure> {
+    Operations::check_job_name(id).map_err(|error| nothing(&error.to_string()))
+}
+
+fn nothing(detail: &str) -> Failure {
+    Problem::new(ProblemCode::NotFound, detail).into()
+}
+
+/// `POST /admin/v1/replays`
+pub async fn start_replay(State(console): Shared, bytes: Bytes) -> Accepted {
+    let asked: ReplayBody = body(&bytes)?;
+    let mut wrong = Wrong::default();
+    let selection = asked.selection(&mut wrong);
+    let ranges = asked.offsets.iter().map(|text| OffsetRange::from_str(text));
+    let ranges: Vec<OffsetRange> =
+        ranges.filter_map(|range| wrong.take("offsets", range)).collect();
+    wrong.rate(asked.rate);
+    wrong.check()?;
+    let wants_history = asked.dry_run || asked.only_missing;
+    let chosen = selection.clone();
+    let (survey, choice, history) = console
+        .read(move |own| {
+            let (spans, in_topic) = own.spans(&chosen, &ranges)?;
+            let history = wants_history.then(|| own.history(&chosen)).transpose()?;
+            let choice = own.connectors()?.choose(&chosen, history.as_ref());
+            let survey = own.survey(&spans, in_topic, &choice, history.as_ref())?;
+            Ok((survey, choice, history))
+        })
+        .await?;
+    let told = survey.to_json();
+    if asked.dry_run || survey.plan.send() == 0 {
+        return Ok((StatusCode::OK, Json(told)));
+    }
+    if !survey.warnings.is_empty() && !asked.confirm {
+        let words: Vec<&str> = survey.warnings.iter().map(|w| w.message.as_str()).collect();
+        let detail = format!("{}. Say confirm to send all the same.", words.join(". "));
+        return Err(conflict(&detail));
+    }
+    let job = Operations::new_replay(clock::now());
+    let running = console.start_job(&job)?;
+    let (owner, name) = (Arc::clone(&console), job.clone());
+    let history = if asked.only_missing { history } else { None };
+    console.tasks.spawn(async move {
+        let run = as_run(&running, asked.rate);
+        let spans = survey.spans.clone();
+        let ended = owner
+            .operations
+            .replay(&name, selection, spans, choice, history, &run, || {})
+            .await
+            .map(|finished| finished.to_json());
+        owner.end_job(&name, &ended);
+    });
+    let mut told = told;
+    told["job"] = job.into();
+    Ok((StatusCode::ACCEPTED, Json(told)))
+}
+
+fn as_run(running: &Running, rate: f64) -> Run {
+    Run { rate, stop: running.stop.clone(), progress: Arc::clone(&running.progress) }
+}
+
+/// `POST /admin/v1/replays/{job}/resume`
+pub async fn resume_replay(
+    State(console): Shared,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Accepted {
+    check(&id)?;
+    let asked: ResumeBody = body(&bytes)?;
+    let mut wrong = Wrong::default();
+    wrong.rate(asked.rate);
+    wrong.check()?;
+    let name = id.clone();
+    let job = console.read(move |own| Ok(own.job(&name).ok())).await?;
+    if job.is_none() {
+        return Err(nothing(&format!("There is no job {id} (any more).")));
+    }
+    let running = console.start_job(&id)?;
+    let (owner, name) = (Arc::clone(&console), id.clone());
+    console.tasks.spawn(async move {
+        let run = as_run(&running, asked.rate);
+        let ended = owner.operations.resume(&name, &run).await;
+        owner.end_job(&name, &ended.map(|finished| finished.to_json()));
+    });
+    Ok((StatusCode::ACCEPTED, Json(json!({ "job": id }))))
+}
+
+/// `POST /admin/v1/jobs/{job}/stop`
+pub async fn stop_job(State(console): Shared, Path(id): Path<String>) -> Accepted {
+    let Some(running) = console.running(&id) else {
+        return Err(conflict(&format!("{id} does not run on this instance.")));
+    };
+    running.stop.cancel();
+    Ok((StatusCode::ACCEPTED, Json(json!({"job": id, "state": "stopping"}))))
+}
+
+/// `GET /admin/v1/dead-letters`
+pub async fn dead_letters(State(console): Shared, RawQuery(query): RawQuery) -> Answer {
+    let known = ["reason", "project", "connector", "type", "eventType", "from", "to", "limit"];
+    let mut wrong = Wrong::default();
+    let query = Query::read(query.as_deref(), &known, &mut wrong);
+    let (filter, limit) = (query.dead_filter(&mut wrong), query.limit(&mut wrong));
+    wrong.check()?;
+    let listed = console.read(move |own| own.dead_letters(&filter, limit)).await?;
+    Ok(Json(listed.to_json()))
+}
+
+/// `GET /admin/v1/dead-letters/{position}`
+pub async fn dead_letter(State(console): Shared, Path(position): Path<String>) -> Answer {
+    let position: Position = position.parse().map_err(|error: String| nothing(&error))?;
+    let config = console.config.clone();
+    let told = console
+        .read(move |own| {
+            let found = match own.dead_letter(position) {
+                Ok(found) => found,
+                Err(error) => return Ok(Err(format!("{error:#}"))),
+            };
+            let (letter, record, marks) = found;
+            own.told(&config, &letter, &record, &marks).map(Ok)
+        })
+        .await?;
+    told.map(Json).map_err(|error| nothing(&error))
+}
+
+/// `POST /admin/v1/dead-letters/redrive`
+pub async fn start_redrive(State(console): Shared, bytes: Bytes) -> Accepted {
+    let asked: RedriveBody = body(&bytes)?;
+    let mut wrong = Wrong::default();
+    let filter = asked.filter(&mut wrong);
+    wrong.rate(asked.rate);
+    let canary = asked.canary.as_deref().and_then(|text| wrong.take("canary", share(text)));
+    if canary.is_some() {
+        wrong.take("canary", check_canary(console.config.delivery.attempt_log));
+    }
+    wrong.check()?;
+    let (planned, again) = (filter.clone(), asked.again);
+    let plan = console.read(move |own| own.plan_redrive(&planned, again)).await?;
+    if asked.dry_run || plan.sent == 0 {
+        return Ok((StatusCode::OK, Json(json!(plan))));
+    }
+    let job = Operations::new_redrive(clock::now());
+    let running = console.start_job(&job)?;
+    let (owner, name) = (Arc::clone(&console), job.clone());
+    console.tasks.spawn(async move {
+        let run = as_run(&running, asked.rate);
+        let how = Redrive { again, canary, canary_wait: CANARY_WAIT };
+        let ended = owner.operations.redrive(&name, filter, &how, &run).await;
+        let ended = ended.map(|done| {
+            let mut told = json!(done);
+            told["state"] = if done.stopped { "stopped" } else { "done" }.into();
+            told
+        });
+        owner.end_job(&name, &ended);
+    });
+    Ok((StatusCode::ACCEPTED, Json(json!({"job": job, "letters": plan.sent}))))
+}
+
+/// `GET /admin/v1/redrives/{job}`: of this instance, as long as it remembers.
+pub async fn redrive(State(console): Shared, Path(id): Path<String>) -> Answer {
+    if let Some(running) = console.running(&id) {
+        let sent = running.progress.sent.load(Ordering::Relaxed);
+        return Ok(Json(json!({"job": id, "state": "running", "sent": sent})));
+    }
+    let ended = console.ended(&id);
+    ended.map(Json).ok_or_else(|| nothing(&format!("This instance knows no redrive {id}.")))
+}
+
+/// `POST /admin/v1/dead-letters/purge`
+pub async fn purge(State(console): Shared, bytes: Bytes) -> Answer {
+    let asked: PurgeBody = body(&bytes)?;
+    let mut wrong = Wrong::default();
+    let before = wrong.when("before", asked.before.as_deref());
+    if before.is_some() == asked.redriven {
+        wrong.tell("before", "say either before, or redriven: true");
+    }
+    wrong.check()?;
+    let plan = console.read(move |own| own.plan_purge(before)).await?;
+    if asked.confirm {
+        console.operations.purge(&plan).await.map_err(|error| failed(&error))?;
+    }
+    let mut told = plan.to_json();
+    told["deleted"] = asked.confirm.into();
+    Ok(Json(told))
+}
+
+/// `GET /admin/v1/deliveries`
+pub async fn deliveries(State(console): Shared, RawQuery(query): RawQuery) -> Answer {
+    let known = [
+        "event",
+        "project",
+        "connector",
+        "type",
+        "eventType",
+        "outcome",
+        "reason",
+        "source",
+        "job",
+        "from",
+        "to",
+        "limit",
+    ];
+    let mut wrong = Wrong::default();
+    let query = Query::read(query.as_deref(), &known, &mut wrong);
+    let (filter, limit) = (query.attempt_filter(&mut wrong), query.limit(&mut wrong));
+    let from = wrong.when("from", Some(query.one("from").unwrap_or("1 day ago")));
+    let to = wrong.when("to", query.one("to"));
+    wrong.check()?;
+    let (total, attempts) = console.read(move |own| own.attempts(&filter, from, to, limit)).await?;
+    Ok(Json(json!({"total": total, "attempts": attempts})))
+}
+
+/// `GET /admin/v1/events/{event}/trace`
+pub async fn trace(
+    State(console): Shared,
+    Path(event): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let mut wrong = Wrong::default();
+    let query = Query::read(query.as_deref(), &["project", "from"], &mut wrong);
+    let event = wrong.take("event", EventId::parse(&event));
+    let project = query.one("project").map(ProjectId::parse);
+    let project = project.and_then(|project| wrong.take("project", project));
+    let from = wrong.when("from", Some(query.one("from").unwrap_or("7 days ago")));
+    wrong.check()?;
+    let Some(event) = event else { return Err(nothing("There is no such event.")) };
+    let name = event.clone();
+    let story = console.read(move |own| own.trace(name.as_str(), project.as_ref(), from)).await?;
+    if story.is_empty() {
+        return Err(nothing("Nothing is known of this event in that time."));
+    }
+    Ok(Json(story.to_json(event.as_str())))
+}

@@ -1,0 +1,195 @@
+//! The admin API: replays, dead letters, attempts and one event's story as JSON over the admin
+//! port, behind a token of its own, so that a console can be built on it.
+
+mod ask;
+mod handlers;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::header,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::Failure,
+    codec::Codec,
+    config::Config,
+    connector::{Problem, ProblemCode},
+    operations::{Operations, Progress},
+    tokens,
+};
+
+/// Reading requests at once: each reads a log from Kafka.
+pub const MAX_READS: usize = 4;
+/// Replays and redrives that one instance runs at once.
+pub const MAX_JOBS: usize = 4;
+/// Redrives that are remembered after their end.
+const MAX_ENDED: usize = 100;
+/// The largest request, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long running jobs may take to keep their progress at shutdown.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every request shares.
+pub struct Console {
+    config: Config,
+    operations: Operations,
+    /// The SHA-256 of the token, in hexadecimal digits; without one nobody gets in.
+    token: Option<String>,
+    reads: Semaphore,
+    jobs: Mutex<Jobs>,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Jobs {
+    running: BTreeMap<String, Running>,
+    /// How redrives ended, and why jobs failed.
+    ended: VecDeque<(String, Value)>,
+}
+
+#[derive(Clone)]
+struct Running {
+    stop: CancellationToken,
+    progress: Arc<Progress>,
+}
+
+type Shared = State<Arc<Console>>;
+
+impl Console {
+    /// The admin API with these settings.
+    pub fn new(config: &Config, codec: Codec) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            operations: Operations::new(config, codec)?,
+            token: config.admin.token_sha256.clone().map(|digest| digest.to_ascii_lowercase()),
+            config: config.clone(),
+            reads: Semaphore::new(MAX_READS),
+            jobs: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Its routes.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/admin/v1/replays", get(handlers::replays).post(handlers::start_replay))
+            .route("/admin/v1/replays/{job}", get(handlers::replay))
+            .route("/admin/v1/replays/{job}/resume", post(handlers::resume_replay))
+            .route("/admin/v1/jobs/{job}/stop", post(handlers::stop_job))
+            .route("/admin/v1/dead-letters", get(handlers::dead_letters))
+            .route("/admin/v1/dead-letters/redrive", post(handlers::start_redrive))
+            .route("/admin/v1/dead-letters/purge", post(handlers::purge))
+            .route("/admin/v1/dead-letters/{position}", get(handlers::dead_letter))
+            .route("/admin/v1/redrives/{job}", get(handlers::redrive))
+            .route("/admin/v1/deliveries", get(handlers::deliveries))
+            .route("/admin/v1/events/{event}/trace", get(handlers::trace))
+            .route_layer(middleware::from_fn_with_state(Arc::clone(self), admit))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .with_state(Arc::clone(self))
+    }
+
+    /// Stops the jobs that run here; each can be resumed.
+    pub async fn stopped(&self) {
+        for running in self.jobs.lock().running.values() {
+            running.stop.cancel();
+        }
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("jobs of the admin API were cut off; they can be resumed");
+        }
+    }
+
+    /// Makes room for a job.
+    fn start_job(&self, job: &str) -> Result<Running, Failure> {
+        let mut jobs = self.jobs.lock();
+        if jobs.running.contains_key(job) {
+            return Err(conflict(&format!("{job} runs here already.")));
+        }
+        if jobs.running.len() >= MAX_JOBS {
+            let detail = format!("This instance runs {MAX_JOBS} jobs already: wait for one.");
+            return Err(Problem::new(ProblemCode::RateLimited, detail).into());
+        }
+        let running =
+            Running { stop: CancellationToken::new(), progress: Arc::new(Progress::default()) };
+        jobs.running.insert(job.to_owned(), running.clone());
+        Ok(running)
+    }
+
+    fn end_job(&self, job: &str, ended: &anyhow::Result<Value>) {
+        let how = match ended {
+            Ok(value) => value.clone(),
+            Err(error) => {
+                tracing::warn!(job, error = format!("{error:#}"), "a job of the admin API failed");
+                json!({"job": job, "state": "failed", "error": format!("{error:#}")})
+            }
+        };
+        let mut jobs = self.jobs.lock();
+        jobs.running.remove(job);
+        jobs.ended.push_back((job.to_owned(), how));
+        if jobs.ended.len() > MAX_ENDED {
+            jobs.ended.pop_front();
+        }
+    }
+
+    fn running(&self, job: &str) -> Option<Running> {
+        self.jobs.lock().running.get(job).cloned()
+    }
+
+    fn ended(&self, job: &str) -> Option<Value> {
+        let jobs = self.jobs.lock();
+        jobs.ended.iter().rev().find(|(id, _)| id == job).map(|(_, how)| how.clone())
+    }
+
+    /// Runs a call that reads a log.
+    async fn read<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Operations) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let Ok(_permit) = self.reads.try_acquire() else {
+            let detail = format!("{MAX_READS} requests read Kafka already: try again soon.");
+            return Err(Problem::new(ProblemCode::RateLimited, detail).into());
+        };
+        self.operations.blocking(call).await.map_err(|error| failed(&error))
+    }
+}
+
+/// An operation that did not work: the caller is an operator and gets its words.
+fn failed(error: &anyhow::Error) -> Failure {
+    tracing::warn!(error = format!("{error:#}"), "the admin API cannot answer");
+    Problem::new(ProblemCode::Unavailable, format!("{error:#}")).into()
+}
+
+fn conflict(detail: &str) -> Failure {
+    Problem::new(ProblemCode::Conflict, detail).into()
+}
+
+/// Lets a request in that has the admin token.
+async fn admit(State(console): Shared, request: Request, next: Next) -> Response {
+    let Some(expected) = &console.token else {
+        let detail = "No admin token is set: make one with `dunmore token create --admin`.";
+        return Failure::from(Problem::new(ProblemCode::AdminDisabled, detail)).into_response();
+    };
+    let given = request.headers().get(header::AUTHORIZATION);
+    let given = given.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let digest = given.map(|token| tokens::digest_of(token.trim()));
+    // Both are digests of one length, so the time that this takes tells nothing.
+    let is_it = digest.is_some_and(|digest| digest.as_bytes().ct_eq(expected.as_bytes()).into());
+    if !is_it {
+        return Failure::unauthorized("This needs the admin token.").into_response();
+    }
+    next.run(request).await
+}
