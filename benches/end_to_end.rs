@@ -1,438 +1,266 @@
 //! What a delivery costs: the same bodies to the same sink, first posted plainly by reqwest (the
 //! floor), then delivered by `dunmore serve` from a real Kafka broker, in one run.
 //!
-//! `cargo bench --bench end_to_end -- [--deliveries N] [--fan-out N] [--connectors N] [--json]`
+//! `cargo bench --bench end_to_end -- [MODE] [FLAGS]`, with the modes
 //!
-//! The broker is `KAFKA_BOOTSTRAP_SERVERS`, or one that `scripts/kafka` starts. CPU is user +
-//! system of the delivering process alone; the sink runs in a process of its own.
+//! - `cost` (the default): a backlog of `--deliveries N` (50,000) to `--connectors N` (200), each
+//!   event to `--fan-out N` (1) of them, `--bytes N` per event (about 400), `--kind zapier` or
+//!   `bigquery`, by `--instances N` (1).
+//! - `latency`: the same, then a steady stream at 25, 50 and 90 % of the rate that was reached,
+//!   `--seconds N` (10) each.
+//! - `unmatched`: the same with events that nobody subscribes to.
+//! - `scaling`: `cost` for more instances, wider fan-out, more connectors and larger events.
+//!
+//! `--json FILE` writes the figures and the machine there. The broker is
+//! `KAFKA_BOOTSTRAP_SERVERS`, or one that `scripts/kafka` starts. CPU is user + system of the
+//! delivering processes alone; the sink runs in a process of its own.
 
-#![expect(clippy::expect_used, reason = "a bench stops at what it does not expect")]
-#![expect(clippy::cast_precision_loss, reason = "figures for people")]
-#![expect(clippy::too_many_lines, reason = "a run is read from top to bottom")]
-#![expect(clippy::unnecessary_debug_formatting, reason = "TOML strings are quoted so")]
+#![allow(clippy::expect_used, reason = "a bench stops at what it does not expect")]
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+
+mod support;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
 
-use dunmore_connectors::{
-    config::Config,
-    id::{CommandId, ConnectorId, ProjectId},
-    kafka::{Connection, Outgoing, Producer, Reader, ReaderEvent, TopicKind, Topics},
-    metrics::{KafkaClient, Metrics},
+use serde_json::{Value, json};
+use support::{
+    floor::{self, Floor},
+    has, machine, number,
+    process::{cpu_of, resident_mb},
+    sink::{self, Sink},
+    stage::{Broker, Instance, Plan, Stage},
+    text,
 };
-use futures_util::{StreamExt, stream::FuturesUnordered};
-
-const CONCURRENCY: usize = 64;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    match args.get(1).map(String::as_str) {
-        Some("sink") => sink(),
-        Some("floor") => floor(&args[2], number(&args, "--deliveries", 50_000)),
-        // `cargo test --benches` runs this too: then there is nothing to measure.
-        Some("--test") => {}
-        _ if args.iter().any(|arg| arg == "--test") => {}
-        _ => measure(&args),
+    // `cargo test --benches` runs this too: then there is nothing to measure.
+    if has(&args, "--test") {
+        return;
+    }
+    let results = match args.get(1).map(String::as_str) {
+        Some("sink") => return sink::run(),
+        Some("floor") => return floor::run(&args),
+        Some("scaling") => scaling(&args),
+        Some("unmatched") => vec![unmatched(&args)],
+        mode => vec![cost(&args, mode == Some("latency"))],
+    };
+    if let Some(file) = text(&args, "--json") {
+        let all = json!({ "machine": machine(), "results": results });
+        std::fs::write(file, format!("{all:#}\n")).expect("the JSON file");
     }
 }
 
-fn number(args: &[String], flag: &str, default: u64) -> u64 {
-    let at = args.iter().position(|arg| arg == flag);
-    at.and_then(|at| args.get(at + 1)).and_then(|text| text.parse().ok()).unwrap_or(default)
+/// What a backlog cost.
+struct Cost {
+    deliveries: u64,
+    /// Microseconds of CPU per delivery, without starting up.
+    cpu_micros: f64,
+    /// Deliveries per second.
+    rate: f64,
+    /// Megabytes, all instances together: at the end, and the most.
+    resident: (f64, f64),
+    connections: u64,
+    requests: u64,
 }
 
-/// A sink that answers 200 to everything as cheaply as it can, one thread per connection.
-fn sink() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    println!("{}", listener.local_addr().expect("an address"));
-    let count = Arc::new(AtomicU64::new(0));
-    for stream in listener.incoming() {
-        let count = Arc::clone(&count);
-        thread::spawn(move || {
-            let _ = answer(stream.expect("a connection"), &count);
-        });
-    }
-}
-
-fn answer(stream: TcpStream, count: &AtomicU64) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
-    let mut writer = stream;
-    loop {
-        let mut length = 0;
-        let mut line = String::new();
-        let mut first = true;
-        let mut asks_count = false;
-        loop {
-            line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            if first {
-                asks_count = line.starts_with("GET /count");
-                first = false;
-            }
-            if line == "\r\n" {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
-        let text = if asks_count {
-            count.load(Ordering::Relaxed).to_string()
-        } else {
-            count.fetch_add(1, Ordering::Relaxed);
-            "ok".to_owned()
-        };
-        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
-        writer.write_all(response.as_bytes())?;
-    }
-}
-
-fn event(number: u64, project: u64) -> String {
-    format!(
-        "{{\"id\":\"evt_{number:012}\",\"type\":\"payment.settled\",\"projectId\":\"proj_{project}\",\"occurredAt\":\"2026-11-23T08:00:00.000Z\",\"data\":{{\"paymentId\":\"pay_{number:012}\",\"endpointId\":\"ep_0123456789\",\"customerId\":\"0x52908400098527886E0F7030069857D2E4169EE7\",\"amount\":\"1.250000\",\"currency\":\"USDC\",\"network\":\"base\",\"txHash\":\"0x88df016429689c079f3b2f6ad39fa052532c56795b733da78a91ebe6a713944b\"}}}}"
-    )
-}
-
-/// The floor: the same bodies, posted plainly, so many at a time.
-fn floor(address: &str, deliveries: u64) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let url: url::Url =
-            format!("http://{address}/hooks/catch/1/floor/").parse().expect("a URL");
-        let bodies: Vec<bytes::Bytes> =
-            (0..deliveries).map(|n| bytes::Bytes::from(event(n, n % 200))).collect();
-        let (cpu, began) = (cpu_of_self(), Instant::now());
-        let next = Arc::new(AtomicU64::new(0));
-        let bodies = Arc::new(bodies);
-        let tasks: Vec<_> = (0..CONCURRENCY)
-            .map(|_| {
-                let (client, url) = (client.clone(), url.clone());
-                let (next, bodies) = (Arc::clone(&next), Arc::clone(&bodies));
-                tokio::spawn(async move {
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(body) = bodies.get(usize::try_from(at).expect("64 bits")) else {
-                            return;
-                        };
-                        let response = client
-                            .post(url.clone())
-                            .header("content-type", "application/json")
-                            .body(body.clone())
-                            .send()
-                            .await
-                            .expect("an answer");
-                        response.bytes().await.expect("a body");
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.expect("no panic");
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        println!(
-            "{} {}",
-            (cpu_of_self() - cpu) / deliveries as f64 * 1e6,
-            deliveries as f64 / seconds
-        );
-    });
-}
-
-fn cpu_of_self() -> f64 {
-    cpu_of(std::process::id())
-}
-
-/// User + system seconds of a process.
-fn cpu_of(pid: u32) -> f64 {
-    // schedstat counts nanoseconds; stat's ticks of 10 ms are too coarse for short runs. It is per
-    // task, so the process's threads are summed up; threads that ended are in stat only.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 =
-        [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<f64>().ok()).sum();
-    ticks / 100.0
-}
-
-fn resident_mb(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    let kb: f64 = line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).unwrap_or(0.0);
-    kb / 1024.0
-}
-
-struct Kill(Child);
-
-impl Drop for Kill {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn measure(args: &[String]) {
-    let deliveries = number(args, "--deliveries", 50_000);
+fn plan(args: &[String]) -> Plan {
     let fan_out = number(args, "--fan-out", 1).max(1);
-    let projects = number(args, "--connectors", 200).div_ceil(fan_out).max(1);
-    let events = deliveries.div_ceil(fan_out);
-    let deliveries = events * fan_out;
-    let own = std::env::current_exe().expect("this program");
-    let mut sink =
-        Kill(Command::new(&own).arg("sink").stdout(Stdio::piped()).spawn().expect("sink"));
-    let mut line = String::new();
-    let output = sink.0.stdout.take().expect("its output");
-    BufReader::new(output).read_line(&mut line).expect("its address");
-    let address = line.trim().to_owned();
+    Plan {
+        kind: if text(args, "--kind") == Some("bigquery") { "bigquery" } else { "zapier" },
+        projects: number(args, "--connectors", 200).div_ceil(fan_out).max(1),
+        fan_out,
+        bytes: number(args, "--bytes", 0),
+    }
+}
 
-    let floor = || {
-        let run = Command::new(&own)
-            .args(["floor", &address, "--deliveries", &deliveries.to_string()])
-            .output()
-            .expect("floor");
-        let text = String::from_utf8_lossy(&run.stdout).into_owned();
-        let mut fields = text.split_whitespace().map(|f| f.parse::<f64>().expect("a number"));
-        (fields.next().expect("CPU"), fields.next().expect("rate"))
-    };
-    let before = floor();
-
-    let broker = Broker::start();
-    let folder = tempfile::tempdir().expect("a folder");
-    let prefix = format!("bench{}.", std::process::id());
-    let metrics_port = free_port();
-    let settings = format!(
-        "data_dir = {data:?}\n[kafka]\nbootstrap_servers = {broker:?}\n[topics]\nprefix = {prefix:?}\n\
-         [secrets]\nkeys = [\"k1:{key}\"]\n[admin]\nlisten = \"127.0.0.1:{metrics_port}\"\n\
-         [group]\nid = {prefix:?}\n[destinations.zapier]\nbase_url = \"http://{address}\"\n",
-        data = folder.path().join("data"),
-        broker = broker.address,
-        key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
-    );
-    let file = folder.path().join("dunmore.toml");
-    std::fs::write(&file, settings).expect("settings");
-    let config = Config::load(Some(&file)).expect("settings");
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
-    let connection = config.connection().expect("a connection");
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_dunmore"));
-    let run = |args: &[&str]| {
-        let status = Command::new(&program)
-            .args(args)
-            .args(["--config", &file.display().to_string()])
-            .stdout(Stdio::null())
-            .status()
-            .expect("dunmore");
-        assert!(status.success(), "{args:?}");
-    };
-    run(&["topics", "ensure"]);
-
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    // The connectors first, by a registrar that is stopped before anything is measured.
-    let serve = |roles: &str| {
-        Kill(
-            Command::new(&program)
-                .args(["serve", "--roles", roles, "--config", &file.display().to_string()])
-                .env("DUNMORE_LOG__FILTER", "warn")
-                .spawn()
-                .expect("serve"),
-        )
-    };
-    let registrar = serve("registrar");
-    runtime.block_on(create_connectors(&connection, &topics, projects, fan_out));
-    drop(registrar);
-    runtime.block_on(produce_events(&connection, &topics, events, projects));
-
+/// Delivers a backlog; the instances are left running.
+fn backlog(
+    stage: &Stage,
+    sink: &Sink,
+    plan: Plan,
+    events: u64,
+    instances: u64,
+) -> (Cost, Vec<Instance>) {
+    let deliveries = events * plan.fan_out;
+    stage.create_connectors(plan);
+    stage.produce_events(plan, events);
     // The sink's count of the floor's requests is taken off.
-    let already = sink_count(&address);
-    let mut child = serve("delivery");
-    let pid = child.0.id();
+    let already = sink.report();
+    let running: Vec<Instance> = (0..instances).map(|n| stage.serve(n, "delivery")).collect();
+    let cpu = || running.iter().map(|instance| cpu_of(instance.pid())).sum::<f64>();
     let mut first: Option<(Instant, f64, u64)> = None;
-    let done = loop {
+    let ended = loop {
         thread::sleep(Duration::from_millis(10));
-        let count = sink_count(&address) - already;
+        let count = sink.report().deliveries - already.deliveries;
         if count > 0 && first.is_none() {
-            first = Some((Instant::now(), cpu_of(pid), count));
+            first = Some((Instant::now(), cpu(), count));
         }
         if count >= deliveries {
-            break (Instant::now(), cpu_of(pid));
+            break Instant::now();
         }
-        assert!(child.0.try_wait().expect("serve").is_none(), "serve stopped");
     };
     // The last commit and attempt records belong to the work.
     thread::sleep(Duration::from_millis(1500));
-    let settled = cpu_of(pid);
-    let resident = resident_mb(pid);
-    let (began, cpu_before, early) = first.expect("deliveries");
-    let seconds = done.0.duration_since(began).as_secs_f64();
-    let whole = settled * 1e6 / deliveries as f64;
-    let cpu = (settled - cpu_before) * 1e6 / (deliveries - early) as f64;
-    let rate = (deliveries - early) as f64 / seconds;
-    let after = floor();
-    drop(child);
-    let floor_cpu = f64::midpoint(before.0, after.0);
-    println!("| what | µs CPU per delivery | × floor | deliveries/s |");
-    println!("| --- | --- | --- | --- |");
-    println!("| plain reqwest posts, before | {:.1} | | {:.0} |", before.0, before.1);
-    println!("| plain reqwest posts, after | {:.1} | | {:.0} |", after.0, after.1);
-    println!(
-        "| dunmore serve, fan-out {fan_out} | {cpu:.1} | {:.2} | {rate:.0} |",
-        cpu / floor_cpu
-    );
-    println!(
-        "\n{deliveries} deliveries of {events} events, {} connectors; with start-up {whole:.1} µs; {resident:.0} MB resident",
-        projects * fan_out
-    );
+    let settled = cpu();
+    let resident = running.iter().map(|instance| resident_mb(instance.pid()));
+    let resident = resident.fold((0.0, 0.0), |sum, (now, most)| (sum.0 + now, sum.1 + most));
+    let (began, before, early) = first.expect("deliveries");
+    let counted = (deliveries - early).max(1) as f64;
+    let seen = sink.report();
+    let cost = Cost {
+        deliveries,
+        cpu_micros: (settled - before) * 1e6 / counted,
+        rate: counted / ended.duration_since(began).as_secs_f64(),
+        resident,
+        connections: seen.connections - already.connections,
+        requests: seen.requests - already.requests,
+    };
+    (cost, running)
 }
 
-fn sink_count(address: &str) -> u64 {
-    let mut stream = TcpStream::connect(address).expect("the sink");
-    stream
-        .write_all(b"GET /count HTTP/1.1\r\nhost: sink\r\nconnection: close\r\n\r\n")
-        .expect("a request");
-    let mut reader = BufReader::new(stream);
-    let mut last = String::new();
-    let mut line = String::new();
-    while reader.read_line(&mut line).expect("a line") > 2 {
-        last.clone_from(&line);
-        line.clear();
-    }
-    let length: usize =
-        last.rsplit(' ').next().and_then(|n| n.trim().parse().ok()).expect("a length");
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).expect("a body");
-    String::from_utf8_lossy(&body).parse().expect("a count")
-}
-
-async fn create_connectors(connection: &Connection, topics: &Topics, projects: u64, fan_out: u64) {
-    let metrics = Metrics::new().expect("metrics");
-    let producer =
-        Producer::new(connection, metrics.kafka_client(KafkaClient::Tool)).expect("a producer");
-    let topic = topics.name(TopicKind::Commands);
-    let mut wanted = 0_u64;
-    let mut values = Vec::new();
-    for project in 0..projects {
-        let project_id = ProjectId::parse(&format!("proj_{project}")).expect("an id");
-        let mut push = |body: serde_json::Value| {
-            values.push((project_id.clone(), body.to_string()));
-            wanted += 1;
-        };
-        let id = CommandId::from_uuid(uuid::Uuid::now_v7());
-        push(
-            serde_json::json!({"id": id, "type": "project.set_tier", "projectId": project_id, "tier": "enterprise"}),
-        );
-        for connector in 0..fan_out {
-            let id = CommandId::from_uuid(uuid::Uuid::now_v7());
-            let connector_id = ConnectorId::parse(&format!("conn_{connector}")).expect("an id");
-            push(serde_json::json!({
-                "id": id, "type": "connector.create", "projectId": project_id, "connectorId": connector_id,
-                "connector": {"type": "zapier", "eventTypes": ["payment.settled"],
-                    "config": {"webhookUrl": format!("https://hooks.zapier.com/hooks/catch/{project}/{connector}/")}},
-            }));
-        }
-    }
-    let results = topics.name(TopicKind::Results);
-    let reader = Reader::all(connection, &results, rdkafka::Offset::Beginning).expect("a reader");
-    let mut waiting = FuturesUnordered::new();
-    for (project, value) in &values {
-        let record = Outgoing {
-            topic: &topic,
-            partition: None,
-            key: project.as_str().as_bytes(),
-            value: Some(value.as_bytes()),
-            headers: Vec::new(),
-        };
-        let producer = &producer;
-        waiting.push(async move { producer.send(&record).await.expect("a command") });
-    }
-    while waiting.next().await.is_some() {}
-    tokio::task::spawn_blocking(move || {
-        let mut found = 0;
-        while found < wanted {
-            if let ReaderEvent::Record(record) = reader.poll(Duration::from_millis(100)) {
-                let value = record.value.unwrap_or_default();
-                assert!(String::from_utf8_lossy(&value).contains("accepted"), "{value:?}");
-                found += 1;
-            }
-        }
+fn cost(args: &[String], with_latency: bool) -> Value {
+    let (plan, instances) = (plan(args), number(args, "--instances", 1).max(1));
+    let events = number(args, "--deliveries", 50_000).div_ceil(plan.fan_out);
+    let posts = (events * plan.fan_out).min(100_000);
+    let sink = Sink::start();
+    let before = floor::measure(&sink.address, posts, plan.bytes, args);
+    let broker = Broker::start();
+    let stage = Stage::new(&broker, &sink.address);
+    let (cost, running) = backlog(&stage, &sink, plan, events, instances);
+    let steady: Vec<Value> =
+        if with_latency { latency(args, &stage, &sink, plan, &cost) } else { Vec::new() };
+    drop(running);
+    let after = floor::measure(&sink.address, posts, plan.bytes, args);
+    print(plan, instances, &cost, before, after);
+    let floor = f64::midpoint(before.cpu_micros, after.cpu_micros);
+    json!({
+        "plan": format!("{plan:?}"), "instances": instances, "deliveries": cost.deliveries,
+        "floorMicros": [before.cpu_micros, after.cpu_micros], "cpuMicros": cost.cpu_micros,
+        "timesFloor": cost.cpu_micros / floor, "perSecond": cost.rate,
+        "residentMb": cost.resident.0, "mostResidentMb": cost.resident.1,
+        "connections": cost.connections, "requests": cost.requests, "latency": steady,
     })
-    .await
-    .expect("results");
 }
 
-async fn produce_events(connection: &Connection, topics: &Topics, events: u64, projects: u64) {
-    let metrics = Metrics::new().expect("metrics");
-    let producer =
-        Producer::new(connection, metrics.kafka_client(KafkaClient::Tool)).expect("a producer");
-    let topic = topics.name(TopicKind::Events);
-    let mut waiting = FuturesUnordered::new();
-    for number in 0..events {
-        let project = number % projects;
-        let (producer, topic) = (&producer, &topic);
-        waiting.push(async move {
-            let value = event(number, project);
-            let key = format!("proj_{project}");
-            let record = Outgoing {
-                topic,
-                partition: None,
-                key: key.as_bytes(),
-                value: Some(value.as_bytes()),
-                headers: Vec::new(),
-            };
-            producer.send(&record).await.expect("an event");
-        });
-        if waiting.len() >= 5000 {
-            waiting.next().await;
+fn print(plan: Plan, instances: u64, cost: &Cost, before: Floor, after: Floor) {
+    let floor = f64::midpoint(before.cpu_micros, after.cpu_micros);
+    println!("| {plan:?}, instances {instances} |");
+    println!(
+        "| floor before, after (µs) | serve (µs) | × floor | deliveries/s | MB (most) | connections |"
+    );
+    println!(
+        "| {:.1}, {:.1} | {:.1} | {:.2} | {:.0} | {:.0} ({:.0}) | {} |",
+        before.cpu_micros,
+        after.cpu_micros,
+        cost.cpu_micros,
+        cost.cpu_micros / floor,
+        cost.rate,
+        cost.resident.0,
+        cost.resident.1,
+        cost.connections,
+    );
+    println!("floor {:.0}/s, {:.0}/s; {} requests\n", before.rate, after.rate, cost.requests);
+}
+
+/// A steady stream at parts of the rate that was reached, and how old its events were when their
+/// requests arrived. They are stamped when they are sent to the broker, which is a little earlier
+/// than their append.
+fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost) -> Vec<Value> {
+    let seconds = number(args, "--seconds", 10);
+    let mut found = Vec::new();
+    for percent in [25_u32, 50, 90] {
+        let per_second = cost.rate / plan.fan_out as f64 * f64::from(percent) / 100.0;
+        // What starts cold is not counted.
+        let warm_up = stage.produce_steadily(plan, per_second, Duration::from_secs(2));
+        let start = sink.report().deliveries;
+        let events = stage.produce_steadily(plan, per_second, Duration::from_secs(seconds));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut seen = sink.report();
+        let mut ages = vec![seen];
+        while ages.iter().map(|report| report.aged).sum::<u64>() < events * plan.fan_out
+            && Instant::now() < deadline
+        {
+            thread::sleep(Duration::from_millis(200));
+            seen = sink.report();
+            ages.push(seen);
         }
+        // The first report has all but the last few.
+        let main = ages.iter().max_by_key(|report| report.aged).expect("one");
+        let late = ages.iter().map(|report| report.most_micros).max().unwrap_or_default();
+        println!(
+            "{percent} % of the rate ({per_second:.0} events/s): p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms of {} deliveries",
+            main.p50_micros as f64 / 1e3,
+            main.p99_micros as f64 / 1e3,
+            late as f64 / 1e3,
+            seen.deliveries - start,
+        );
+        found.push(json!({
+            "percent": percent, "eventsPerSecond": per_second, "warmUp": warm_up, "events": events,
+            "p50Millis": main.p50_micros as f64 / 1e3, "p99Millis": main.p99_micros as f64 / 1e3,
+            "mostMillis": late as f64 / 1e3,
+        }));
     }
-    while waiting.next().await.is_some() {}
+    found
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
-}
-
-struct Broker {
-    address: String,
-    own: Option<String>,
-}
-
-impl Broker {
-    fn start() -> Self {
-        if let Ok(address) = std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
-            return Self { address, own: None };
+/// Consume, decode and match, with nothing to deliver.
+fn unmatched(args: &[String]) -> Value {
+    let plan = Plan { fan_out: 0, ..plan(args) };
+    let events = number(args, "--deliveries", 500_000);
+    let sink = Sink::start();
+    let stage = Stage::new(&Broker::start(), &sink.address);
+    stage.create_connectors(plan);
+    stage.produce_events(plan, events);
+    let instance = stage.serve(0, "delivery");
+    let unmatched = || instance.metric("dunmore_events_unmatched_total").unwrap_or(0.0);
+    let mut first: Option<(Instant, f64, f64)> = None;
+    let ended = loop {
+        // Telling the metrics costs the instance something too.
+        thread::sleep(Duration::from_millis(200));
+        let count = unmatched();
+        if count > 0.0 && first.is_none() {
+            first = Some((Instant::now(), cpu_of(instance.pid()), count));
         }
-        let name = format!("bench-{}", std::process::id());
-        let output = Command::new("scripts/kafka")
-            .arg("start")
-            .env("KAFKA_NAME", &name)
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("scripts/kafka");
-        assert!(output.status.success(), "scripts/kafka start failed");
-        let address = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Self { address, own: Some(name) }
-    }
+        if count >= events as f64 {
+            break Instant::now();
+        }
+    };
+    thread::sleep(Duration::from_millis(500));
+    let (began, before, early) = first.expect("events");
+    let counted = events as f64 - early;
+    let cpu = (cpu_of(instance.pid()) - before) / counted;
+    let per_second = counted / ended.duration_since(began).as_secs_f64();
+    println!(
+        "nothing subscribed: {:.2} µs CPU per event, {:.0} events/s per core; {per_second:.0}/s in fact",
+        cpu * 1e6,
+        1.0 / cpu
+    );
+    json!({ "unmatched": events, "cpuMicros": cpu * 1e6, "perCoreSecond": 1.0 / cpu, "perSecond": per_second })
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if let Some(name) = &self.own {
-            let _ = Command::new("scripts/kafka").arg("stop").env("KAFKA_NAME", name).status();
-        }
-    }
+fn scaling(args: &[String]) -> Vec<Value> {
+    let runs: &[&[&str]] = &[
+        &["--instances", "1"],
+        &["--instances", "2"],
+        &["--instances", "4"],
+        &["--connectors", "10"],
+        &["--connectors", "1000"],
+        &["--connectors", "10000"],
+        &["--connectors", "100000"],
+        &["--connectors", "1000", "--fan-out", "10"],
+        &["--connectors", "1000", "--fan-out", "100"],
+        &["--bytes", "4096"],
+        &["--bytes", "65536", "--deliveries", "10000"],
+        &["--kind", "bigquery", "--connectors", "20"],
+    ];
+    let with = |run: &&[&str]| {
+        let mut all: Vec<String> = run.iter().map(|arg| (*arg).to_owned()).collect();
+        all.extend(args.iter().skip(2).cloned());
+        cost(&all, false)
+    };
+    runs.iter().map(with).collect()
 }

@@ -1,7 +1,7 @@
 //! The records in which deliveries travel through Kafka: to a retry tier, to replay, to the dead
 //! letters; and the record of each attempt.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ impl Source {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Origin {
     /// Its topic, with prefix.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Its partition.
     pub partition: i32,
     /// Its offset.
@@ -202,6 +202,9 @@ impl DeliveryRecord {
     }
 }
 
+/// Room for the record of an attempt that went well, in bytes.
+const USUAL_ATTEMPT_BYTES: usize = 512;
+
 /// One attempt's (or deferral's) outcome, for audit: the value of a `deliveries.attempts` record.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -244,6 +247,19 @@ pub struct AttemptRecord<'a> {
     pub job: Option<Cow<'a, str>>,
     /// When it ended.
     pub at: Timestamp,
+}
+
+impl AttemptRecord<'_> {
+    /// The record's value.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = Vec::with_capacity(USUAL_ATTEMPT_BYTES);
+        // Plain data with text keys: there is nothing that serde_json could refuse.
+        if serde_json::to_writer(&mut json, self).is_err() {
+            json.clear();
+        }
+        json
+    }
 }
 
 #[cfg(test)]

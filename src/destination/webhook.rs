@@ -14,9 +14,12 @@ const ATTEMPT: HeaderName = HeaderName::from_static("dunmore-attempt");
 pub fn event_request(url: &Url, item: &Item<'_>) -> Request {
     let mut id = uuid::Uuid::encode_buffer();
     let id = item.delivery_id.uuid().hyphenated().encode_lower(&mut id);
-    Request::post_json(url.clone(), item.event.json.clone())
+    let request = Request::post_json(url.clone(), item.event.json.clone())
         .header(DELIVERY_ID, id)
         .header(EVENT_ID, item.event.id.as_str())
-        .header(EVENT_TYPE, item.event.kind.as_str())
-        .header(ATTEMPT, item.attempt.to_string())
+        .fixed_header(EVENT_TYPE, item.event.kind.as_str());
+    match item.attempt {
+        1 => request.fixed_header(ATTEMPT, "1"),
+        attempt => request.header(ATTEMPT, attempt.to_string()),
+    }
 }

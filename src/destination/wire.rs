@@ -15,6 +15,9 @@ pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The longest piece of a destination's answer that is quoted, in characters.
 pub const MAX_DETAIL_CHARS: usize = 300;
 
+/// Room for as many headers as most requests have.
+const USUAL_HEADERS: usize = 6;
+
 /// An HTTP request that is ready to be sent. Its `Debug` shows neither URL nor headers nor body.
 #[derive(Clone)]
 pub struct Request {
@@ -32,7 +35,9 @@ impl Request {
     /// A POST of a JSON text.
     #[must_use]
     pub fn post_json(url: Url, body: impl Into<Bytes>) -> Self {
-        Self { method: Method::POST, url, headers: vec![json_content()], body: body.into() }
+        let mut headers = Vec::with_capacity(USUAL_HEADERS);
+        headers.push(json_content());
+        Self { method: Method::POST, url, headers, body: body.into() }
     }
 
     /// A POST of a value as JSON.
@@ -54,6 +59,13 @@ impl Request {
         if let Ok(value) = HeaderValue::from_bytes(value.as_ref()) {
             self.headers.push((name, value));
         }
+        self
+    }
+
+    /// Adds a header whose value is part of this program.
+    #[must_use]
+    pub fn fixed_header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
         self
     }
 

@@ -65,7 +65,7 @@ pub struct Metrics {
     latency_seconds: Vec<Histogram>,
     retries: IntCounterVec,
     dead_letters: IntCounterVec,
-    attempts_by_source: IntCounterVec,
+    attempts_by_source: Vec<IntCounter>,
     in_flight: IntGauge,
     in_flight_limit: IntGauge,
     lanes: IntGaugeVec,
@@ -134,6 +134,11 @@ impl Metrics {
             LATENCY_BUCKETS,
             &["type"],
         )?;
+        let attempts = make.counters(
+            "dunmore_attempts_total",
+            "Requests to destinations by what made them.",
+            &["source"],
+        )?;
         let each_event = |counters: &IntCounterVec| -> Vec<IntCounter> {
             EventType::ALL.iter().map(|e| counters.with_label_values(&[e.as_str()])).collect()
         };
@@ -200,11 +205,10 @@ impl Metrics {
                 &["tier", "reason"],
             )?,
             dead_letters,
-            attempts_by_source: make.counters(
-                "dunmore_attempts_total",
-                "Requests to destinations by what made them.",
-                &["source"],
-            )?,
+            attempts_by_source: Source::ALL
+                .iter()
+                .map(|source| attempts.with_label_values(&[source.as_str()]))
+                .collect(),
             in_flight: make.gauge(
                 "dunmore_in_flight_deliveries",
                 "Deliveries in memory: waiting in lanes, being sent, or being written to Kafka.",
@@ -350,7 +354,7 @@ impl Metrics {
     /// A request to a destination took so long.
     pub fn attempt(&self, kind: ConnectorType, source: Source, duration: Duration) {
         self.attempt_seconds[kind.index()].observe(duration.as_secs_f64());
-        self.attempts_by_source.with_label_values(&[source.as_str()]).inc();
+        self.attempts_by_source[source as usize].inc();
     }
 
     /// A delivery went into a retry tier.

@@ -98,11 +98,8 @@ pub fn write_attempt(
         AttemptLogging::Failures => !went_well,
         AttemptLogging::Off => false,
     };
-    if wanted
-        && let Some(log) = &dispatcher.options.attempt_log
-        && let Ok(value) = serde_json::to_vec(record)
-    {
-        let value = dispatcher.options.codec.encode(TopicKind::Attempts, value);
+    if wanted && let Some(log) = &dispatcher.options.attempt_log {
+        let value = dispatcher.options.codec.encode(TopicKind::Attempts, record.to_json());
         log.write(&record.project_id, &value);
     }
 }

@@ -91,38 +91,16 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
         Err(verdict) => return deliveries.iter().map(|_| unsent(verdict.clone())).collect(),
     };
     let sent_at = clock::now();
-    let items: Vec<Item<'_>> = deliveries.iter().map(|d| d.item(sent_at, &setup)).collect();
-    let mut judged: Vec<Option<Judged>> = items.iter().map(|_| None).collect();
-    // Groups of items still to be sent, the next one last.
-    let mut groups: Vec<Vec<usize>> = vec![(0..items.len()).collect()];
-    while let Some(mut group) = groups.pop() {
-        let members: Vec<Item<'_>> = group.iter().map(|index| items[*index]).collect();
-        let size = Sender::batch_size(destination.as_ref(), &members);
-        if size < group.len() {
-            groups.push(group.split_off(size));
-        }
+    let judged = if let [delivery] = deliveries {
+        let (item, trace) = (delivery.item(sent_at, &setup), delivery.traceparent.as_deref());
+        sender.exchange(destination.as_ref(), &[item], &[trace]).await
+    } else {
+        let items: Vec<Item<'_>> = deliveries.iter().map(|d| d.item(sent_at, &setup)).collect();
         let traces: Vec<Option<&str>> =
-            group.iter().map(|index| deliveries[*index].traceparent.as_deref()).collect();
-        let answers = sender.exchange(destination.as_ref(), &members[..size], &traces).await;
-        let mut again = Vec::new();
-        for (index, answer) in group.iter().zip(answers) {
-            if size > 1 && answer.verdict.asks_to_split() {
-                again.push(*index);
-            }
-            judged[*index] = Some(answer);
-        }
-        if again.len() == size && size > 1 {
-            // Nobody knows whose fault it is: the halves will tell.
-            groups.push(again.split_off(size / 2));
-        }
-        if !again.is_empty() {
-            groups.push(again);
-        }
-    }
-    let judged: Vec<Judged> = judged
-        .into_iter()
-        .map(|judged| judged.unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict"))))
-        .collect();
+            deliveries.iter().map(|d| d.traceparent.as_deref()).collect();
+        // Boxed, so that it adds nothing to the task of a single delivery.
+        Box::pin(sender.exchange_groups(destination.as_ref(), &items, &traces)).await
+    };
     let stale = judged.iter().any(|judged| {
         matches!(judged.verdict, Verdict::Retry { reason: Reason::PrerequisiteMissing, .. })
     });
@@ -158,7 +136,7 @@ impl Sender<'_> {
                     return Ok(text);
                 }
                 Setup::Failed(verdict) => return Err(self.scrubbed(verdict)),
-                Setup::Ask(request) => match self.send(request).await {
+                Setup::Ask(request) => match self.send(request).await.0 {
                     Ok(response) => answers.push(response),
                     Err(error) => return Err(Verdict::retry(error.reason, error.detail)),
                 },
@@ -175,6 +153,48 @@ impl Sender<'_> {
             guarded(|| batching.takes(&items[..*next], &items[*next])).unwrap_or(false)
         };
         (1..most).take_while(joins).last().map_or(1, |last| last + 1)
+    }
+
+    /// Items in as many requests as they need; one judgement for each.
+    async fn exchange_groups(
+        &self,
+        destination: &dyn Destination,
+        items: &[Item<'_>],
+        traceparents: &[Option<&str>],
+    ) -> Vec<Judged> {
+        let mut judged: Vec<Option<Judged>> = items.iter().map(|_| None).collect();
+        // Groups of items still to be sent, the next one last.
+        let mut groups: Vec<Vec<usize>> = vec![(0..items.len()).collect()];
+        while let Some(mut group) = groups.pop() {
+            let members: Vec<Item<'_>> = group.iter().map(|index| items[*index]).collect();
+            let size = Self::batch_size(destination, &members);
+            if size < group.len() {
+                groups.push(group.split_off(size));
+            }
+            let traces: Vec<Option<&str>> =
+                group.iter().map(|index| traceparents[*index]).collect();
+            let answers = self.exchange(destination, &members[..size], &traces).await;
+            let mut again = Vec::new();
+            for (index, answer) in group.iter().zip(answers) {
+                if size > 1 && answer.verdict.asks_to_split() {
+                    again.push(*index);
+                }
+                judged[*index] = Some(answer);
+            }
+            if again.len() == size && size > 1 {
+                // Nobody knows whose fault it is: the halves will tell.
+                groups.push(again.split_off(size / 2));
+            }
+            if !again.is_empty() {
+                groups.push(again);
+            }
+        }
+        judged
+            .into_iter()
+            .map(|judged| {
+                judged.unwrap_or_else(|| unsent(Verdict::dead(Reason::Bug, "no verdict")))
+            })
+            .collect()
     }
 
     /// One request and what it means for each item.
@@ -213,9 +233,8 @@ impl Sender<'_> {
             None => request,
         };
         let _memory = self.dispatcher.budgets.body(request.body.len()).await;
-        let began = Instant::now();
-        let sent = self.send(request).await;
-        let duration = Some(began.elapsed());
+        let (sent, duration) = self.send(request).await;
+        let duration = Some(duration);
         let judged: Vec<Judged> = match sent {
             Err(error) => {
                 let judged = |item| {
@@ -265,16 +284,18 @@ impl Sender<'_> {
         items.iter().zip(traceparents.iter().copied()).map(step).collect()
     }
 
-    async fn send(&self, request: Request) -> Result<Response, SendError> {
+    /// Sends a request; tells how long that took too.
+    async fn send(&self, request: Request) -> (Result<Response, SendError>, Duration) {
         let began = Instant::now();
         let outbound = &self.dispatcher.options.outbound;
         let sent = outbound.send(request, self.target.trusted, self.timeout).await;
         let metrics = &self.dispatcher.options.metrics;
-        metrics.attempt(self.target.kind, self.source, began.elapsed());
+        let duration = began.elapsed();
+        metrics.attempt(self.target.kind, self.source, duration);
         if let Ok(response) = &sent {
             self.dispatcher.note_answer(self.target.kind, response);
         }
-        sent
+        (sent, duration)
     }
 
     /// The verdict without the connector's secrets, whatever the destination quoted.

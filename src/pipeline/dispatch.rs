@@ -233,8 +233,7 @@ impl Dispatcher {
     /// Runs each start in a task of its own.
     pub(super) fn launch(self: &Arc<Self>, starts: Vec<Start<Delivery>>) {
         for start in starts {
-            let dispatcher = Arc::clone(self);
-            self.tasks.spawn(async move { attempt::run(dispatcher, start).await });
+            self.tasks.spawn(attempt::run(Arc::clone(self), start));
         }
     }
 

@@ -83,7 +83,7 @@ async fn take(
             history: History::default(),
             accepted_at: record.timestamp,
             origin: Origin {
-                topic: partition.topic().to_string(),
+                topic: Arc::clone(partition.topic()),
                 partition: record.partition,
                 offset: record.offset,
             },

@@ -67,6 +67,10 @@ pub struct Known {
     pub position: Position,
     /// How many commands were remembered since the beginning; the next one's number.
     pub numbered: u64,
+    /// How many connectors there are.
+    pub connectors: u64,
+    /// How many projects' own records there are.
+    pub projects: u64,
     /// The last accepted commands, in the order of their records.
     pub remembered: VecDeque<Remembered>,
     /// Keys of which an older record stands behind the newest one. Compaction would keep the
@@ -137,6 +141,8 @@ impl Known {
     pub fn accept(&mut self, folded: Folded) -> Applied {
         self.position = folded.position;
         self.numbered += folded.remembered.len() as u64;
+        self.connectors = self.connectors.saturating_add_signed(folded.connectors);
+        self.projects = self.projects.saturating_add_signed(folded.projects);
         self.remembered.extend(folded.remembered);
         let excess = self.remembered.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
         self.remembered.drain(..excess);

@@ -9,7 +9,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `m` | format version and cluster id, JSON |
-//! | `p` partition | next offset, last command offset, commands remembered so far |
+//! | `p` partition | next offset, last command offset, commands remembered so far, connectors, projects |
 //! | `r` partition, slot | number, command offset, command id · state key |
 //! | `o` partition, state key | nothing; the key is one that waits for a repair |
 //! | `s` project · connector | command offset, the record's JSON; no connector: the project |
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// The format of the keys and values; another one is rebuilt.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// What sled may keep in memory, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 /// How many folders that were moved aside are kept.
@@ -162,14 +162,10 @@ impl Store {
     }
 
     fn load(db: sled::Db) -> Result<Self, StoreError> {
-        let (mut connectors, mut projects) = (0, 0);
-        for key in db.scan_prefix([STATE]).keys() {
-            // The project's own record ends with the zero byte.
-            if key?.last() == Some(&0) { projects += 1 } else { connectors += 1 }
-        }
-        let partitions = Mutex::new(load_partitions(&db)?);
-        let (connectors, projects) = (AtomicU64::new(connectors), AtomicU64::new(projects));
-        Ok(Self { db, partitions, connectors, projects })
+        let partitions = load_partitions(&db)?;
+        let connectors = AtomicU64::new(partitions.values().map(|known| known.connectors).sum());
+        let projects = AtomicU64::new(partitions.values().map(|known| known.projects).sum());
+        Ok(Self { db, partitions: Mutex::new(partitions), connectors, projects })
     }
 
     /// Takes state records and the position behind them in, all or nothing.
@@ -192,7 +188,9 @@ impl Store {
                 None => batch.remove(state_key(key)),
             }
         }
-        for (number, command) in (known.numbered..).zip(&folded.remembered) {
+        // Of a long run only the last commands are still remembered after it.
+        let passed = folded.remembered.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
+        for (number, command) in (known.numbered..).zip(&folded.remembered).skip(passed) {
             batch.insert(remembered_key(partition, number), command_bytes(command, number));
         }
         for key in folded.overtaken.difference(&known.overtaken) {
@@ -201,8 +199,14 @@ impl Store {
         for key in known.overtaken.difference(&folded.overtaken) {
             batch.remove(overtaken_key(partition, key));
         }
-        let numbered = known.numbered + folded.remembered.len() as u64;
-        batch.insert(position_key(partition), position_bytes(folded.position, numbered));
+        let numbers = [
+            folded.position.next_offset,
+            folded.position.last_command,
+            (known.numbered + folded.remembered.len() as u64).cast_signed(),
+            known.connectors.saturating_add_signed(folded.connectors).cast_signed(),
+            known.projects.saturating_add_signed(folded.projects).cast_signed(),
+        ];
+        batch.insert(position_key(partition), numbers_bytes(numbers));
         self.db.apply_batch(batch)?;
 
         add(&self.connectors, folded.connectors);
@@ -222,9 +226,15 @@ impl Store {
     pub fn set_position(&self, partition: i32, next_offset: i64) -> Result<(), StoreError> {
         let mut partitions = self.partitions.lock();
         let known = partitions.entry(partition).or_default();
-        let position = Position { next_offset, ..known.position };
-        self.db.insert(position_key(partition), position_bytes(position, known.numbered))?;
-        known.position = position;
+        let numbers = [
+            next_offset,
+            known.position.last_command,
+            known.numbered.cast_signed(),
+            known.connectors.cast_signed(),
+            known.projects.cast_signed(),
+        ];
+        self.db.insert(position_key(partition), numbers_bytes(numbers))?;
+        known.position.next_offset = next_offset;
         Ok(())
     }
 
@@ -310,13 +320,9 @@ fn position_key(partition: i32) -> Vec<u8> {
     [&[POSITION], partition.to_be_bytes().as_slice()].concat()
 }
 
-fn position_bytes(position: Position, numbered: u64) -> Vec<u8> {
-    [
-        position.next_offset.to_be_bytes(),
-        position.last_command.to_be_bytes(),
-        numbered.to_be_bytes(),
-    ]
-    .concat()
+/// Next offset, last command offset, commands remembered so far, connectors, projects.
+fn numbers_bytes(numbers: [i64; 5]) -> Vec<u8> {
+    numbers.map(i64::to_be_bytes).concat()
 }
 
 fn remembered_key(partition: i32, number: u64) -> Vec<u8> {
@@ -384,10 +390,12 @@ fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Known>, StoreError> {
             .chunks_exact(8)
             .filter_map(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))
             .collect();
-        if let [next_offset, last_command, numbered] = numbers[..] {
+        if let [next_offset, last_command, numbered, connectors, projects] = numbers[..] {
             let known = partitions.entry(partition).or_default();
             known.position = Position { next_offset, last_command };
             known.numbered = numbered.cast_unsigned();
+            known.connectors = connectors.cast_unsigned();
+            known.projects = projects.cast_unsigned();
         }
     }
     let mut commands = Vec::new();

@@ -142,7 +142,7 @@ pub async fn deliver(
             source: Source::Live,
             accepted_at: Timestamp::from_millis(1_795_000_000_000),
             history: History::default(),
-            origin: Origin { topic: events.clone(), partition: 0, offset },
+            origin: Origin { topic: events.as_str().into(), partition: 0, offset },
             job: None,
             traceparent: None,
             work,
