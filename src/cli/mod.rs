@@ -179,14 +179,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // A thread for every other core: the Kafka client has threads of its own, the system works for
-    // what is sent, and workers that have little to do spend it on waking one another.
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.div_ceil(2))
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("dunmore: cannot start: {error}");
