@@ -117,6 +117,7 @@ fn codec() -> Vec<Piece> {
         status: Some(200),
         duration_ms: Some(12),
         tier: None,
+        job: None,
         at: Timestamp::from_millis(1_795_000_000_000),
     };
     let attempt = attempt();

@@ -297,7 +297,7 @@ fn asked_for(
         due_at: clock::now(),
         last_error: None,
         origin: Origin {
-            topic: topic.to_owned(),
+            topic: topic.into(),
             partition: seen.partition(),
             offset: seen.offset(),
         },

@@ -40,7 +40,7 @@ impl Operations {
             {
                 story.consumed.push(Consumed {
                     origin: Origin {
-                        topic: topic.clone(),
+                        topic: topic.as_str().into(),
                         partition: seen.partition(),
                         offset: seen.offset(),
                     },
