@@ -296,11 +296,7 @@ fn asked_for(
         deferred_since: None,
         due_at: clock::now(),
         last_error: None,
-        origin: Origin {
-            topic: topic.into(),
-            partition: seen.partition(),
-            offset: seen.offset(),
-        },
+        origin: Origin { topic: topic.into(), partition: seen.partition(), offset: seen.offset() },
         job: Some(job.to_owned()),
     }
 }
