@@ -180,6 +180,14 @@ pub(super) fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> 
         let detail = "Send Content-Type: application/json.";
         return Err(Problem::new(ProblemCode::UnsupportedMediaType, detail).into());
     }
+    // Nothing is unpacked, so that a small request cannot become a large one.
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let detail = "Send the body as it is, without Content-Encoding.";
+        let refused = Failure::from(Problem::new(ProblemCode::UnsupportedMediaType, detail));
+        let accepted = HeaderValue::from_static("identity");
+        return Err(refused.with(header::ACCEPT_ENCODING, accepted));
+    }
     let wrong = |detail: String| Failure::from(Problem::new(ProblemCode::ValidationFailed, detail));
     let value: Value = serde_json::from_slice(&body?)
         .map_err(|error| wrong(format!("The body is no JSON: {error}.")))?;

@@ -4,17 +4,16 @@ use std::time::{Duration, Instant};
 
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::DefaultClientContext,
     error::RDKafkaErrorCode,
 };
 
-use super::{Connection, KafkaError, REQUEST_TIMEOUT, TopicKind, Topics};
+use super::{Connection, KafkaError, REQUEST_TIMEOUT, TopicKind, Topics, refusal::Listening};
 use crate::telemetry;
 
 /// Creates and checks topics.
 pub struct Admin {
     connection: Connection,
-    client: AdminClient<DefaultClientContext>,
+    client: AdminClient<Listening>,
 }
 
 /// How a topic differs from what it should be.
@@ -33,22 +32,27 @@ pub struct Difference {
 impl Admin {
     /// Connects lazily; the first request tells whether the broker answers.
     pub fn new(connection: &Connection) -> Result<Self, KafkaError> {
-        let client = connection.client(&[]).create().map_err(|e| KafkaError::settings(&e))?;
+        let client = connection
+            .client(&[])
+            .create_with_context(Listening::default())
+            .map_err(|e| KafkaError::settings(&e))?;
         Ok(Self { connection: connection.clone(), client })
     }
 
     /// The cluster's id.
     pub async fn cluster_id(&self) -> Result<String, KafkaError> {
         let connection = self.connection.clone();
-        let consumer: rdkafka::consumer::BaseConsumer =
-            connection.client(&[]).create().map_err(|e| KafkaError::settings(&e))?;
+        let consumer: rdkafka::consumer::BaseConsumer<Listening> = connection
+            .client(&[])
+            .create_with_context(Listening::default())
+            .map_err(|e| KafkaError::settings(&e))?;
         tokio::task::spawn_blocking(move || {
             use rdkafka::consumer::Consumer;
             // The metadata request first, because it says why the broker cannot be reached.
             consumer
                 .client()
                 .fetch_metadata(None, REQUEST_TIMEOUT)
-                .map_err(|e| KafkaError::request(&connection, &e))?;
+                .map_err(|e| KafkaError::request(&connection, &e).with_reason(&connection))?;
             Ok(consumer.client().fetch_cluster_id(REQUEST_TIMEOUT).unwrap_or_default())
         })
         .await
@@ -82,7 +86,7 @@ impl Admin {
         self.client
             .inner()
             .fetch_metadata(None, REQUEST_TIMEOUT)
-            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+            .map_err(|e| KafkaError::request(&self.connection, &e).with_reason(&self.connection))?;
         let plans: Vec<_> = topics.all().into_iter().map(|kind| topics.plan(kind)).collect();
         let settings: Vec<_> = plans.iter().map(super::TopicPlan::broker_settings).collect();
         let new: Vec<NewTopic<'_>> = plans
@@ -153,11 +157,10 @@ impl Admin {
         replication: i32,
     ) -> Result<Vec<Difference>, KafkaError> {
         let mut differences = Vec::new();
-        let metadata = self
-            .client
-            .inner()
-            .fetch_metadata(None, REQUEST_TIMEOUT)
-            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let metadata =
+            self.client.inner().fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| {
+                KafkaError::request(&self.connection, &e).with_reason(&self.connection)
+            })?;
         let mut counts = Vec::new();
         for plan in topics.all().into_iter().map(|kind| topics.plan(kind)) {
             let mut differs = |what: &str, expected: String, actual: String| {
@@ -214,11 +217,10 @@ impl Admin {
 
     /// Fails when a topic that `serve` needs is missing.
     pub fn require(&self, topics: &Topics) -> Result<(), KafkaError> {
-        let metadata = self
-            .client
-            .inner()
-            .fetch_metadata(None, REQUEST_TIMEOUT)
-            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let metadata =
+            self.client.inner().fetch_metadata(None, REQUEST_TIMEOUT).map_err(|e| {
+                KafkaError::request(&self.connection, &e).with_reason(&self.connection)
+            })?;
         for kind in topics.all() {
             let name = topics.name(kind);
             if !metadata.topics().iter().any(|topic| topic.name() == name) {

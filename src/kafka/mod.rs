@@ -8,6 +8,7 @@ mod group;
 mod partition;
 mod producer;
 mod reader;
+mod refusal;
 mod scan;
 mod statistics;
 mod topics;
@@ -99,6 +100,14 @@ pub enum KafkaError {
         /// The addresses tried.
         servers: String,
         /// The client library's words.
+        detail: String,
+    },
+    /// The brokers are there, and they or this program will not have the other.
+    #[error("no connection to Kafka at {servers}: {detail}")]
+    Refused {
+        /// The addresses tried.
+        servers: String,
+        /// What is wrong and what to do.
         detail: String,
     },
     /// A topic that this program needs is not there.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod kafka;
 mod rotate;
 #[path = "../support/mod.rs"]
 mod support;

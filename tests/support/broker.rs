@@ -53,6 +53,13 @@ pub(crate) fn own_broker(name: &str) -> Option<OwnBroker> {
     or_skip(start(&name).map(|bootstrap| OwnBroker { bootstrap, name }))
 }
 
+/// The same with more of the script's settings, by their names in the environment.
+pub(crate) fn own_broker_with(name: &str, settings: &[(&str, &str)]) -> Option<OwnBroker> {
+    let name = format!("{name}-{}", unique());
+    let started = kafka_script(&name, "start", settings);
+    or_skip(started.map(|bootstrap| OwnBroker { bootstrap, name }))
+}
+
 impl OwnBroker {
     /// A topic prefix that no other test uses, on any run.
     #[expect(
@@ -85,7 +92,7 @@ impl OwnBroker {
     }
 
     fn must(&self, command: &str) {
-        if let Err(why) = kafka_script(&self.name, command) {
+        if let Err(why) = kafka_script(&self.name, command, &[]) {
             panic!("{why}");
         }
     }
@@ -94,7 +101,7 @@ impl OwnBroker {
 impl Drop for OwnBroker {
     fn drop(&mut self) {
         // The script's watcher stops it too, when this process ends: nothing is lost if this fails.
-        let _ = kafka_script(&self.name, "stop");
+        let _ = kafka_script(&self.name, "stop", &[]);
     }
 }
 
@@ -118,14 +125,15 @@ fn find_or_start() -> Result<String, String> {
 }
 
 fn start(name: &str) -> Result<String, String> {
-    kafka_script(name, "start")
+    kafka_script(name, "start", &[])
 }
 
 /// Runs `scripts/kafka` for the broker of that name, and gives what it prints.
-fn kafka_script(name: &str, command: &str) -> Result<String, String> {
+fn kafka_script(name: &str, command: &str, settings: &[(&str, &str)]) -> Result<String, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka");
     let output = Command::new(&script)
         .arg(command)
+        .envs(settings.iter().copied())
         .env("KAFKA_NAME", name)
         // A process cannot be relied on to clean up when it is killed, so the script watches this one.
         .env("KAFKA_OWNER_PID", std::process::id().to_string())
