@@ -11,7 +11,7 @@ use dunmore_connectors::{
     event::{Event, EventType, sample},
     id::CommandId,
     kafka::NotNow,
-    lane::{Deferral, Offer, Report, Start},
+    lane::{Arrival, Deferral, Offer, Report, Start},
     offsets::{Begin, Commit, MAX_INCOMPLETE, MAX_METADATA_BYTES},
     pipeline::{Delivery, RecordWork},
     view::Target,
@@ -106,7 +106,7 @@ impl Live {
                 source: Source::Live,
                 history: History::default(),
                 accepted_at,
-                origin: Origin { topic: "events".to_owned(), partition: number, offset },
+                origin: Origin { topic: "events".into(), partition: number, offset },
                 job: None,
                 traceparent: None,
                 work,
@@ -219,7 +219,13 @@ impl Live {
             return None;
         }
         let (limits, now) = (shared.profile.limits, self.moment(shared.now));
-        let offer = self.lanes.offer(&target.key, limits, target.version, false, item, now);
+        let arrival = Arrival {
+            version: target.version,
+            source: item.delivery.source,
+            crowded: item.delivery.work.partition().is_crowded(),
+            patient: shared.chance.percent(80),
+        };
+        let offer = self.lanes.offer(&target.key, limits, arrival, item, now);
         self.start(shared);
         match offer {
             Offer::Queued => None,

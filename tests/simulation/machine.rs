@@ -141,8 +141,8 @@ impl Registry for Desk<'_> {
         self.keyring.open_command(command)
     }
 
-    fn seal(&self, change: &mut Change) {
-        self.keyring.seal_change(change);
+    fn seal(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {
+        self.keyring.seal_decided(command, change)
     }
 }
 

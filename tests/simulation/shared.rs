@@ -116,7 +116,7 @@ impl Shared {
             Ok(command) => {
                 self.ledger.asked(command.id.as_str(), partition, offset);
                 if own == Some(partition) {
-                    self.decide_as_one(command, partition, offset);
+                    self.decide_as_one(&command, partition, offset);
                 }
             }
             Err(Refused::Rejected { id, .. }) => self.ledger.asked(id.as_str(), partition, offset),
@@ -137,13 +137,14 @@ impl Shared {
     }
 
     /// What a single registrar that never fails decides. What is written later must be the same.
-    fn decide_as_one(&mut self, mut command: Command, partition: i32, offset: i64) {
+    fn decide_as_one(&mut self, command: &Command, partition: i32, offset: i64) {
         let context = Context { at: self.time(), offset, egress: &self.egress };
         let state = self.reference.entry(command.project.clone()).or_default();
-        self.keyring.open_command(&mut command).unwrap();
-        let accepted = match decide(state, &command, &context) {
+        let mut opened = command.clone();
+        self.keyring.open_command(&mut opened).unwrap();
+        let accepted = match decide(state, &opened, &context) {
             Decision::Accepted(mut change) => {
-                self.keyring.seal_change(&mut change);
+                self.keyring.seal_decided(command, &mut change).unwrap();
                 state.apply(&change);
                 true
             }
