@@ -21,7 +21,7 @@ use std::{
 use dunmore_connectors::{
     config::Config,
     kafka::{Connection, Outgoing, Producer, TopicKind, Topics},
-    metrics::Metrics,
+    metrics::{KafkaClient, Metrics},
     tokens,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -231,7 +231,8 @@ impl Client {
 /// Writes the commands that make the projects and their connectors.
 async fn fill(connection: &Connection, topics: &Topics, projects: u64) {
     let metrics = Metrics::new().expect("metrics");
-    let producer = Producer::new(connection, metrics.kafka_errors()).expect("a producer");
+    let producer =
+        Producer::new(connection, metrics.kafka_client(KafkaClient::Tool)).expect("a producer");
     let topic = topics.name(TopicKind::Commands);
     let mut waiting = FuturesUnordered::new();
     for project in 0..projects {
