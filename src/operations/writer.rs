@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 
 use super::Operations;
 use crate::{
@@ -95,16 +95,25 @@ impl Writer {
             };
             producer.send(&record).await
         }));
+        // Nothing is on its way before it is polled; what has arrived is taken note of by the way.
+        while let Some(Some(written)) = self.waiting.next().now_or_never() {
+            self.take_note(written)?;
+        }
+        Ok(())
+    }
+
+    fn take_note(&mut self, written: Written) -> anyhow::Result<()> {
+        let (partition, offset) = written.context("a delivery was not written to replay")?;
+        let next = self.written.entry(partition).or_default();
+        *next = (*next).max(offset + 1);
         Ok(())
     }
 
     async fn settle_one(&mut self) -> anyhow::Result<()> {
-        if let Some(written) = self.waiting.next().await {
-            let (partition, offset) = written.context("a delivery was not written to replay")?;
-            let next = self.written.entry(partition).or_default();
-            *next = (*next).max(offset + 1);
+        match self.waiting.next().await {
+            Some(written) => self.take_note(written),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until everything that was handed over is durable.
