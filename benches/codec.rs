@@ -49,7 +49,8 @@ fn read(c: &mut Criterion) {
         });
     });
 
-    // The ways not taken: neither keeps fields that only the writer knows through a resolution.
+    // The way not taken: resolved to our schema, it drops fields that only the writer knows. (The
+    // library's serde path cannot resolve, and does not read into a dynamic value.)
     let schema = Schema::parse_str(RecordKind::Event.text()).unwrap();
     let generic = GenericDatumReader::builder(&schema).build().unwrap();
     group.bench_function("not taken: apache-avro's generic value", |b| {
@@ -67,13 +68,6 @@ fn read(c: &mut Criterion) {
             black_box(serde_json::to_vec(&json).unwrap())
         });
     });
-    group.bench_function("not taken: apache-avro's serde", |b| {
-        b.iter(|| {
-            let value: Value = generic.read_deser(&mut &black_box(&payload)[..]).unwrap();
-            black_box(serde_json::to_vec(&value).unwrap())
-        });
-    });
-
     let event: Value = serde_json::from_slice(&json).unwrap();
     let cloud = serde_json::json!({"specversion": "1.0", "id": event["id"], "source": "/p",
         "type": event["type"], "time": event["occurredAt"], "projectid": event["projectId"],
