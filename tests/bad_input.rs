@@ -223,7 +223,9 @@ fn wrong_events_are_told_before_they_are_sent() {
     assert_eq!(String::from_utf8_lossy(&sent.stdout), "1 sent, 2 invalid, 0 failed\n");
     let told = String::from_utf8_lossy(&sent.stderr);
     assert!(
-        told.contains("did you mean \"payment.settled\"?") && told.contains("line 4: "),
+        told.contains("line 3: ")
+            && told.contains("\"payment.settled\"?")
+            && told.contains("line 4: "),
         "{told}"
     );
     assert_eq!(stage.kafka.read(&stage.topic("payments.events")).len(), 1);
