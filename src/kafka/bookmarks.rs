@@ -1,11 +1,16 @@
 //! Positions that are kept in Kafka under the name of a consumer group which nobody joins: the
 //! progress of jobs. They can be read from any machine and expire by themselves.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
+    error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
 use super::{Connection, KafkaError, REQUEST_TIMEOUT, reader::Quiet};
@@ -13,6 +18,26 @@ use super::{Connection, KafkaError, REQUEST_TIMEOUT, reader::Quiet};
 /// The longest text that may be kept with a position: Kafka's default limit
 /// (`offset.metadata.max.bytes`).
 pub const MAX_NOTE_BYTES: usize = 4096;
+
+/// How long a group's coordinator may be away.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+
+fn is_passing(error: &ClientError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotCoordinator
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+                | Code::WaitingForCoordinator
+                | Code::RequestTimedOut
+                | Code::OperationTimedOut
+                | Code::BrokerTransportFailure
+        )
+    )
+}
 
 /// A position in a partition, with a note.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,10 +76,8 @@ impl Bookmarks {
         if list.count() == 0 {
             return Ok(BookmarkMap::new());
         }
-        let found = self
-            .consumer
-            .committed_offsets(list, REQUEST_TIMEOUT)
-            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let found =
+            self.patiently(|| self.consumer.committed_offsets(list.clone(), REQUEST_TIMEOUT))?;
         let mut bookmarks = BookmarkMap::new();
         for element in found.elements() {
             if let Offset::Offset(offset) = element.offset() {
@@ -75,9 +98,22 @@ impl Bookmarks {
             // Set once only: the client library's binding leaks what was set before.
             element.set_metadata(bookmark.note.as_str());
         }
-        self.consumer
-            .commit(&list, CommitMode::Sync)
-            .map_err(|e| KafkaError::request(&self.connection, &e))
+        self.patiently(|| self.consumer.commit(&list, CommitMode::Sync))
+    }
+
+    /// Asks again while the group's coordinator moves or is not there yet.
+    fn patiently<T>(&self, ask: impl Fn() -> Result<T, ClientError>) -> Result<T, KafkaError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                    tracing::debug!(%error, "a bookmark is asked for again");
+                    thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(KafkaError::request(&self.connection, &error)),
+            }
+        }
     }
 
     /// The names that begin so.
