@@ -37,7 +37,7 @@ pub enum Break {
     NoTierLimit,
     /// What stands in the wrong order in the state topic is left so.
     NoRepairs,
-    /// A crash forgets what has to be repaired.
+    /// What has to be repaired is remembered until the next record, a take-over or a crash.
     RepairsForgotten,
     /// "Slow down" is taken for a plain failure.
     RetryAfterIgnored,
@@ -75,11 +75,14 @@ impl Break {
         (Self::NoRepairs, &["every view is the same"]),
         (Self::RepairsForgotten, &["every view is the same"]),
         (Self::RetryAfterIgnored, &["a destination is left alone for as long as it asked"]),
-        (Self::LostAnswerCounts, &["repeats stay within the stated bound"]),
-        (Self::HoardsInMemory, &["memory is bounded"]),
+        (
+            Self::LostAnswerCounts,
+            &["repeats stay within the stated bound", "every repeat is explained"],
+        ),
+        (Self::HoardsInMemory, &["memory is bounded", "everything comes to rest"]),
         (Self::SuspensionForgotten, &["a broken connector is suspended"]),
         (Self::NotDueTaken, &["nothing is tried before it is due"]),
         (Self::DroppedIsDone, &["no commit passes unfinished work", "no pair is lost"]),
-        (Self::MapIgnored, &["every repeat is explained"]),
+        (Self::MapIgnored, &["every repeat is explained", "no commit goes back"]),
     ];
 }

@@ -108,7 +108,8 @@ impl Live {
         let Ok(repairs) = known.repairs(&self.sight.shelf);
         let held = &mut self.held[at];
         held.duty = Duty::Ready;
-        if !repairs.is_empty() && !shared.is(Break::NoRepairs) {
+        // They are looked for between batches, or after a while.
+        if !repairs.is_empty() && !shared.is(Break::NoRepairs) && shared.chance.percent(15) {
             if !held.partition.enter() {
                 held.duty = Duty::Stopped;
                 return true;

@@ -28,8 +28,8 @@ use crate::{
 /// From acceptance to the end of a delivery: each step through the tiers takes at most the longest
 /// tier and three days of a busy lane, and outages come on top.
 const MAX_LIFE_MS: u64 = 40 * 24 * 3600 * 1000;
-/// What a partition's worker, and a lane, may hold.
-const MAX_TAKING: usize = 64;
+/// What the workers of all partitions hold of one record each, and what a lane may hold.
+const MAX_TAKING: usize = 24;
 const MAX_LANE: usize = 1024;
 
 impl Live {

@@ -31,6 +31,8 @@ use crate::{
 pub struct Sight {
     pub shelf: Rows,
     pub known: Vec<Known>,
+    /// The rows, read once.
+    read: BTreeMap<StateKey, Change>,
     cache: BTreeMap<ProjectId, Arc<Subscriptions>>,
 }
 
@@ -48,7 +50,7 @@ impl Shelf for Rows {
 impl Sight {
     pub fn new() -> Self {
         let known = (0..PARTITIONS).map(|_| Known::default()).collect();
-        Self { shelf: Rows::default(), known, cache: BTreeMap::new() }
+        Self { shelf: Rows::default(), known, read: BTreeMap::new(), cache: BTreeMap::new() }
     }
 
     /// What the store does: fold, keep everything in one step, forget what is compiled.
@@ -60,6 +62,9 @@ impl Sight {
         breaks: Option<Break>,
     ) {
         let known = &mut self.known[index(partition)];
+        if breaks == Some(Break::RepairsForgotten) {
+            known.overtaken.clear();
+        }
         let Ok(folded) = if breaks == Some(Break::SecondDecisionFolded) {
             let blind = Known { position: known.position, ..Known::default() };
             blind.fold(&Rows::default(), records, next_offset)
@@ -70,9 +75,11 @@ impl Sight {
             match &newest.json {
                 Some(json) => {
                     let row = (newest.command_offset, json.clone());
+                    self.read.insert(key.clone(), key.read(Some(json)).unwrap());
                     self.shelf.0.insert(key.clone(), row);
                 }
                 None => {
+                    self.read.remove(key);
                     self.shelf.0.remove(key);
                 }
             }
@@ -84,8 +91,8 @@ impl Sight {
 
     pub fn project(&self, project: &ProjectId) -> ProjectState {
         let mut state = ProjectState::default();
-        for (key, (_, json)) in self.shelf.0.iter().filter(|(key, _)| key.project() == project) {
-            state.apply(&key.read(Some(json)).unwrap());
+        for (_, change) in self.read.iter().filter(|(key, _)| key.project() == project) {
+            state.apply(change);
         }
         state
     }

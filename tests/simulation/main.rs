@@ -88,11 +88,13 @@ fn trouble_breaks_no_promise() {
     simulate(0..SEEDS);
 }
 
-/// `cargo test --release --test simulation a_million -- --ignored --nocapture`
+/// `cargo test --release --test simulation a_million -- --ignored --nocapture`; with
+/// `DUNMORE_SIMULATION_SEEDS=20000` it is as many.
 #[test]
 #[ignore = "takes minutes; run it in release"]
 fn a_million_seeds() {
-    simulate(0..1_000_000);
+    let seeds = std::env::var("DUNMORE_SIMULATION_SEEDS").ok();
+    simulate(0..seeds.map_or(1_000_000, |seeds| seeds.parse().unwrap()));
 }
 
 /// `DUNMORE_SIMULATION_SEED=42 cargo test --test simulation one_seed -- --ignored --nocapture`

@@ -33,6 +33,7 @@ pub enum Kind {
     Rebalance,
     Expel,
     Crash,
+    PowerCut,
     LoseDisk,
     Mood,
     Compact,
@@ -53,19 +54,20 @@ impl Kind {
         (Self::Send, 2),
         (Self::Commit, 6),
         (Self::Registrar, 26),
-        (Self::Coordinate, 6),
-        (Self::FinishRevoke, 4),
+        (Self::Coordinate, 8),
+        (Self::FinishRevoke, 6),
         (Self::Notice, 2),
         (Self::Wait, 6),
         (Self::Flush, 2),
     ];
     const TROUBLE: &[(Self, u32)] = &[
-        (Self::Rebalance, 4),
+        (Self::Rebalance, 3),
         (Self::Expel, 3),
-        (Self::Crash, 2),
+        (Self::Crash, 1),
+        (Self::PowerCut, 1),
         (Self::LoseDisk, 1),
-        (Self::Mood, 3),
-        (Self::Compact, 2),
+        (Self::Mood, 2),
+        (Self::Compact, 1),
         (Self::LongTime, 1),
     ];
 }
@@ -78,6 +80,8 @@ pub struct Profile {
     pub limits: LaneLimits,
     pub projects: Vec<&'static str>,
     pub tiers: &'static str,
+    /// Whether it is mostly the registrars that lose their partitions.
+    pub relay: bool,
     /// The machine whose view is always late.
     pub slow_view: Option<usize>,
     /// So many connectors are there, and every machine runs, before the trouble begins.
@@ -100,10 +104,18 @@ impl Profile {
         for (kind, weight) in &mut kinds {
             if quiet.contains(kind) {
                 *weight = (*weight / 6).max(1);
+            } else if *kind == Kind::Command && quiet.contains(&Kind::Event) {
+                *weight *= 5;
             }
         }
+        // Some of those about commands are about who decides them.
+        let relay = quiet.contains(&Kind::Event) && chance.percent(50);
         for (kind, weight) in Kind::TROUBLE {
-            if chance.percent(55) {
+            let hands_over =
+                matches!(kind, Kind::Rebalance | Kind::Expel | Kind::Crash | Kind::PowerCut);
+            if relay && hands_over {
+                kinds.push((*kind, weight * 3));
+            } else if chance.percent(55) {
                 kinds.push((*kind, *weight));
             }
         }
@@ -124,6 +136,7 @@ impl Profile {
             limits,
             projects: projects[chance.below(2)].clone(),
             tiers: TIERS[chance.below(TIERS.len())],
+            relay,
             slow_view: [None, Some(0), Some(1)][chance.below(3)],
             connectors: [0, 2, 4, 5][chance.below(4)],
             flood: 0,
@@ -158,6 +171,7 @@ impl Profile {
             limits,
             projects,
             tiers,
+            relay: false,
             slow_view: None,
             connectors,
             flood,

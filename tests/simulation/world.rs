@@ -15,7 +15,7 @@ use dunmore_connectors::{
 
 use crate::{
     breaks::Break,
-    broker::{Mood, Owner, PARTITIONS, Topic},
+    broker::{Mood, Owner, PARTITIONS, Topic, index},
     chance::Chance,
     delivery::{event, is_owner},
     ledger::{Violation, fold},
@@ -31,6 +31,8 @@ const LONG_TIME_MS: u64 = 26 * 3600 * 1000;
 const MAX_AT_ONCE: usize = 64;
 /// After the trouble, everything must come to rest within so many rounds.
 const MAX_ROUNDS: usize = 60_000;
+/// … and never wait so often in a row without anything that happens.
+const MAX_IDLE_ROUNDS: usize = 1_000;
 
 /// One step: what happens, and the chance it happens with. Leaving a step out changes nothing of
 /// the others' chance, so a failing run can be shortened.
@@ -131,6 +133,11 @@ impl World {
             Kind::Rebalance => self.rebalance(),
             Kind::Expel => self.expel(),
             Kind::Crash => self.crash(at, "crashes"),
+            Kind::PowerCut => {
+                for at in 0..self.machines.len() {
+                    self.crash(at, "crashes with all others");
+                }
+            }
             Kind::LoseDisk => {
                 if self.machines[at].live.is_none() {
                     self.machines[at].disk = Sight::new();
@@ -155,8 +162,29 @@ impl World {
                 self.shared.now += millis;
                 self.with(at, Live::sweep);
             }
-            _ => self.work(kind, at),
+            _ => self.work(kind, self.who_can(kind, at)),
         }
+    }
+
+    /// This machine, or the next one that has something of the kind to do.
+    fn who_can(&self, kind: Kind, first: usize) -> usize {
+        let count = self.machines.len();
+        let can = |at: &usize| {
+            let Some(live) = &self.machines[*at].live else { return false };
+            match kind {
+                Kind::Poll | Kind::Commit => !live.held.is_empty(),
+                Kind::Registrar => {
+                    let mut held = live.held.iter().chain(&live.orphans);
+                    held.any(|held| matches!(held.topic, Topic::Commands(_)))
+                }
+                Kind::Answer => !live.running.is_empty(),
+                Kind::Write => !live.writes.is_empty(),
+                Kind::Send => !live.commands.is_empty(),
+                Kind::FinishRevoke => live.held.iter().any(|held| held.revoking.is_some()),
+                _ => true,
+            }
+        };
+        (0..count).map(|next| (first + next) % count).find(can).unwrap_or(first)
     }
 
     /// Something that a running machine does.
@@ -166,7 +194,7 @@ impl World {
         let shared = &mut self.shared;
         let held = live.held.len();
         match kind {
-            Kind::Feed if shared.profile.slow_view == Some(at) && shared.chance.percent(85) => {}
+            Kind::Feed if shared.profile.slow_view == Some(at) && shared.chance.percent(70) => {}
             Kind::Feed => {
                 let partition = i32::try_from(shared.chance.below(2)).unwrap();
                 let most = 1 + shared.chance.below(8);
@@ -222,18 +250,21 @@ impl World {
                 }
             }
             Kind::Registrar => {
-                let orphans = live.orphans.len();
-                if orphans > 0 && shared.chance.percent(40) {
-                    let pick = shared.chance.below(orphans);
-                    live.registrar(true, pick, shared);
-                } else if held > 0 {
-                    let first = shared.chance.below(held);
-                    for i in (0..held).map(|i| (first + i) % held) {
-                        if matches!(live.held[i].topic, Topic::Commands(_))
-                            && live.registrar(false, i, shared)
-                        {
-                            break;
-                        }
+                for _ in 0..1 + shared.chance.below(6) {
+                    let orphans = live.orphans.len();
+                    if orphans > 0 && shared.chance.percent(40) {
+                        let pick = shared.chance.below(orphans);
+                        live.registrar(true, pick, shared);
+                        live.orphans.retain(|held| !matches!(held.duty, Duty::Stopped));
+                    } else if held > 0 {
+                        let first = shared.chance.below(held);
+                        let _: Option<usize> = (0..held).map(|i| (first + i) % held).find(|i| {
+                            matches!(live.held[*i].topic, Topic::Commands(_))
+                                && live.registrar(false, *i, shared)
+                        });
+                    }
+                    if live.failed || shared.ledger.violation.is_some() {
+                        break;
                     }
                 }
             }
@@ -313,7 +344,7 @@ impl World {
 
     fn any_command(&mut self) {
         let project = self.project();
-        let connector = format!("conn_{}", 1 + self.shared.chance.below(8));
+        let connector = format!("conn_{}", 1 + self.shared.chance.below(6));
         let number = self.shared.number();
         match self.shared.chance.below(16) {
             0 => {
@@ -403,6 +434,10 @@ impl World {
     fn crash(&mut self, at: usize, how: &str) {
         let Some(mut live) = self.machines[at].live.take() else { return };
         self.shared.note(|| format!("machine {at} {how}"));
+        // The store has written lately, or not; never a part of one step.
+        if self.shared.chance.percent(50) {
+            self.machines[at].disk = live.sight.clone();
+        }
         for held in live.held.drain(..) {
             cut_off(&held, &mut self.shared);
         }
@@ -430,12 +465,17 @@ impl World {
     }
 
     fn assign(&mut self, at: usize, topic: Topic) {
-        let Some(live) = &self.machines[at].live else { return };
+        let Some(live) = &mut self.machines[at].live else { return };
         if !live.joined || live.held.iter().any(|held| held.topic == topic) {
             return;
         }
         let incarnation = live.incarnation;
         let shared = &mut self.shared;
+        if shared.is(Break::RepairsForgotten)
+            && let Topic::Commands(partition) = topic
+        {
+            live.sight.known[index(partition)].overtaken.clear();
+        }
         let epoch = shared.broker.next_epoch();
         let slot = shared.broker.slots.get_mut(&topic).unwrap();
         slot.owner = Some(Owner { machine: at, incarnation, epoch });
@@ -469,7 +509,7 @@ impl World {
     /// Any partition, those of the commands more often than their number says.
     fn some_topic(&mut self) -> Topic {
         let chance = &mut self.shared.chance;
-        if chance.percent(40) {
+        if chance.percent(if self.shared.profile.relay { 80 } else { 40 }) {
             return Topic::Commands(i32::try_from(chance.below(2)).unwrap());
         }
         let topics: Vec<Topic> = self.shared.broker.slots.keys().copied().collect();
@@ -624,6 +664,7 @@ impl World {
     }
 
     fn settle_down(&mut self) {
+        let mut idle = 0;
         for round in 0.. {
             let mut moved = false;
             for at in 0..self.machines.len() {
@@ -633,13 +674,15 @@ impl World {
                 }
             }
             if moved {
+                idle = 0;
                 continue;
             }
+            idle += 1;
             self.commit_all();
             if self.is_at_rest() {
                 return;
             }
-            if round > MAX_ROUNDS {
+            if round > MAX_ROUNDS || idle > MAX_IDLE_ROUNDS {
                 let open = self.what_is_open();
                 self.shared.ledger.fail("everything comes to rest", || open);
                 return;
@@ -718,7 +761,17 @@ impl World {
             let map = slot.map();
             broker.offsets_from(*topic, 0).iter().all(|offset| slot.covers(&map, *offset))
         };
+        let lives = self.machines.iter().filter_map(|machine| machine.live.as_ref());
+        let is_repaired = |live: &Live| {
+            live.held.iter().all(|held| match held.topic {
+                Topic::Commands(partition) => {
+                    live.sight.known[index(partition)].overtaken.is_empty()
+                }
+                _ => true,
+            })
+        };
         broker.slots.iter().all(is_done)
+            && (self.shared.is(Break::NoRepairs) || lives.into_iter().all(is_repaired))
     }
 
     fn what_is_open(&self) -> String {
