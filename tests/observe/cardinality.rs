@@ -71,6 +71,7 @@ fn ten_thousand_projects_add_no_series() {
         began.elapsed()
     );
     let new: Vec<&String> = many.difference(&few).collect();
+    println!("new among them: {new:#?}");
     // Outcomes and reasons that the few happened not to have are in closed lists.
     let open = new.iter().filter(|name| name.contains("proj_") || name.contains("evt_")).count();
     assert_eq!(open, 0, "{new:?}");
