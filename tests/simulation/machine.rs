@@ -72,16 +72,12 @@ impl Sight {
             known.fold(&self.shelf, records, next_offset)
         };
         for (key, newest) in &folded.changes {
-            match &newest.json {
-                Some(json) => {
-                    let row = (newest.command_offset, json.clone());
-                    self.read.insert(key.clone(), key.read(Some(json)).unwrap());
-                    self.shelf.0.insert(key.clone(), row);
-                }
-                None => {
-                    self.read.remove(key);
-                    self.shelf.0.remove(key);
-                }
+            if let Some(json) = &newest.json {
+                self.read.insert(key.clone(), key.read(Some(json)).unwrap());
+                self.shelf.0.insert(key.clone(), (newest.command_offset, json.clone()));
+            } else {
+                self.read.remove(key);
+                self.shelf.0.remove(key);
             }
         }
         for project in &known.accept(folded).projects {

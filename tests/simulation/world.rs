@@ -250,7 +250,7 @@ impl World {
                 }
             }
             Kind::Registrar => {
-                for _ in 0..1 + shared.chance.below(6) {
+                for _ in 0..=shared.chance.below(6) {
                     let orphans = live.orphans.len();
                     if orphans > 0 && shared.chance.percent(40) {
                         let pick = shared.chance.below(orphans);
