@@ -33,7 +33,7 @@ fn scrape(criterion: &mut Criterion) {
             metrics.delivered(*kind, *event, Source::Live, Duration::from_millis(20));
             metrics.attempt(*kind, Source::Live, Duration::from_millis(20));
             for outcome in Outcome::ALL {
-                metrics.step(*kind, *event, *outcome);
+                metrics.step(*kind, *event, Source::Live, *outcome);
             }
         }
     }

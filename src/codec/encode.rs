@@ -210,7 +210,8 @@ impl<'j> Writer<'j> {
         match (schema, default) {
             (Schema::Union(_), Some(Value::Null)) => self.long(0),
             (Schema::Int | Schema::Long, Some(Value::Number(number))) => {
-                self.long(number.as_i64().unwrap_or_default());
+                let default = number.as_i64().ok_or(NotExpressible::new("has no whole default"))?;
+                self.long(default);
             }
             _ => return Err(NotExpressible::new("is missing")),
         }

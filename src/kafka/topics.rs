@@ -1,6 +1,9 @@
 //! The topics: their names and how they must be configured.
 
-use crate::delivery::RetryPolicy;
+use crate::{
+    delivery::RetryPolicy,
+    view::{COMPACTION_LAG, TOMBSTONE_RETENTION},
+};
 
 /// What a topic is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,8 +94,12 @@ impl Topics {
             TopicKind::State => (
                 Cleanup::Compact,
                 // A registrar that takes over looks up the latest decisions in the records, and
-                // repairs need them: as long as results are kept.
-                vec![("min.compaction.lag.ms", "86400000".to_owned())],
+                // repairs need them: as long as results are kept. Of a view that was stopped the
+                // tombstones must be there when it comes back.
+                vec![
+                    ("min.compaction.lag.ms", COMPACTION_LAG.as_millis().to_string()),
+                    ("delete.retention.ms", TOMBSTONE_RETENTION.as_millis().to_string()),
+                ],
             ),
             TopicKind::Results => (Cleanup::DeleteAfterDays(1), Vec::new()),
             TopicKind::Events => (Cleanup::DeleteAfterDays(30), vec![large]),

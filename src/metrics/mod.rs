@@ -66,6 +66,7 @@ pub struct Metrics {
     retries: IntCounterVec,
     dead_letters: IntCounterVec,
     attempts_by_source: Vec<IntCounter>,
+    steps_by_source: Vec<Vec<IntCounter>>,
     in_flight: IntGauge,
     in_flight_limit: IntGauge,
     lanes: IntGaugeVec,
@@ -139,6 +140,17 @@ impl Metrics {
             "Requests to destinations by what made them.",
             &["source"],
         )?;
+        let by_source = make.counters(
+            "dunmore_deliveries_by_source_total",
+            "Steps of deliveries by what made them, and how they ended; replays until their end.",
+            &["source", "outcome"],
+        )?;
+        let each_outcome = |source: &Source| -> Vec<IntCounter> {
+            let counter = |outcome: &Outcome| {
+                by_source.with_label_values(&[source.as_str(), outcome.as_str()])
+            };
+            Outcome::ALL.iter().map(counter).collect()
+        };
         let each_event = |counters: &IntCounterVec| -> Vec<IntCounter> {
             EventType::ALL.iter().map(|e| counters.with_label_values(&[e.as_str()])).collect()
         };
@@ -209,6 +221,7 @@ impl Metrics {
                 .iter()
                 .map(|source| attempts.with_label_values(&[source.as_str()]))
                 .collect(),
+            steps_by_source: Source::ALL.iter().map(each_outcome).collect(),
             in_flight: make.gauge(
                 "dunmore_in_flight_deliveries",
                 "Deliveries in memory: waiting in lanes, being sent, or being written to Kafka.",
@@ -340,13 +353,15 @@ impl Metrics {
         latency: Duration,
     ) {
         self.delivered[kind.index()][event.index()].inc();
+        self.steps_by_source[source.index()][Outcome::Delivered as usize].inc();
         if source != Source::Replay {
             self.latency_seconds[kind.index()].observe(latency.as_secs_f64());
         }
     }
 
     /// A step of a delivery ended otherwise.
-    pub fn step(&self, kind: ConnectorType, event: EventType, outcome: Outcome) {
+    pub fn step(&self, kind: ConnectorType, event: EventType, source: Source, outcome: Outcome) {
+        self.steps_by_source[source.index()][outcome as usize].inc();
         let labels = [kind.as_str(), event.as_str(), outcome.as_str()];
         self.deliveries.with_label_values(&labels).inc();
     }
@@ -354,7 +369,7 @@ impl Metrics {
     /// A request to a destination took so long.
     pub fn attempt(&self, kind: ConnectorType, source: Source, duration: Duration) {
         self.attempt_seconds[kind.index()].observe(duration.as_secs_f64());
-        self.attempts_by_source[source as usize].inc();
+        self.attempts_by_source[source.index()].inc();
     }
 
     /// A delivery went into a retry tier.

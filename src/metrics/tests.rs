@@ -9,13 +9,16 @@ fn every_metric_shows_what_was_counted() {
     let (slack, settled) = (ConnectorType::Slack, EventType::PaymentSettled);
     metrics.delivered(slack, settled, Source::Live, Duration::from_millis(7));
     metrics.delivered(slack, settled, Source::Replay, Duration::from_secs(86_400));
-    metrics.step(slack, settled, Outcome::Retry);
+    metrics.step(slack, settled, Source::Replay, Outcome::Retry);
     metrics.registrar_batch(3, Duration::from_millis(20));
     let text = metrics.render();
     for line in [
         "dunmore_events_consumed_total{event_type=\"payment.settled\"} 1",
         "dunmore_deliveries_total{event_type=\"payment.settled\",outcome=\"delivered\",type=\"slack\"} 2",
         "dunmore_deliveries_total{event_type=\"payment.settled\",outcome=\"dead\",type=\"xero\"} 0",
+        "dunmore_deliveries_by_source_total{outcome=\"delivered\",source=\"live\"} 1",
+        "dunmore_deliveries_by_source_total{outcome=\"retry\",source=\"replay\"} 1",
+        "dunmore_deliveries_by_source_total{outcome=\"dead\",source=\"replay\"} 0",
         "dunmore_delivery_latency_seconds_bucket{type=\"slack\",le=\"0.01\"} 1",
         "dunmore_delivery_latency_seconds_count{type=\"slack\"} 1",
         "dunmore_registrar_batch_commands_sum 3",

@@ -57,15 +57,19 @@ pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judg
         Ending::Delivered => {
             let latency = now.since(delivery.accepted_at);
             let (kind, event) = (delivery.target.kind, delivery.event.kind);
-            // The retry of a replayed delivery is of an old event, too.
-            let source = if delivery.job.is_some() { Source::Replay } else { delivery.source };
-            dispatcher.options.metrics.delivered(kind, event, source, latency);
+            let cause = cause(delivery.source, delivery.job.as_deref());
+            dispatcher.options.metrics.delivered(kind, event, cause, latency);
             let entry = Entry { status, duration, ..Entry::plain(Outcome::Delivered) };
             log_attempt(dispatcher, &delivery, &entry, now);
             delivery.work.done();
         }
         Ending::Parked(park) => spawn(dispatcher, delivery, park, status, duration),
     }
+}
+
+/// What a delivery counts as: the retry of a replayed one is of an old event, too.
+const fn cause(source: Source, job: Option<&str>) -> Source {
+    if job.is_some() { Source::Replay } else { source }
 }
 
 /// A delivery that its lane handed back.
@@ -100,7 +104,8 @@ pub fn skip(dispatcher: &Arc<Dispatcher>, delivery: Delivery) -> Option<Delivery
     let Some(why) = destination.skips(&delivery.event) else { return Some(delivery) };
     let entry = Entry { detail: Some(why), ..Entry::plain(Outcome::Skipped) };
     let metrics = &dispatcher.options.metrics;
-    metrics.step(delivery.target.kind, delivery.event.kind, Outcome::Skipped);
+    let cause = cause(delivery.source, delivery.job.as_deref());
+    metrics.step(delivery.target.kind, delivery.event.kind, cause, Outcome::Skipped);
     log_attempt(dispatcher, &delivery, &entry, clock::now());
     delivery.work.done();
     None
@@ -115,7 +120,8 @@ pub fn cancel(
     traceparent: Option<&str>,
 ) {
     let kind = waited.connector_type;
-    dispatcher.options.metrics.step(kind, waited.event.kind, Outcome::Cancelled);
+    let cause = cause(source, waited.job.as_deref());
+    dispatcher.options.metrics.step(kind, waited.event.kind, cause, Outcome::Cancelled);
     let record = AttemptRecord {
         delivery_id: waited.delivery_id,
         project_id: waited.connector.project.as_str().into(),
@@ -174,7 +180,8 @@ async fn write_and_complete(
         return;
     }
     let metrics = &dispatcher.options.metrics;
-    metrics.step(delivery.target.kind, delivery.event.kind, park.outcome);
+    let cause = cause(delivery.source, delivery.job.as_deref());
+    metrics.step(delivery.target.kind, delivery.event.kind, cause, park.outcome);
     match tier {
         Some(tier) => metrics.retried(tier, park.reason),
         None => metrics.dead(delivery.target.kind, park.reason),

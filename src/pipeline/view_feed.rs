@@ -17,12 +17,13 @@ use tokio::sync::watch;
 
 use super::{COMMAND_ID, COMMAND_OFFSET};
 use crate::{
+    clock::{self, Timestamp},
     codec::{Codec, ReadError, RecordKind},
     connector::{StateKey, StateRecord, partition_of},
     id::CommandId,
     kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record},
     metrics::Metrics,
-    view::View,
+    view::{Freshness, MAX_STANDSTILL, View},
 };
 
 /// Records applied in one atomic batch. A restore is quickest when a batch is much longer than the
@@ -32,6 +33,8 @@ const MAX_BATCH: usize = 10_000;
 const MAX_BATCH_BYTES: usize = 16 << 20;
 const POLL: Duration = Duration::from_millis(100);
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is written down that the view has everything.
+const COMPLETE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The thread that feeds the view.
 pub struct ViewFeed {
@@ -65,10 +68,14 @@ impl ViewFeed {
         let from: BTreeMap<i32, Offset> =
             (0..partitions).map(|p| (p, start_of(view.position(p).next_offset))).collect();
         let reader = Reader::new(connection, topic, &from)?;
-        let mut ends = BTreeMap::new();
+        let stored = |error| KafkaError::Other(format!("the view cannot be read: {error}"));
+        let complete_at = view.complete_at().map_err(stored)?;
+        let mut freshness = Freshness::new(complete_at);
+        let (asked_at, mut ends) = (clock::now(), BTreeMap::new());
         for partition in 0..partitions {
             ends.insert(partition, reader.watermarks(partition)?.1);
         }
+        freshness.ask(asked_at, ends);
         let (tell, caught_up) = watch::channel(false);
         let stop = Arc::new(AtomicBool::new(false));
         let failed = Arc::new(Mutex::new(None));
@@ -77,7 +84,8 @@ impl ViewFeed {
             view,
             codec,
             metrics,
-            ends,
+            freshness,
+            complete_written: complete_at,
             tell,
             stop: Arc::clone(&stop),
             last_lag: Instant::now(),
@@ -139,8 +147,9 @@ struct Feeder {
     view: Arc<View>,
     codec: Codec,
     metrics: Arc<Metrics>,
-    /// Partitions that have not reached what was their end at the start.
-    ends: BTreeMap<i32, i64>,
+    /// Asked first when it is started, then again and again.
+    freshness: Freshness,
+    complete_written: Timestamp,
     tell: watch::Sender<bool>,
     stop: Arc<AtomicBool>,
     last_lag: Instant,
@@ -150,8 +159,7 @@ struct Feeder {
 
 impl Feeder {
     fn run(mut self) -> Result<(), String> {
-        self.ends.retain(|partition, end| self.view.position(*partition).next_offset < *end);
-        self.check_caught_up();
+        self.reached_all()?;
         let mut batch: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
         let (mut count, mut bytes) = (0, 0);
         while !self.stop.load(Ordering::Acquire) {
@@ -194,7 +202,7 @@ impl Feeder {
                     thread::sleep(POLL);
                 }
             }
-            self.show_lag();
+            self.look_around()?;
         }
         Ok(())
     }
@@ -229,7 +237,7 @@ impl Feeder {
                 );
                 self.metrics.view_unreadable(applied.unreadable + skipped);
             }
-            self.reached_end_of_start(partition, next_offset);
+            self.is_at(partition, next_offset)?;
         }
         let (connectors, projects) = self.view.counts();
         let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
@@ -259,40 +267,66 @@ impl Feeder {
                 .set_position(partition, next_offset)
                 .map_err(|error| format!("the view cannot be written: {error}"))?;
         }
-        self.reached_end_of_start(partition, next_offset);
+        self.is_at(partition, next_offset)
+    }
+
+    fn reached_all(&mut self) -> Result<(), String> {
+        for partition in 0..self.partitions {
+            self.is_at(partition, self.view.position(partition).next_offset)?;
+        }
         Ok(())
     }
 
-    fn reached_end_of_start(&mut self, partition: i32, next_offset: i64) {
-        if self.ends.get(&partition).is_some_and(|end| next_offset >= *end) {
-            self.ends.remove(&partition);
-            self.check_caught_up();
+    fn is_at(&mut self, partition: i32, next_offset: i64) -> Result<(), String> {
+        let Some(complete_at) = self.freshness.reached(partition, next_offset) else {
+            return Ok(());
+        };
+        if complete_at.since(self.complete_written) >= COMPLETE_INTERVAL {
+            self.view
+                .set_complete_at(complete_at)
+                .map_err(|error| format!("the view cannot be written: {error}"))?;
+            self.complete_written = complete_at;
         }
-    }
-
-    fn check_caught_up(&self) {
-        if self.ends.is_empty() && !*self.tell.borrow() {
+        if !*self.tell.borrow() {
             let (connectors, projects) = self.view.counts();
             tracing::info!(connectors, projects, "the view has caught up");
             let _ = self.tell.send(true);
         }
+        Ok(())
     }
 
-    fn show_lag(&mut self) {
+    /// Now and then: whether the view is fresh, how far it is behind, and how large.
+    fn look_around(&mut self) -> Result<(), String> {
         if self.last_lag.elapsed() < LAG_INTERVAL {
-            return;
+            return Ok(());
         }
         self.last_lag = Instant::now();
-        let mut lag = 0;
+        let now = clock::now();
+        if self.freshness.is_stale(now) {
+            return Err(format!(
+                "the view did not have everything for more than {} hours, because this instance or \
+                 Kafka stood still, and the state topic does not keep for ever what was deleted; \
+                 the view is rebuilt when this instance starts again",
+                MAX_STANDSTILL.as_secs() / 3600
+            ));
+        }
+        let (mut lag, mut ends) = (0, BTreeMap::new());
         for partition in 0..self.partitions {
-            let Ok((_, high)) = self.reader.watermarks(partition) else { return };
+            // Reading tells of the same trouble.
+            let Ok((_, high)) = self.reader.watermarks(partition) else { return Ok(()) };
             lag += (high - self.view.position(partition).next_offset).max(0);
+            ends.insert(partition, high);
         }
         self.metrics.set_view_lag(lag);
+        if !self.freshness.is_waiting() {
+            self.freshness.ask(now, ends);
+            self.reached_all()?;
+        }
         match self.view.store().disk_bytes() {
             Ok(bytes) => self.metrics.set_view_disk(bytes),
             Err(error) => tracing::debug!(%error, "the size of the view cannot be read"),
         }
+        Ok(())
     }
 }
 

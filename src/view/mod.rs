@@ -6,6 +6,7 @@
 
 mod cache;
 mod fold;
+mod freshness;
 mod store;
 mod subscriptions;
 
@@ -17,10 +18,12 @@ pub use cache::MAX_CACHED_PROJECTS;
 pub use fold::{
     Applied, Folded, Known, MAX_REMEMBERED_COMMANDS, Newest, Position, Remembered, Shelf,
 };
+pub use freshness::{COMPACTION_LAG, Freshness, MAX_STANDSTILL, TOMBSTONE_RETENTION, is_stale};
 pub use store::{RebuildReason, Store, StoreError};
 pub use subscriptions::{BaseUrls, Subscriptions, Target};
 
 use crate::{
+    clock::Timestamp,
     connector::{Connector, ProjectState, StateKey, StateRecord},
     id::{ConnectorKey, ProjectId},
     secrets::Keyring,
@@ -101,6 +104,16 @@ impl View {
         self.store.set_position(partition, next_offset)?;
         self.moved.send_modify(|count| *count = count.wrapping_add(1));
         Ok(())
+    }
+
+    /// When the view last had everything.
+    pub fn complete_at(&self) -> Result<Timestamp, StoreError> {
+        self.store.complete_at()
+    }
+
+    /// The view had everything at this moment.
+    pub fn set_complete_at(&self, at: Timestamp) -> Result<(), StoreError> {
+        self.store.set_complete_at(at)
     }
 
     /// How far a partition was taken in.

@@ -9,6 +9,7 @@
 //! | key | value |
 //! | --- | --- |
 //! | `m` | format version and cluster id, JSON |
+//! | `c` | the moment at which the view last had everything |
 //! | `p` partition | next offset, last command offset, commands remembered so far, connectors, projects |
 //! | `r` partition, slot | number, command offset, command id · state key |
 //! | `o` partition, state key | nothing; the key is one that waits for a repair |
@@ -27,15 +28,18 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::fold::{Applied, Known, MAX_REMEMBERED_COMMANDS, Position, Remembered, Shelf};
+use super::{
+    fold::{Applied, Known, MAX_REMEMBERED_COMMANDS, Position, Remembered, Shelf},
+    freshness::is_stale,
+};
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     connector::{Change, Connector, ProjectState, StateKey, StateRecord},
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
 };
 
 /// The format of the keys and values; another one is rebuilt.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// What sled may keep in memory, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 /// How many folders that were moved aside are kept.
@@ -49,6 +53,7 @@ const FOLDER: &str = "view";
 const BROKEN: &str = "view.broken-";
 
 const META: &[u8] = b"m";
+const COMPLETE: &[u8] = b"c";
 const POSITION: u8 = b'p';
 const REMEMBERED: u8 = b'r';
 const OVERTAKEN: u8 = b'o';
@@ -90,12 +95,14 @@ pub enum RebuildReason {
     OtherCluster,
     /// It continues from records that the state topic does not have: the topic was made anew.
     TopicReset,
+    /// It stood still for so long that the state topic may have forgotten what was deleted.
+    Stale,
 }
 
 impl RebuildReason {
     /// Every reason.
     pub const ALL: &[Self] =
-        &[Self::Unopenable, Self::Format, Self::OtherCluster, Self::TopicReset];
+        &[Self::Unopenable, Self::Format, Self::OtherCluster, Self::TopicReset, Self::Stale];
 
     /// The name in metric labels.
     #[must_use]
@@ -105,6 +112,7 @@ impl RebuildReason {
             Self::Format => "format",
             Self::OtherCluster => "other_cluster",
             Self::TopicReset => "topic_reset",
+            Self::Stale => "stale",
         }
     }
 }
@@ -127,7 +135,8 @@ struct Meta {
 impl Store {
     /// Opens the view in the folder `view` of this data folder, or makes one.
     ///
-    /// A view that cannot be opened or is not the one of this program and cluster is moved aside.
+    /// A view that cannot be opened, is not the one of this program and cluster, or is too old to go
+    /// on from is moved aside.
     pub fn open(
         data_dir: &Path,
         cluster_id: &str,
@@ -235,6 +244,17 @@ impl Store {
         ];
         self.db.insert(position_key(partition), numbers_bytes(numbers))?;
         known.position.next_offset = next_offset;
+        Ok(())
+    }
+
+    /// When the view last had everything; the beginning of time when the disk lost that.
+    pub fn complete_at(&self) -> Result<Timestamp, StoreError> {
+        read_complete_at(&self.db)
+    }
+
+    /// The view had everything at this moment.
+    pub fn set_complete_at(&self, at: Timestamp) -> Result<(), StoreError> {
+        self.db.insert(COMPLETE, &at.millis().to_be_bytes())?;
         Ok(())
     }
 
@@ -436,16 +456,28 @@ fn check_meta(db: &sled::Db, wanted: &Meta) -> Result<Option<RebuildReason>, Sto
         return Ok(Some(RebuildReason::Format));
     };
     Ok(match serde_json::from_slice::<Meta>(&found) {
-        Ok(found) if found == *wanted => None,
+        Ok(found) if found == *wanted => {
+            is_stale(read_complete_at(db)?, clock::now()).then_some(RebuildReason::Stale)
+        }
         Ok(found) if found.format == wanted.format => Some(RebuildReason::OtherCluster),
         _ => Some(RebuildReason::Format),
     })
 }
 
 fn write_meta(db: &sled::Db, meta: &Meta) -> Result<(), StoreError> {
-    db.insert(META, serde_json::to_vec(meta).unwrap_or_default())?;
+    let mut batch = sled::Batch::default();
+    batch.insert(META, serde_json::to_vec(meta).unwrap_or_default());
+    // Nothing is missed by who begins at the beginning.
+    batch.insert(COMPLETE, &clock::now().millis().to_be_bytes());
+    db.apply_batch(batch)?;
     db.flush()?;
     Ok(())
+}
+
+fn read_complete_at(db: &sled::Db) -> Result<Timestamp, StoreError> {
+    let stored = db.get(COMPLETE)?;
+    let millis = stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(i64::from_be_bytes));
+    Ok(Timestamp::from_millis(millis.unwrap_or(i64::MIN)))
 }
 
 fn folder_error(folder: &Path) -> impl Fn(io::Error) -> StoreError + use<'_> {
@@ -834,6 +866,29 @@ mod tests {
         assert_eq!((rebuild, store.counts()), (Some(RebuildReason::Format), (0, 0)));
         drop(store);
         assert_eq!(Store::open(dir.path(), "cluster-2").unwrap().1, None);
+    }
+
+    #[test]
+    fn a_view_that_stood_still_for_too_long_is_moved_aside() {
+        let dir = TempDir::new().unwrap();
+        filled(&dir);
+        let hours_ago =
+            |hours: i64| Timestamp::from_millis(clock::now().millis() - hours * 3_600_000);
+        let (store, rebuild) = open(&dir);
+        assert_eq!((rebuild, store.counts()), (None, (1, 1)));
+        assert!(!is_stale(store.complete_at().unwrap(), clock::now()));
+        store.set_complete_at(hours_ago(23)).unwrap();
+        drop(store);
+        let (store, rebuild) = open(&dir);
+        assert_eq!((rebuild, store.counts()), (None, (1, 1)));
+        store.set_complete_at(hours_ago(25)).unwrap();
+        drop(store);
+        let (store, rebuild) = open(&dir);
+        assert_eq!((rebuild, store.counts()), (Some(RebuildReason::Stale), (0, 0)));
+        store.db.remove(COMPLETE).unwrap();
+        drop(store);
+        assert_eq!(open(&dir).1, Some(RebuildReason::Stale));
+        assert_eq!(open(&dir).1, None);
     }
 
     #[test]

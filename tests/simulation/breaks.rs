@@ -53,6 +53,8 @@ pub enum Break {
     DroppedIsDone,
     /// Who takes a partition over ignores what was done beyond the watermark.
     MapIgnored,
+    /// A view that stood still for days goes on from where it was.
+    StaleViewKept,
 }
 
 impl Break {
@@ -84,5 +86,6 @@ impl Break {
         (Self::NotDueTaken, &["nothing is tried before it is due"]),
         (Self::DroppedIsDone, &["no commit passes unfinished work", "no pair is lost"]),
         (Self::MapIgnored, &["every repeat is explained", "no commit goes back"]),
+        (Self::StaleViewKept, &["every view is the same"]),
     ];
 }

@@ -7,14 +7,13 @@ use dunmore_connectors::{
     delivery::DeliveryRecord,
     event::Event,
     offsets::CompletionMap,
+    view::{COMPACTION_LAG, TOMBSTONE_RETENTION},
 };
 
 use crate::chance::Chance;
 
 /// Partitions of the commands, state and events topics.
 pub const PARTITIONS: i32 = 2;
-/// What `min.compaction.lag.ms` of the state topic is, and how long tombstones stay beyond it.
-pub const COMPACTION_LAG_MS: u64 = 24 * 3600 * 1000;
 
 #[derive(Clone, Debug)]
 pub struct Entry<T> {
@@ -162,17 +161,19 @@ impl Broker {
     /// What the cleaner does: of what is older than the lag, only the last record of a key stays,
     /// and no tombstone that is older still.
     pub fn compact(&mut self, partition: i32, now: u64) -> usize {
+        let [lag, retention] = [COMPACTION_LAG, TOMBSTONE_RETENTION]
+            .map(|duration| u64::try_from(duration.as_millis()).unwrap());
         let log = &mut self.state[index(partition)];
         let before = log.entries.len();
-        let old = log.entries.partition_point(|entry| entry.at + COMPACTION_LAG_MS <= now);
+        let old = log.entries.partition_point(|entry| entry.at + lag <= now);
         let mut last = BTreeMap::new();
         for entry in &log.entries[..old] {
             last.insert(entry.value.key.clone(), entry.offset);
         }
         log.entries.retain(|entry| {
-            let is_old = entry.at + COMPACTION_LAG_MS <= now;
+            let is_old = entry.at + lag <= now;
             let is_last = last.get(&entry.value.key) == Some(&entry.offset);
-            let is_expired = entry.at + 2 * COMPACTION_LAG_MS <= now;
+            let is_expired = entry.at + lag + retention <= now;
             !is_old || (is_last && !(entry.value.value.is_none() && is_expired))
         });
         before - log.entries.len()

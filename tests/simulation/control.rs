@@ -19,6 +19,35 @@ const MAX_BATCH: usize = 6;
 impl Live {
     /// Takes a few state records in; false when there is nothing new.
     pub fn feed(&mut self, partition: i32, most: usize, shared: &mut Shared) -> bool {
+        if self.freshness.is_stale(shared.time()) && !shared.is(Break::StaleViewKept) {
+            self.failed = true;
+            return false;
+        }
+        let moved = self.take_in(partition, most, shared);
+        let next = self.sight.known[index(partition)].position.next_offset;
+        if let Some(complete_at) = self.freshness.reached(partition, next) {
+            self.sight.complete_at = complete_at;
+            self.caught_up = true;
+        }
+        if !moved && !self.freshness.is_waiting() {
+            self.ask(shared);
+        }
+        moved
+    }
+
+    /// Asks where the state partitions end, and looks whether the view is there.
+    pub fn ask(&mut self, shared: &Shared) {
+        let ends = (0..).zip(shared.broker.state.iter().map(|log| log.end)).collect();
+        self.freshness.ask(shared.time(), ends);
+        for (partition, known) in (0..).zip(&self.sight.known) {
+            if let Some(at) = self.freshness.reached(partition, known.position.next_offset) {
+                self.sight.complete_at = at;
+                self.caught_up = true;
+            }
+        }
+    }
+
+    fn take_in(&mut self, partition: i32, most: usize, shared: &mut Shared) -> bool {
         let log = &shared.broker.state[index(partition)];
         let next = self.sight.known[index(partition)].position.next_offset;
         let entries = log.from(next);
@@ -40,11 +69,7 @@ impl Live {
     }
 
     pub fn join(&mut self, shared: &Shared) {
-        let position = |(known, end): (&dunmore_connectors::view::Known, &i64)| {
-            known.position.next_offset >= *end
-        };
-        self.joined |= shared.is(Break::WorksWithOldView)
-            || self.sight.known.iter().zip(&self.start_ends).all(position);
+        self.joined |= shared.is(Break::WorksWithOldView) || self.caught_up;
     }
 
     /// One step of the registrar of a partition; false when it waits for something.
@@ -262,8 +287,12 @@ impl Live {
         true
     }
 
-    /// Every key is as the newest command that is in the topic up to here made it.
+    /// Every key is as the newest command that is in the topic up to here made it. On the way to
+    /// where the topic ended at the start, compaction may have left gaps that later records fill.
     pub fn check_view(&self, shared: &mut Shared) {
+        if !self.caught_up {
+            return;
+        }
         for partition in 0..PARTITIONS {
             let next = self.sight.known[index(partition)].position.next_offset;
             let history = &shared.broker.history[index(partition)];

@@ -8,6 +8,7 @@ use std::{
 };
 
 use dunmore_connectors::{
+    clock::Timestamp,
     connector::{
         Change, Command, CommandResult, Problem, ProjectState, Registry, StateKey, StateRecord,
         Tier,
@@ -18,7 +19,7 @@ use dunmore_connectors::{
     lane::{LaneId, Lanes, Moment},
     pipeline::Delivery,
     secrets::Keyring,
-    view::{BaseUrls, Known, Shelf, Subscriptions},
+    view::{BaseUrls, Freshness, Known, Shelf, Subscriptions},
 };
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
 pub struct Sight {
     pub shelf: Rows,
     pub known: Vec<Known>,
+    pub complete_at: Timestamp,
     /// The rows, read once.
     read: BTreeMap<StateKey, Change>,
     cache: BTreeMap<ProjectId, Arc<Subscriptions>>,
@@ -48,9 +50,16 @@ impl Shelf for Rows {
 }
 
 impl Sight {
-    pub fn new() -> Self {
+    /// An empty one; nothing is missed by who begins at the beginning.
+    pub fn new(now: Timestamp) -> Self {
         let known = (0..PARTITIONS).map(|_| Known::default()).collect();
-        Self { shelf: Rows::default(), known, read: BTreeMap::new(), cache: BTreeMap::new() }
+        Self {
+            shelf: Rows::default(),
+            known,
+            complete_at: now,
+            read: BTreeMap::new(),
+            cache: BTreeMap::new(),
+        }
     }
 
     /// What the store does: fold, keep everything in one step, forget what is compiled.
@@ -225,6 +234,9 @@ pub struct Live {
     pub started: u64,
     /// The ends of the state partitions when it started.
     pub start_ends: Vec<i64>,
+    /// Has the view everything? Asked first when the machine starts.
+    pub freshness: Freshness,
+    pub caught_up: bool,
     pub joined: bool,
     pub sight: Sight,
     pub lanes: Lanes<ConnectorKey, Item>,
@@ -240,7 +252,7 @@ pub struct Live {
     /// Connectors that cannot work, by the version that was tried.
     pub broken: BTreeMap<ConnectorKey, i64>,
     pub hoard: Vec<Item>,
-    /// State could not be written: the service stops.
+    /// State could not be written, or the view is too old: the service stops.
     pub failed: bool,
 }
 

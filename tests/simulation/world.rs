@@ -11,6 +11,7 @@ use dunmore_connectors::{
     kafka::Partition,
     lane::Lanes,
     offsets::{CompletionMap, Tracker},
+    view::{Freshness, is_stale},
 };
 
 use crate::{
@@ -26,7 +27,8 @@ use crate::{
 
 /// How long a partition that is revoked may finish what is under way.
 const REVOKE_GRACE_MS: u64 = 2_000;
-const LONG_TIME_MS: u64 = 26 * 3600 * 1000;
+/// Not longer than a view that is up to date may stand still.
+const DAY_MS: u64 = 23 * 3600 * 1000;
 /// What a partition's worker does in one round at most.
 const MAX_AT_ONCE: usize = 64;
 /// After the trouble, everything must come to rest within so many rounds.
@@ -91,9 +93,9 @@ pub fn run(
 
 impl World {
     fn new(seed: u64, profile: Profile, breaks: Option<Break>, tracing: bool) -> Self {
-        let machines = (0..profile.machines).map(|_| Machine { live: None, disk: Sight::new() });
-        let machines = machines.collect();
         let shared = Shared::new(seed, profile, breaks, tracing);
+        let machine = |_| Machine { live: None, disk: Sight::new(shared.time()) };
+        let machines = (0..shared.profile.machines).map(machine).collect();
         let mut world = Self { shared, machines, incarnations: 0, sent: Vec::new() };
         for project in world.shared.profile.projects.clone() {
             world.command(project, "project.set_tier", r#""tier":"pro""#);
@@ -140,7 +142,7 @@ impl World {
             }
             Kind::LoseDisk => {
                 if self.machines[at].live.is_none() {
-                    self.machines[at].disk = Sight::new();
+                    self.machines[at].disk = Sight::new(self.shared.time());
                     self.shared.note(|| format!("machine {at} loses its disk"));
                 }
             }
@@ -278,7 +280,7 @@ impl World {
 
     fn stop_failed(&mut self, at: usize) {
         if self.machines[at].live.as_ref().is_some_and(|live| live.failed) {
-            self.crash(at, "stops, because state could not be written");
+            self.crash(at, "stops, because state could not be written, or its view is too old");
         }
     }
 
@@ -408,12 +410,20 @@ impl World {
                 known.overtaken.clear();
             }
         }
+        let now = self.shared.time();
+        if is_stale(sight.complete_at, now) && !self.shared.is(Break::StaleViewKept) {
+            self.shared.note(|| format!("machine {at} reads the state anew"));
+            sight = Sight::new(now);
+        }
+        let freshness = Freshness::new(sight.complete_at);
         let start_ends = self.shared.broker.state.iter().map(|log| log.end).collect();
         self.machines[at].live = Some(Live {
             machine: at,
             incarnation: self.incarnations,
             started: self.shared.now,
             start_ends,
+            freshness,
+            caught_up: false,
             joined: false,
             sight,
             lanes: Lanes::new(self.shared.profile.max_running),
@@ -429,6 +439,7 @@ impl World {
             failed: false,
         });
         self.shared.note(|| format!("machine {at} starts"));
+        self.with(at, |live, shared| live.ask(shared));
     }
 
     fn crash(&mut self, at: usize, how: &str) {
@@ -598,8 +609,49 @@ impl World {
         }
     }
 
-    /// A day passes. A partition's registrar works at least once a day: what waits for it is done.
+    /// Some days pass; some machines work on, others are frozen or stopped for all that time. A
+    /// partition's registrar works at least once a day: what waits for it is done.
     fn long_time(&mut self) {
+        if !self.are_commands_done() {
+            return;
+        }
+        let (awake, frozen): (Vec<usize>, Vec<usize>) =
+            (0..self.machines.len()).partition(|_| self.shared.chance.percent(60));
+        for at in frozen {
+            self.freeze(at);
+        }
+        let awake: Vec<usize> =
+            awake.into_iter().filter(|at| self.machines[*at].live.is_some()).collect();
+        if !awake.is_empty() && self.shared.chance.percent(70) {
+            // What those who stand still do not hear of.
+            let project = self.project();
+            let connector = format!("conn_{}", 1 + self.shared.chance.below(6));
+            let rest = format!(r#""connectorId":"{connector}""#);
+            self.command(project, "connector.delete", &rest);
+        }
+        let days = 1 + self.shared.chance.below(3);
+        for _ in 0..days {
+            for round in 0.. {
+                let mut moved = false;
+                for at in &awake {
+                    moved |= self.round(*at);
+                    self.stop_failed(*at);
+                }
+                if !moved || round > MAX_IDLE_ROUNDS {
+                    break;
+                }
+            }
+            if !self.are_commands_done() {
+                return;
+            }
+            self.shared.now += DAY_MS;
+            self.shared.note(|| "a day passes".to_owned());
+        }
+        self.compact();
+    }
+
+    /// Whether all commands are decided and committed, and the state topic is in order.
+    fn are_commands_done(&mut self) -> bool {
         let in_order = self.shared.broker.history.iter().all(|history| {
             let newest = fold(history);
             newest.iter().all(|(key, written)| {
@@ -610,11 +662,32 @@ impl World {
         let needs_repair = !in_order
             && !self.shared.is(Break::NoRepairs)
             && !self.shared.is(Break::RepairsForgotten);
-        if needs_repair || self.shared.ledger.open_commands() {
-            return;
+        self.commit_all();
+        !needs_repair
+            && !self.shared.ledger.open_commands()
+            && self.are_committed(|topic| matches!(topic, Topic::Commands(_)))
+    }
+
+    /// A machine stands still for so long that the coordinator gives it up. Its registrars write
+    /// nothing more of what they began before.
+    fn freeze(&mut self, at: usize) {
+        let Some(live) = &mut self.machines[at].live else { return };
+        for held in live.held.iter_mut().chain(&mut live.orphans) {
+            cut_off(held, &mut self.shared);
+            if matches!(held.duty, Duty::Writing { .. } | Duty::Repairing { .. }) {
+                held.partition.leave();
+            }
+            if matches!(held.topic, Topic::Commands(_)) {
+                held.duty = Duty::Stopped;
+            }
         }
-        self.shared.now += LONG_TIME_MS;
-        self.shared.note(|| "a day passes".to_owned());
+        let incarnation = live.incarnation;
+        for slot in self.shared.broker.slots.values_mut() {
+            if slot.owner.is_some_and(|owner| owner.incarnation == incarnation) {
+                slot.owner = None;
+            }
+        }
+        self.shared.note(|| format!("machine {at} is frozen"));
     }
 
     // The end.
@@ -637,11 +710,11 @@ impl World {
         self.check_suspended();
         // Whoever reads the topic from its beginning, now or after compaction, sees the same.
         for days in [0, 3] {
-            self.shared.now += days * LONG_TIME_MS;
+            self.shared.now += days * DAY_MS;
             self.compact();
             self.boot(0);
             self.with(0, |live, shared| {
-                live.sight = Sight::new();
+                live.sight = Sight::new(shared.time());
                 for partition in 0..PARTITIONS {
                     while live.feed(partition, 3, shared) {}
                 }
@@ -704,6 +777,10 @@ impl World {
         for partition in 0..PARTITIONS {
             moved |= live.feed(partition, 100, shared);
         }
+        if live.failed {
+            self.stop_failed(at);
+            return true;
+        }
         live.join(shared);
         let free: Vec<Topic> = {
             let slots = shared.broker.slots.iter();
@@ -756,11 +833,6 @@ impl World {
     }
 
     fn is_at_rest(&self) -> bool {
-        let broker = &self.shared.broker;
-        let is_done = |(topic, slot): (&Topic, &crate::broker::Slot)| {
-            let map = slot.map();
-            broker.offsets_from(*topic, 0).iter().all(|offset| slot.covers(&map, *offset))
-        };
         let lives = self.machines.iter().filter_map(|machine| machine.live.as_ref());
         let is_repaired = |live: &Live| {
             live.held.iter().all(|held| match held.topic {
@@ -770,8 +842,17 @@ impl World {
                 _ => true,
             })
         };
-        broker.slots.iter().all(is_done)
+        self.are_committed(|_| true)
             && (self.shared.is(Break::NoRepairs) || lives.into_iter().all(is_repaired))
+    }
+
+    /// Whether all records of these topics are done, by what was committed.
+    fn are_committed(&self, of: impl Fn(&Topic) -> bool) -> bool {
+        let broker = &self.shared.broker;
+        broker.slots.iter().filter(|(topic, _)| of(topic)).all(|(topic, slot)| {
+            let map = slot.map();
+            broker.offsets_from(*topic, 0).iter().all(|offset| slot.covers(&map, *offset))
+        })
     }
 
     fn what_is_open(&self) -> String {
