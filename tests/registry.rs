@@ -21,14 +21,15 @@ use serde_json::{Value, json};
 use support::{
     broker::broker,
     kafka::{Read, Write},
-    registry::{Gate, registry},
-    serve::{Serve, Stage, get},
+    registry::{Gate, Guarded, registry},
+    serve::{Serve, Stage, call, get},
     sink::{Reply, Sink},
     wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROJECT: &str = "proj_1";
+const TOKEN: &str = "dmt_test";
 const OCCURRED_AT: &str = "2026-11-23T08:00:00.000Z";
 
 /// A stage with this registry, and a connector that gets every event.
@@ -39,10 +40,18 @@ struct Scene {
     sink: Sink,
 }
 
+/// The settings of a registry that lets everybody in.
+fn at(url: &str) -> String {
+    format!("schema_registry.url = \"{url}\"")
+}
+
 fn scene(bootstrap: &str, prefix: &str, registry: &str) -> Scene {
     let sink = Sink::start();
-    let more =
-        format!("schema_registry.url = \"{registry}\"\n{}", sink.base_urls(&["zapier", "make"]));
+    let digest = dunmore_connectors::tokens::digest_of(TOKEN);
+    let more = format!(
+        "admin.token_sha256 = \"{digest}\"\n{registry}\n{}",
+        sink.base_urls(&["zapier", "make"])
+    );
     let stage = Stage::new(bootstrap, prefix, "1s", &more);
     let serve = stage.serve("one");
     let result = stage.run_json(&["project", "set-tier", PROJECT, "pro"]);
@@ -155,7 +164,7 @@ fn settled_fields(schema: &mut Value) -> &mut Vec<Value> {
 #[test]
 fn events_of_every_client_and_encoding_have_identical_bodies() {
     let Some(broker) = broker() else { return };
-    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &registry().url());
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&registry().url()));
     let expected = expected("evt_same_");
     let mut ways = Vec::new();
     for (language, format) in [
@@ -200,7 +209,7 @@ fn events_of_every_client_and_encoding_have_identical_bodies() {
 #[test]
 fn schemas_change_compatibly_and_not_otherwise() {
     let Some(broker) = broker() else { return };
-    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &registry().url());
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&registry().url()));
     let stage = &scene.stage;
     let topic = stage.topic("payments.events");
     registry().demand(&topic, "BACKWARD");
@@ -265,7 +274,7 @@ fn schemas_change_compatibly_and_not_otherwise() {
 fn a_registry_that_is_away_parks_nothing() {
     let Some(broker) = broker() else { return };
     let mut gate = Gate::new(registry());
-    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &gate.url());
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&gate.url()));
     let topic = scene.stage.topic("payments.events");
     let ours = RecordKind::Event.text();
     let known = registry().register(&topic, ours);
@@ -290,9 +299,18 @@ fn a_registry_that_is_away_parks_nothing() {
     scene.wait_for_bodies(2);
     assert!(scene.bodies().iter().any(|body| body.contains("evt_beside")));
     assert!(scene.dead().is_empty());
+    // Nor does a replay pass over what it cannot read now.
+    let asked = json!({"from": "beginning", "dryRun": true});
+    let replay = || call(scene.serve.admin, Some(TOKEN), "POST", "/admin/v1/replays", &asked);
+    let (status, problem) = replay();
+    assert_eq!(status, 503, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("schema registry does not answer"));
 
     gate.open();
     scene.wait_for_bodies(4);
+    let (status, told) = replay();
+    assert_eq!((status, &told["scan"]["records"]), (200, &4.into()), "{told}");
+    assert_eq!(told["plan"]["unreadable"], 0, "{told}");
     wait_until("nothing waits", PATIENCE, || waiting() == 0);
     scene.stage.wait_committed(PATIENCE);
     assert!(scene.dead().is_empty());
@@ -312,7 +330,7 @@ fn a_registry_that_is_away_parks_nothing() {
 #[test]
 fn with_a_registry_every_record_is_avro_and_read_back() {
     let Some(broker) = broker() else { return };
-    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &registry().url());
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&registry().url()));
     let stage = &scene.stage;
     connect(
         stage,
@@ -356,4 +374,38 @@ fn with_a_registry_every_record_is_avro_and_read_back() {
     let event: Value = serde_json::from_str(&event).unwrap();
     stage.events(&[event]);
     wait_until("it delivers", PATIENCE, || sink.hits_on("/hooks/catch/1/abc/").len() > before);
+}
+
+#[test]
+fn a_registry_behind_tls_and_a_password_is_used_and_told_of() {
+    let Some(broker) = broker() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    // "team:correct-horse" in Base64.
+    let guarded = Guarded::new(registry(), folder.path(), "Basic dGVhbTpjb3JyZWN0LWhvcnNl");
+    let own = |name: &str| folder.path().join(name).display().to_string();
+    let more = format!(
+        "{}\nschema_registry.ca_file = \"{}\"\nschema_registry.username = \"team\"\n\
+         schema_registry.password = \"correct-horse\"",
+        at(&guarded.url()),
+        own("ca.pem"),
+    );
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &more);
+    let ours = RecordKind::Event.text();
+    let id = registry().register(&scene.stage.topic("payments.events"), ours);
+    scene.write_event(framed(id, ours, settled("evt_1", 1, &[])), None);
+    scene.wait_for_bodies(1);
+
+    for (setting, value, said) in [
+        ("PASSWORD", "wrong-horse".to_owned(), "401"),
+        ("CA_FILE", own("other.pem"), "certificate"),
+        ("CA_FILE", own("none.pem"), "schema_registry.ca_file: cannot read"),
+    ] {
+        let mut check = scene.stage.command(&["schemas", "check"]);
+        let output =
+            check.env(format!("DUNMORE_SCHEMA_REGISTRY__{setting}"), &value).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(0), "{value}: {output:?}");
+        assert!(error.contains(said), "{value}: {error}");
+        assert!(!error.contains("-horse"), "{error}");
+    }
 }

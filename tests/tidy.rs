@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "lane",
     "offsets",
     "view/fold.rs",
+    "view/freshness.rs",
     "replay",
 ];
 

@@ -18,7 +18,7 @@ use super::Operations;
 use crate::{
     clock::{self, Timestamp},
     id::DeliveryId,
-    kafka::{Bookmark, BookmarkMap, Bookmarks, Bounds, Span, Spans, TopicKind, scan},
+    kafka::{Bookmark, BookmarkMap, Bookmarks, Bounds, Span, Spans, TopicKind},
     replay::{Job, JobNote, REDRIVE, Selection},
 };
 
@@ -63,7 +63,9 @@ impl Operations {
         let mut jobs = Vec::new();
         for group in Bookmarks::names(&self.connection, &prefix)? {
             let id = group.strip_prefix(&prefix).unwrap_or_default().to_owned();
-            if let Ok(job) = self.job(&id) {
+            let (job, _) = self.kept(&Bookmarks::new(&self.connection, &group)?)?;
+            // One that is just begun has no progress yet, and Kafka forgets that of old ones.
+            if !job.partitions.is_empty() {
                 jobs.push((id, job));
             }
         }
@@ -174,7 +176,7 @@ impl Operations {
             (*partition, Span { from: from.clamp(span.from, span.to), to: span.to })
         });
         let mut ahead = Ahead::new();
-        scan(&self.connection, &topic, &spans.collect(), |seen| {
+        self.scan(&topic, &spans.collect(), |seen| {
             if let Some(record) = seen.value().and_then(|value| self.delivery(value))
                 && record.job.as_deref() == Some(id)
             {

@@ -13,7 +13,7 @@ use super::Operations;
 use crate::{
     clock::Timestamp,
     config::Config,
-    kafka::{Admin, Bounds, Record, Seen, Span, Spans, TopicKind, scan},
+    kafka::{Admin, Bounds, Record, Seen, Span, Spans, TopicKind},
     replay::{
         DeadFilter, DeadLetter, Letter, Marks, NOTE, NOTE_REDRIVEN, Position, Purgeable, Tally,
         TooManyMarks,
@@ -84,7 +84,7 @@ impl Operations {
         let spans = Bounds::of(&self.connection, &topic)?.between(from, None)?;
         let mut marks = Marks::default();
         let mut enough: Result<(), TooManyMarks> = Ok(());
-        scan(&self.connection, &topic, &spans, |seen| {
+        self.scan(&topic, &spans, |seen| {
             if seen.header(NOTE) == Some(NOTE_REDRIVEN.as_bytes()) {
                 enough = marks.add(seen.partition(), seen.value().unwrap_or_default());
             }
@@ -119,11 +119,9 @@ impl Operations {
         mut each: impl FnMut(DeadLetter) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
         let spans = self.dead_spans(filter)?;
-        scan(&self.connection, &self.topic(TopicKind::Dead), &spans, |seen| {
-            match self.letter(seen) {
-                Some(letter) if filter.takes(&letter) => each(letter),
-                _ => ControlFlow::Continue(()),
-            }
+        self.scan(&self.topic(TopicKind::Dead), &spans, |seen| match self.letter(seen) {
+            Some(letter) if filter.takes(&letter) => each(letter),
+            _ => ControlFlow::Continue(()),
         })?;
         Ok(())
     }
@@ -163,7 +161,7 @@ impl Operations {
         }
         let span = Span { from: at.offset, to: at.offset + 1 };
         let mut found = None;
-        scan(&self.connection, &topic, &Spans::from([(at.partition, span)]), |seen| {
+        self.scan(&topic, &Spans::from([(at.partition, span)]), |seen| {
             found = Some((self.letter(seen), seen.copy()));
             ControlFlow::Break(())
         })?;
@@ -235,7 +233,7 @@ impl Operations {
             })
             .collect();
         let (mut tally, mut not_redriven) = (Tally::default(), 0);
-        scan(&self.connection, &topic, &spans, |seen| {
+        self.scan(&topic, &spans, |seen| {
             if let Some(letter) = self.letter(seen) {
                 tally.add(&letter, &marks);
                 not_redriven += u64::from(!marks.has(letter.position));

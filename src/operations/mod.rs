@@ -18,13 +18,23 @@ pub use letters::{Listed, Purge};
 pub use preview::shown;
 pub use redrive::{CanaryOutcome, Redrive, Redriven, check_canary, share};
 pub use run::{Finished, Progress, Run};
-pub use select::{OffsetRange, Survey};
+pub use select::{OffsetRange, Survey, WrongOffsets};
 pub use undecodable::{Exported, Sidecar};
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::bail;
 
 use crate::{
     codec::Codec,
     config::{Config, ConfigError},
-    kafka::{Connection, KafkaError, TopicKind, Topics},
+    kafka::{Connection, KafkaError, Seen, Spans, TopicKind, Topics, scan},
 };
 
 /// Deliveries per second that a replay or redrive asks for unless it is told otherwise.
@@ -38,6 +48,8 @@ pub struct Operations {
     codec: Codec,
     /// The consumer group that jobs are named after.
     group: String,
+    /// How many records could not be read because the schema registry did not answer.
+    unanswered: Arc<AtomicU64>,
 }
 
 impl Operations {
@@ -45,11 +57,40 @@ impl Operations {
     pub fn new(config: &Config, codec: Codec) -> Result<Self, ConfigError> {
         let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
         let group = config.group.id.clone();
-        Ok(Self { connection: config.connection()?, topics, codec, group })
+        let connection = config.connection()?;
+        Ok(Self { connection, topics, codec, group, unanswered: Arc::default() })
     }
 
     fn topic(&self, kind: TopicKind) -> String {
         self.topics.name(kind)
+    }
+
+    /// Reads ranges of a topic. A record that cannot be read because the schema registry does not
+    /// answer ends it with an error: it must not be passed over like one that nobody can read.
+    /// Blocks.
+    fn scan(
+        &self,
+        topic: &str,
+        spans: &Spans,
+        mut each: impl FnMut(&Seen<'_>) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
+        let before = self.unanswered();
+        scan(&self.connection, topic, spans, |seen| {
+            let flow = each(seen);
+            if self.unanswered() == before { flow } else { ControlFlow::Break(()) }
+        })?;
+        if self.unanswered() != before {
+            bail!(
+                "the schema registry does not answer (schema_registry.url), and records of {topic} \
+                 cannot be read without it: try again when it is back"
+            );
+        }
+        Ok(())
+    }
+
+    /// Changes when a record could not be read because the schema registry did not answer.
+    fn unanswered(&self) -> u64 {
+        self.unanswered.load(Ordering::Acquire)
     }
 
     /// Runs a call that blocks, beside the runtime.

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::Operations;
 use crate::{
-    codec::{RecordKind, cloudevents},
+    codec::{ReadError, RecordKind, cloudevents},
     connector::{Change, StateKey},
     delivery::{AttemptRecord, DeliveryRecord},
     event::Event,
@@ -18,8 +19,8 @@ use crate::{
     replay::Head,
 };
 
-/// How long the registry is waited for. Afterwards a record counts as unreadable.
-const REGISTRY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the registry is waited for before it is an error that it does not answer.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// An event as a scan meets it.
 pub(super) enum Met<'a> {
@@ -67,7 +68,7 @@ impl Operations {
             return Some(Cow::Borrowed(value));
         }
         let value = Bytes::copy_from_slice(value);
-        let json = self.codec.decode_blocking(kind, &value, late()).ok()?;
+        let json = self.answered(self.codec.decode_blocking(kind, &value, late()))?;
         Some(Cow::Owned(json.to_vec()))
     }
 
@@ -83,7 +84,16 @@ impl Operations {
 
     /// The event in a record, of whatever form.
     pub(super) fn event(&self, record: &Record) -> Option<Event> {
-        Handle::current().block_on(self.codec.event(record, late())).ok()
+        self.answered(Handle::current().block_on(self.codec.event(record, late())))
+    }
+
+    /// What was read; nothing when it cannot be, which is told to the scan if it is the registry's
+    /// fault.
+    fn answered<T>(&self, read: Result<T, ReadError>) -> Option<T> {
+        if matches!(read, Err(ReadError::GivenUp)) {
+            self.unanswered.fetch_add(1, Ordering::AcqRel);
+        }
+        read.ok()
     }
 
     /// The delivery in a record of the replay or dead-letter topic.

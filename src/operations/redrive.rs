@@ -25,7 +25,7 @@ use crate::{
     id::DeliveryId,
     kafka::{
         Bookmark, BookmarkMap, Bookmarks, Bounds, Offset, Outgoing, Reader, ReaderEvent, Span,
-        TopicKind, scan,
+        TopicKind,
     },
     replay::{DeadFilter, DeadLetter, Marks, NOTE, NOTE_REDRIVEN, Position, RedrivenNote},
 };
@@ -282,7 +282,7 @@ impl Operations {
             (*partition, Span { from: from.clamp(span.from, span.to), to: span.to })
         });
         let mut unmarked: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-        scan(&self.connection, &topic, &spans.collect(), |seen| {
+        self.scan(&topic, &spans.collect(), |seen| {
             let from = seen.header(REDRIVEN_FROM).and_then(|from| std::str::from_utf8(from).ok());
             if let Some(Ok(position)) = from.map(str::parse::<Position>)
                 && !marks.has(position)

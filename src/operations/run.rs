@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock,
     delivery::{DeliveryRecord, Origin},
-    kafka::{Bookmarks, Seen, Spans, TopicKind, scan},
+    kafka::{Bookmarks, Seen, Spans, TopicKind},
     pipeline::TRACEPARENT,
     replay::{Choice, History, Job, Plan, Selection},
 };
@@ -233,7 +233,8 @@ impl Operations {
         let mut plan = choice.plan();
         let mut chunk = Chunk::new();
         let mut counted = (0, 0);
-        scan(&self.connection, &topic, spans, |seen| {
+        let unanswered = self.unanswered();
+        self.scan(&topic, spans, |seen| {
             if let Some((event, targets)) = self.weigh(seen, choice, history, &mut plan) {
                 let deliveries = targets.iter().map(|known| {
                     asked_for(known.delivery(&event.id), known, &event, seen, &topic, job)
@@ -244,6 +245,10 @@ impl Operations {
                     deliveries: deliveries.collect(),
                     traceparent: seen.header(TRACEPARENT).map(<[u8]>::to_vec),
                 });
+            }
+            if self.unanswered() != unanswered {
+                // Not passed: who resumes begins with it.
+                return ControlFlow::Break(());
             }
             chunk.positions.insert(seen.partition(), seen.offset() + 1);
             if chunk.events.len() < CHUNK && plan.scanned - counted.0 < TELL_EVERY {

@@ -14,7 +14,7 @@ use crate::{
     clock::{self, Timestamp},
     delivery::AttemptRecord,
     event::Event,
-    kafka::{Bounds, KafkaError, Seen, Span, Spans, TopicKind, scan},
+    kafka::{Bounds, Seen, Span, Spans, TopicKind},
     pipeline::COMMAND_OFFSET,
     replay::{Choice, Connectors, History, Known, Plan, Selection, Warning, warnings},
 };
@@ -51,6 +51,11 @@ impl FromStr for OffsetRange {
         })
     }
 }
+
+/// Offsets that do not fit the topic.
+#[derive(Debug, thiserror::Error)]
+#[error("offsets: {0}")]
+pub struct WrongOffsets(String);
 
 /// A plan and what it was made of.
 pub struct Survey {
@@ -111,11 +116,11 @@ impl Operations {
     }
 
     /// The connectors of all projects as they are now. Blocks.
-    pub fn connectors(&self) -> Result<Connectors, KafkaError> {
+    pub fn connectors(&self) -> anyhow::Result<Connectors> {
         let topic = self.topic(TopicKind::State);
         let bounds = Bounds::of(&self.connection, &topic)?;
         let mut connectors = Connectors::default();
-        scan(&self.connection, &topic, bounds.whole(), |seen| {
+        self.scan(&topic, bounds.whole(), |seen| {
             let record = seen.copy();
             let offset = record.header_text(COMMAND_OFFSET).and_then(|text| text.parse().ok());
             // A record without an offset is none that the registrar wrote.
@@ -152,10 +157,10 @@ impl Operations {
         from: Option<Timestamp>,
         to: Option<Timestamp>,
         mut each: impl FnMut(AttemptRecord<'static>) -> ControlFlow<()>,
-    ) -> Result<(), KafkaError> {
+    ) -> anyhow::Result<()> {
         let topic = self.topic(TopicKind::Attempts);
         let spans = Bounds::of(&self.connection, &topic)?.between(from, to)?;
-        scan(&self.connection, &topic, &spans, |seen| {
+        self.scan(&topic, &spans, |seen| {
             match seen.value().and_then(|value| self.attempt(value)) {
                 Some(attempt) => each(attempt),
                 // What cannot be read is of a later version, and of no use here.
@@ -169,13 +174,25 @@ impl Operations {
         &self,
         selection: &Selection,
         ranges: &[OffsetRange],
-    ) -> Result<(Spans, u64), KafkaError> {
+    ) -> anyhow::Result<(Spans, u64)> {
         let topic = self.topic(TopicKind::Events);
         let bounds = Bounds::of(&self.connection, &topic)?;
         let in_topic = bounds.whole().values().map(|span| span.len()).sum();
         let mut spans = bounds.between(selection.from, selection.to)?;
         if ranges.is_empty() {
             return Ok((spans, in_topic));
+        }
+        for (number, range) in ranges.iter().enumerate() {
+            let partition = range.partition;
+            if !spans.contains_key(&partition) {
+                let last = spans.len().saturating_sub(1);
+                let why = format!("{topic} has no partition {partition}, but 0 to {last}");
+                return Err(WrongOffsets(why).into());
+            }
+            if ranges[..number].iter().any(|other| other.partition == partition) {
+                let why = format!("partition {partition} is named twice; name one range of each");
+                return Err(WrongOffsets(why).into());
+            }
         }
         for (partition, span) in &mut spans {
             let own = ranges.iter().find(|range| range.partition == *partition);
@@ -195,10 +212,10 @@ impl Operations {
         in_topic: u64,
         choice: &Choice,
         history: Option<&History>,
-    ) -> Result<Survey, KafkaError> {
+    ) -> anyhow::Result<Survey> {
         let mut plan = choice.plan();
         let began = Instant::now();
-        scan(&self.connection, &self.topic(TopicKind::Events), spans, |seen| {
+        self.scan(&self.topic(TopicKind::Events), spans, |seen| {
             self.weigh(seen, choice, history, &mut plan);
             ControlFlow::Continue(())
         })?;

@@ -7,7 +7,7 @@ use crate::{
     clock::Timestamp,
     delivery::Origin,
     id::ProjectId,
-    kafka::{Bounds, Seen, TopicKind, scan},
+    kafka::{Bounds, Seen, TopicKind},
     replay::{AttemptFilter, Consumed, DeadFilter, Selection, Story},
 };
 
@@ -33,7 +33,7 @@ impl Operations {
 
         let topic = self.topic(TopicKind::Events);
         let spans = Bounds::of(&self.connection, &topic)?.between(from, None)?;
-        scan(&self.connection, &topic, &spans, |seen| {
+        self.scan(&topic, &spans, |seen| {
             if let Some(found) = may_be(seen).then(|| self.event(&seen.copy())).flatten()
                 && found.id.as_str() == event
                 && is_project(&found.project)
@@ -71,7 +71,7 @@ impl Operations {
 
         let topic = self.topic(TopicKind::Replay);
         let spans = Bounds::of(&self.connection, &topic)?.between(from, None)?;
-        scan(&self.connection, &topic, &spans, |seen| {
+        self.scan(&topic, &spans, |seen| {
             let value = seen.value().filter(|value| finder.find(value).is_some());
             if let Some(record) = value.and_then(|value| self.delivery(value))
                 && record.event.id.as_str() == event

@@ -18,7 +18,7 @@ use crate::{
     codec::{ReadError, RecordKind},
     connector::Command,
     delivery::DeliveryRecord,
-    kafka::{Outgoing, Record, TopicKind, scan},
+    kafka::{Outgoing, Record, TopicKind},
     replay::{DeadFilter, NOTE, NOTE_REDRIVEN, Position, RedrivenNote},
 };
 
@@ -61,7 +61,7 @@ impl Operations {
         let spans = self.dead_spans(filter)?;
         let mut files = Vec::new();
         let mut failure = Ok(());
-        scan(&self.connection, &self.topic(TopicKind::Dead), &spans, |seen| {
+        self.scan(&self.topic(TopicKind::Dead), &spans, |seen| {
             let Some(letter) = self.letter(seen).filter(|letter| filter.takes(letter)) else {
                 return ControlFlow::Continue(());
             };

@@ -1,48 +1,13 @@
 //! The admin API: the same operations as JSON, for whoever has the token.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
-
 use serde_json::{Value, json};
 
 use super::{
     PATIENCE, n8n, stage,
-    support::{events::event, wait_until},
+    support::{events::event, serve::call, wait_until},
 };
 
 const TOKEN: &str = "dmt_test";
-
-/// A request; the status and the JSON of the answer.
-fn call(
-    at: SocketAddr,
-    token: Option<&str>,
-    method: &str,
-    path: &str,
-    body: &Value,
-) -> (u16, Value) {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let token =
-        token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    let mut stream = TcpStream::connect(at).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    if status >= 400 {
-        assert!(head.to_lowercase().contains("application/problem+json"), "{answer}");
-    }
-    (status, serde_json::from_str(body).unwrap_or_default())
-}
 
 #[test]
 fn the_admin_api_does_what_the_command_line_does() {

@@ -1,9 +1,10 @@
 //! Brokers that want TLS, a certificate, or a password.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::time::Duration;
 
 use crate::support::{
     broker::{OwnBroker, own_broker_with},
+    certificates::{authority, certificate},
     events::{create, event, set_tier},
     kafka::Kafka,
     serve::{Stage, free_address},
@@ -13,29 +14,6 @@ use crate::support::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "correct-horse-battery";
-
-fn openssl(folder: &Path, arguments: &str) {
-    let made =
-        Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
-    assert!(made.status.success(), "openssl {arguments}: {made:?}");
-}
-
-/// `NAME.pem` and `NAME.key`, signed by `ca`.
-fn certificate(folder: &Path, name: &str) {
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(folder, &format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-    std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
-    let ca = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names";
-    openssl(folder, &format!("x509 -req -in {name}.csr {ca} -out {name}.pem"));
-}
-
-fn authority(folder: &Path, name: &str) {
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(
-        folder,
-        &format!("req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"),
-    );
-}
 
 struct Secure {
     broker: OwnBroker,

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test binary uses another part of this")]
 
 pub(crate) mod broker;
+pub(crate) mod certificates;
 pub(crate) mod events;
 pub(crate) mod fault_server;
 pub(crate) mod kafka;

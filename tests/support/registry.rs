@@ -16,9 +16,10 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 
-use super::serve::free_address;
+use super::{certificates, serve::free_address};
 
 /// The path of Confluent's protocol at Apicurio.
 const PATH: &str = "/apis/ccompat/v7";
@@ -150,4 +151,88 @@ impl Gate {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// A way to the registry through TLS and past a password, for one request per connection.
+pub(crate) struct Guarded {
+    address: SocketAddr,
+}
+
+impl Guarded {
+    /// Opens it, with `ca.pem` of this folder as what a client has to trust; `authorization` is the
+    /// header that it demands.
+    pub(crate) fn new(registry: &Registry, folder: &Path, authorization: &str) -> Self {
+        certificates::authority(folder, "ca");
+        certificates::authority(folder, "other");
+        certificates::certificate(folder, "registry");
+        let certificate = CertificateDer::from_pem_file(folder.join("registry.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(folder.join("registry.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let (config, address) = (Arc::new(config), free_address());
+        let listener = TcpListener::bind(address).unwrap();
+        let (target, wanted) = (registry.address, format!("authorization: {authorization}\r\n"));
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+                let stream = rustls::StreamOwned::new(connection, client.unwrap());
+                let wanted = wanted.clone();
+                // Who does not trust the certificate hangs up.
+                thread::spawn(move || pass_on(stream, target, &wanted));
+            }
+        });
+        Self { address }
+    }
+
+    /// The registry's URL through it.
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}{PATH}", self.address.port())
+    }
+}
+
+fn pass_on(
+    mut client: rustls::StreamOwned<rustls::ServerConnection, TcpStream>,
+    target: SocketAddr,
+    wanted: &str,
+) -> std::io::Result<()> {
+    let (mut request, mut chunk) = (Vec::new(), [0; 4096]);
+    let (head, length) = loop {
+        let count = client.read(&mut chunk)?;
+        request.extend_from_slice(&chunk[..count]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let head = text[..end + 2].to_owned();
+            let length = head.to_lowercase().lines().find_map(|line| {
+                line.strip_prefix("content-length: ").map(|length| length.parse::<usize>().unwrap())
+            });
+            break (head, end + 4 + length.unwrap_or(0));
+        }
+        if count == 0 {
+            return Ok(());
+        }
+    };
+    while request.len() < length {
+        let count = client.read(&mut chunk)?;
+        request.extend_from_slice(&chunk[..count]);
+    }
+    if head.contains(wanted) {
+        let mut server = TcpStream::connect(target)?;
+        let body = &request[head.len() + 2..];
+        let head = format!("{head}Connection: close\r\n\r\n");
+        server.write_all(&[head.as_bytes(), body].concat())?;
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer)?;
+        client.write_all(&answer)?;
+    } else {
+        let body = r#"{"error_code":40101,"message":"Unauthorized"}"#;
+        let head = "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length";
+        write!(client, "{head}: {}\r\n\r\n{body}", body.len())?;
+    }
+    client.conn.send_close_notify();
+    client.flush()
 }
