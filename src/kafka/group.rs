@@ -26,7 +26,7 @@ use rdkafka::{
 use tokio::sync::mpsc;
 
 use super::{
-    Connection, KafkaError, Partition, Record,
+    Connection, FETCH_QUEUE_BACKOFF, KafkaError, Partition, Record,
     partition::revoke_grace,
     statistics::{self, Statistics},
 };
@@ -159,6 +159,7 @@ impl GroupConsumer {
                 ("max.poll.interval.ms", "300000"),
                 ("queued.max.messages.kbytes", "16384"),
                 ("queued.min.messages", "2000"),
+                FETCH_QUEUE_BACKOFF,
                 ("fetch.wait.max.ms", "100"),
                 ("fetch.message.max.bytes", "1048576"),
                 ("statistics.interval.ms", statistics::INTERVAL_MS),

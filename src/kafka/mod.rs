@@ -34,6 +34,10 @@ pub use watch::{Trouble, TroubleKind, Watch};
 
 /// How long a request to the broker that somebody waits for may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a consumer looks again whether its full prefetch queue has room, in milliseconds. The
+/// client library's default is a second: with queues as short as ours a partition would then give
+/// a megabyte a second and no more (`confluentinc/librdkafka#2879`).
+const FETCH_QUEUE_BACKOFF: (&str, &str) = ("fetch.queue.backoff.ms", "10");
 
 /// The largest record that this program writes or reads, in bytes: an event of the largest size,
 /// its envelope, and room for escapes.

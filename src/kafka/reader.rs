@@ -14,7 +14,7 @@ use rdkafka::{
     message::Message,
 };
 
-use super::{Connection, KafkaError, REQUEST_TIMEOUT, Record};
+use super::{Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record};
 
 /// What a reader found.
 #[derive(Debug)]
@@ -92,6 +92,7 @@ impl Reader {
                 ("enable.partition.eof", "true"),
                 ("fetch.wait.max.ms", "100"),
                 ("queued.max.messages.kbytes", "16384"),
+                FETCH_QUEUE_BACKOFF,
                 ("isolation.level", "read_committed"),
             ])
             .create_with_context(Quiet)

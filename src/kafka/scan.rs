@@ -14,7 +14,9 @@ use rdkafka::{
     message::{BorrowedMessage, Headers, Message},
 };
 
-use super::{Admin, Connection, KafkaError, REQUEST_TIMEOUT, Record, reader::Quiet};
+use super::{
+    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record, reader::Quiet,
+};
 use crate::clock::Timestamp;
 
 /// How long nothing may come before a scan gives up.
@@ -243,6 +245,7 @@ fn consumer(connection: &Connection) -> Result<BaseConsumer<Quiet>, KafkaError> 
             ("fetch.wait.max.ms", "50"),
             ("queued.min.messages", "50000"),
             ("queued.max.messages.kbytes", "32768"),
+            FETCH_QUEUE_BACKOFF,
             ("isolation.level", "read_committed"),
         ])
         .create_with_context(Quiet)

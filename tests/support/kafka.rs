@@ -241,14 +241,19 @@ impl Kafka {
         }
         consumer.assign(&list).unwrap();
         let mut found = Vec::new();
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         while !ends.is_empty() {
             assert!(Instant::now() < deadline, "{topic} cannot be read to its end");
             if let Some(message) = consumer.poll(Duration::from_millis(50)) {
                 let message = message.unwrap();
+                deadline = Instant::now() + PATIENCE;
+                let end = ends.get(&message.partition()).copied().unwrap_or_default();
                 // A record written after the ends were asked for tells that they were reached.
-                if ends.get(&message.partition()).is_some_and(|end| message.offset() < *end) {
+                if message.offset() < end {
                     found.push(copy(&message));
+                }
+                if message.offset() + 1 < end {
+                    continue;
                 }
             }
             // Markers and compacted records are skipped, so the last offset may never be seen.
