@@ -11,10 +11,11 @@
 #![expect(clippy::expect_used, reason = "a bench stops at what it does not expect")]
 #![expect(clippy::unnecessary_debug_formatting, reason = "TOML strings are quoted so")]
 
+mod support;
+
 use std::{
-    net::TcpListener,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,11 @@ use dunmore_connectors::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use support::{
+    number,
+    process::{Kill, free_port},
+    stage::Broker,
+};
 use tokio::task::JoinSet;
 
 /// Connectors of each project.
@@ -42,55 +48,6 @@ fn main() {
     if args.iter().all(|arg| arg != "--test") {
         tokio::runtime::Runtime::new().expect("a runtime").block_on(measure(&args));
     }
-}
-
-fn number(args: &[String], flag: &str, default: u64) -> u64 {
-    let at = args.iter().position(|arg| arg == flag);
-    at.and_then(|at| args.get(at + 1)).and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-struct Broker {
-    address: String,
-    own: Option<String>,
-}
-
-impl Broker {
-    fn start() -> Self {
-        if let Ok(address) = std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
-            return Self { address, own: None };
-        }
-        let name = format!("bench-{}", std::process::id());
-        let started = Command::new("scripts/kafka")
-            .arg("start")
-            .env("KAFKA_NAME", &name)
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("scripts/kafka");
-        assert!(started.status.success(), "scripts/kafka start failed");
-        let address = String::from_utf8_lossy(&started.stdout).trim().to_owned();
-        Self { address, own: Some(name) }
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if let Some(name) = &self.own {
-            let _ = Command::new("scripts/kafka").arg("stop").env("KAFKA_NAME", name).status();
-        }
-    }
-}
-
-struct Kill(Child);
-
-impl Drop for Kill {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 async fn measure(args: &[String]) {

@@ -17,7 +17,8 @@ use std::{
 };
 
 use dunmore_connectors::{
-    kafka::TopicKind,
+    connector::partition_of,
+    kafka::{Admin, TopicKind},
     pipeline::{COMMAND_ID, COMMAND_OFFSET},
 };
 use rdkafka::{
@@ -84,19 +85,21 @@ fn produce(broker: &Broker, stage: &Stage, connectors: u64) -> usize {
         .create()
         .expect("a producer");
     let topic = stage.topics.name(TopicKind::State);
+    let admin = Admin::new(&stage.connection).expect("a client");
+    let partitions = admin.partitions(&topic).expect("partitions");
     let (mut offset, mut bytes) = (0_u64, 0);
     let mut send = |project: &str, key: &str, value: &str| {
         offset += 1;
         bytes += value.len();
         let (offset, id) = (offset.to_string(), format!("cmd_{offset}"));
         // What a registrar's partitioner does: all of a project in one partition.
-        let number: i32 = project.trim_start_matches("proj_").parse().expect("a number");
+        let partition = partition_of(project, partitions);
         loop {
             let headers = OwnedHeaders::new()
                 .insert(Header { key: COMMAND_OFFSET, value: Some(&offset) })
                 .insert(Header { key: COMMAND_ID, value: Some(&id) });
             let record = BaseRecord::to(&topic).key(key).payload(value);
-            match producer.send(record.partition(number % 6).headers(headers)) {
+            match producer.send(record.partition(partition).headers(headers)) {
                 Ok(()) => break,
                 // The client's queue is full.
                 Err(_) => {

@@ -18,6 +18,7 @@ use support::{
     broker::broker,
     events::{TYPES, create, delete, event, set_tier, update},
     kafka::Write,
+    scene::{n8n, stage},
     serve::Stage,
     sink::{Hit, Reply, Sink},
     wait_for, wait_until,
@@ -31,21 +32,6 @@ fn delivery_id(project: &str, connector: &str, event: &str) -> String {
         connector: ConnectorId::parse(connector).unwrap(),
     };
     DeliveryId::new(&key, &EventId::parse(event).unwrap()).to_string()
-}
-
-/// Topics, a sink and a project `proj_1` on the largest tier, for a test of one behaviour.
-fn stage(tiers: &str, more: &str) -> Option<(Stage, Sink)> {
-    let broker = broker()?;
-    let sink = Sink::start();
-    let more = format!("topics.partitions = 2\n{more}");
-    let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), tiers, &more);
-    stage.command_all(&[set_tier("cmd_tier", "proj_1", "enterprise")]);
-    Some((stage, sink))
-}
-
-fn n8n(sink: &Sink, connector: &str, events: &[&str]) -> Value {
-    let url = sink.url(&format!("/webhook/{connector}"));
-    create(&format!("cmd_{connector}"), "proj_1", connector, "n8n", &url, events)
 }
 
 #[test]

@@ -45,8 +45,7 @@ pub async fn replays(State(console): Shared) -> Answer {
 pub async fn replay(State(console): Shared, Path(id): Path<String>) -> Answer {
     check(&id)?;
     let name = id.clone();
-    let job = console.read(move |own| Ok(own.job(&name).ok())).await?;
-    let job = job.ok_or_else(|| nothing(&format!("There is no job {id} (any more).")))?;
+    let job = console.read(move |own| own.job(&name)).await?;
     let mut told = with_running(&console, &id, job.to_json(&id));
     if let Some(ended) = console.ended(&id) {
         told["lastRunHere"] = ended;
@@ -132,10 +131,7 @@ pub async fn resume_replay(
     wrong.rate(asked.rate);
     wrong.check()?;
     let name = id.clone();
-    let job = console.read(move |own| Ok(own.job(&name).ok())).await?;
-    if job.is_none() {
-        return Err(nothing(&format!("There is no job {id} (any more).")));
-    }
+    console.read(move |own| own.job(&name)).await?;
     let running = console.start_job(&id)?;
     let (owner, name) = (Arc::clone(&console), id.clone());
     console.tasks.spawn(async move {
@@ -172,15 +168,11 @@ pub async fn dead_letter(State(console): Shared, Path(position): Path<String>) -
     let config = console.config.clone();
     let told = console
         .read(move |own| {
-            let found = match own.dead_letter(position) {
-                Ok(found) => found,
-                Err(error) => return Ok(Err(format!("{error:#}"))),
-            };
-            let (letter, record, marks) = found;
-            own.told(&config, &letter, &record, &marks).map(Ok)
+            let (letter, record, marks) = own.dead_letter(position)?;
+            own.told(&config, &letter, &record, &marks)
         })
         .await?;
-    told.map(Json).map_err(|error| nothing(&error))
+    Ok(Json(told))
 }
 
 /// `POST /admin/v1/dead-letters/redrive`

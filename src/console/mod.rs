@@ -29,7 +29,7 @@ use crate::{
     codec::Codec,
     config::Config,
     connector::{Problem, ProblemCode},
-    operations::{Operations, Progress, WrongOffsets},
+    operations::{NotThere, Operations, Progress, WrongOffsets},
     tokens,
 };
 
@@ -169,6 +169,9 @@ impl Console {
 
 /// An operation that did not work: the caller is an operator and gets its words.
 fn failed(error: &anyhow::Error) -> Failure {
+    if error.is::<NotThere>() {
+        return Problem::new(ProblemCode::NotFound, error.to_string()).into();
+    }
     if let Some(wrong) = error.downcast_ref::<WrongOffsets>() {
         return Problem::new(ProblemCode::ValidationFailed, wrong.to_string()).into();
     }

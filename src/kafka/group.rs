@@ -1,6 +1,6 @@
-//! The consumer of a group: one thread that owns the client library's consumer and polls it, and
-//! does nothing else. It hands records to one bounded queue per partition, commits what the
-//! trackers say, and lets partitions go in order when the group rebalances.
+//! The consumer of a group: one thread polls the client library's consumer and does nothing else. It
+//! hands records to one bounded queue per partition, and lets partitions go in order when the group
+//! rebalances. A second thread commits what the trackers say and waits for the broker's answers.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -141,6 +142,7 @@ impl GroupConsumer {
             metrics: options.metrics.clone(),
             shared: Arc::clone(&shared),
             slots: Mutex::new(Slots::default()),
+            committing: Mutex::new(()),
             session_timeout: connection
                 .property(SESSION_TIMEOUT_MS)
                 .and_then(|ms| ms.parse().ok())
@@ -176,7 +178,7 @@ impl GroupConsumer {
         let thread = thread::Builder::new()
             .name(name.chars().take(15).collect())
             .spawn(move || {
-                let poller = Poller { consumer, grace };
+                let poller = Poller { consumer: Arc::new(consumer), grace };
                 // Silence would look like a topic without records.
                 if catch_unwind(AssertUnwindSafe(|| poller.run())).is_err() {
                     tracing::error!(group, "the polling thread panicked; restart this instance");
@@ -262,6 +264,9 @@ struct GroupContext {
     metrics: ClientMetrics,
     shared: Arc<Shared>,
     slots: Mutex<Slots>,
+    /// Held during a commit, and from the last commit of partitions that are given up until they
+    /// are gone: no commit overtakes the revocation of its partition.
+    committing: Mutex<()>,
     session_timeout: Duration,
 }
 
@@ -405,6 +410,9 @@ impl GroupContext {
                 partition.wait_quiet(deadline);
                 partition.close();
             }
+        }
+        let committing = self.committing.lock();
+        if !lost {
             self.commit(consumer, &partitions);
         }
         for partition in &partitions {
@@ -416,6 +424,7 @@ impl GroupContext {
             self.metrics.forget_lag(&key.0, key.1);
         }
         drop(slots);
+        drop(committing);
         if keys.is_empty() {
             return;
         }
@@ -429,12 +438,18 @@ impl GroupContext {
         *self.shared.partitions.lock() = self.slots.lock().partitions();
     }
 
-    /// Commits what the trackers of these partitions say, and waits for the broker's answer.
+    /// Commits what the trackers say of all partitions.
+    fn commit_all(&self, consumer: &BaseConsumer<Self>) {
+        let _committing = self.committing.lock();
+        let partitions = self.slots.lock().partitions();
+        self.commit(consumer, &partitions);
+    }
+
+    /// Commits what the trackers of these partitions say, and waits for the broker's answer; the
+    /// caller holds `committing`.
     ///
-    /// Waiting costs the polling thread a round trip a second. An asynchronous commit would cost
-    /// none, but its answer is lost: librdkafka gives it only to a callback that rdkafka 0.39 does
-    /// not set, and without the answer nobody knows what a crash would repeat. Another thread
-    /// could wait, but then a commit might overtake the revocation of its partition.
+    /// The answer of an asynchronous commit is lost: librdkafka gives it only to a callback that
+    /// rdkafka 0.39 does not set, and without the answer nobody knows what a crash would repeat.
     fn commit(&self, consumer: &BaseConsumer<Self>, partitions: &[Arc<Partition>]) {
         let mut list = TopicPartitionList::new();
         let mut commits = Vec::new();
@@ -497,8 +512,45 @@ impl ConsumerContext for GroupContext {
     }
 }
 
+/// Commits when it is asked to, so that the polling thread waits for no answer: records would wait
+/// with it, for tens of milliseconds several times a second.
+struct Committer {
+    ask: SyncSender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Committer {
+    fn start(consumer: Arc<BaseConsumer<GroupContext>>) -> Result<Self, std::io::Error> {
+        // Without room for a request: who asks while it is busy asks again.
+        let (ask, asked) = sync_channel(0);
+        let thread = thread::Builder::new().name("kafka commit".to_owned()).spawn(move || {
+            while asked.recv().is_ok() {
+                consumer.context().commit_all(&consumer);
+            }
+        })?;
+        Ok(Self { ask, thread })
+    }
+
+    /// Whether it takes the request; an error when it has ended, which only a panic can cause.
+    fn ask(&self) -> Result<bool, String> {
+        match self.ask.try_send(()) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(())) => Ok(false),
+            Err(TrySendError::Disconnected(())) => Err("the committing thread panicked".to_owned()),
+        }
+    }
+
+    /// Waits for the commit under way.
+    fn stop(self) {
+        drop(self.ask);
+        if self.thread.join().is_err() {
+            tracing::error!("the committing thread panicked");
+        }
+    }
+}
+
 struct Poller {
-    consumer: BaseConsumer<GroupContext>,
+    consumer: Arc<BaseConsumer<GroupContext>>,
     grace: Duration,
 }
 
@@ -506,6 +558,13 @@ impl Poller {
     fn run(self) {
         let mut last_commit = Instant::now();
         let shared = Arc::clone(&self.context().shared);
+        let committer = match Committer::start(Arc::clone(&self.consumer)) {
+            Ok(committer) => committer,
+            Err(error) => {
+                *shared.fatal.lock() = Some(format!("cannot start a thread: {error}"));
+                return;
+            }
+        };
         while !shared.stop.load(Ordering::Acquire) && shared.fatal.lock().is_none() {
             self.round();
             self.hand_over();
@@ -513,10 +572,14 @@ impl Poller {
             if since >= COMMIT_INTERVAL
                 || (since >= LEAST_COMMIT_INTERVAL && self.uncommitted() >= MAX_UNCOMMITTED)
             {
-                last_commit = Instant::now();
-                self.commit_all();
+                match committer.ask() {
+                    Ok(true) => last_commit = Instant::now(),
+                    Ok(false) => {}
+                    Err(error) => *shared.fatal.lock() = Some(error),
+                }
             }
         }
+        committer.stop();
         self.shut_down();
     }
 
@@ -642,11 +705,6 @@ impl Poller {
         }
     }
 
-    fn commit_all(&self) {
-        let partitions = self.context().slots.lock().partitions();
-        self.context().commit(&self.consumer, &partitions);
-    }
-
     /// Completions that no commit covers yet.
     fn uncommitted(&self) -> u64 {
         let slots = self.context().slots.lock();
@@ -684,7 +742,7 @@ impl Poller {
                 "stopping with requests under way; they may repeat"
             );
         }
-        self.commit_all();
+        self.context().commit_all(&self.consumer);
         self.consumer.unsubscribe();
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline && self.context().slots.lock().iter().next().is_some() {

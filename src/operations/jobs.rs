@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 
-use super::Operations;
+use super::{NotThere, Operations};
 use crate::{
     clock::{self, Timestamp},
     id::DeliveryId,
@@ -77,10 +77,11 @@ impl Operations {
     pub fn job(&self, id: &str) -> anyhow::Result<Job> {
         let (job, _) = self.kept(&Bookmarks::new(&self.connection, &self.job_group(id))?)?;
         if job.partitions.is_empty() {
-            bail!(
+            let why = format!(
                 "there is no job {id} (any more): `dunmore replay --list` shows those that Kafka \
                  knows; it forgets one some days after its last progress"
             );
+            return Err(NotThere(why).into());
         }
         Ok(job)
     }

@@ -5,11 +5,10 @@ use std::{
     ops::ControlFlow,
 };
 
-use anyhow::bail;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use super::Operations;
+use super::{NotThere, Operations};
 use crate::{
     clock::Timestamp,
     config::Config,
@@ -149,15 +148,17 @@ impl Operations {
         let topic = self.topic(TopicKind::Dead);
         let bounds = Bounds::of(&self.connection, &topic)?;
         let Some(whole) = bounds.whole().get(&at.partition) else {
-            bail!("there is no partition {} in {topic}", at.partition);
+            let why = format!("there is no partition {} in {topic}", at.partition);
+            return Err(NotThere(why).into());
         };
         if at.offset < whole.from || at.offset >= whole.to {
-            bail!(
+            let why = format!(
                 "there is nothing at {at} (any more): partition {} of {topic} has the offsets {} to {}",
                 at.partition,
                 whole.from,
                 whole.to - 1
             );
+            return Err(NotThere(why).into());
         }
         let span = Span { from: at.offset, to: at.offset + 1 };
         let mut found = None;
@@ -171,9 +172,11 @@ impl Operations {
                 Ok((letter, record, marks))
             }
             Some((None, _)) => {
-                bail!("what is at {at} is no dead letter but a note about redriven ones")
+                let why =
+                    format!("what is at {at} is no dead letter but a note about redriven ones");
+                Err(NotThere(why).into())
             }
-            None => bail!("what was at {at} is not there any more"),
+            None => Err(NotThere(format!("what was at {at} is not there any more")).into()),
         }
     }
 

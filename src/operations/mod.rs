@@ -37,6 +37,11 @@ use crate::{
     kafka::{Connection, KafkaError, Seen, Spans, TopicKind, Topics, scan},
 };
 
+/// What was asked for is not there, or not any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotThere(String);
+
 /// Deliveries per second that a replay or redrive asks for unless it is told otherwise.
 pub const DEFAULT_RATE: f64 = 500.0;
 

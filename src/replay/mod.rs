@@ -21,3 +21,43 @@ pub use selection::{ConnectorName, Head, Selection, event_types};
 pub use story::{AttemptFilter, Consumed, Place, Story, Told};
 pub use warning::{Warning, warnings};
 pub use when::moment;
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        clock::Timestamp,
+        delivery::{AttemptRecord, Outcome, Source},
+        destination::ConnectorType,
+        id::{ConnectorKey, DeliveryId},
+    };
+
+    /// An attempt for a slack connector of `proj_1`.
+    pub(super) fn attempt(
+        connector: &str,
+        event: &str,
+        outcome: Outcome,
+    ) -> AttemptRecord<'static> {
+        let key = ConnectorKey {
+            project: "proj_1".parse().unwrap(),
+            connector: connector.parse().unwrap(),
+        };
+        AttemptRecord {
+            delivery_id: DeliveryId::new(&key, &event.parse().unwrap()),
+            project_id: "proj_1".into(),
+            connector_id: connector.to_owned().into(),
+            connector_type: ConnectorType::Slack,
+            event_id: event.to_owned().into(),
+            event_type: "payment.settled".into(),
+            source: Source::Live,
+            attempt: 1,
+            outcome,
+            reason: None,
+            detail: None,
+            status: None,
+            duration_ms: None,
+            tier: None,
+            job: None,
+            at: Timestamp::default(),
+        }
+    }
+}

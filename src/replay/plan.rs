@@ -336,7 +336,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::{AttemptRecord, Outcome, Source};
+    use crate::{delivery::Outcome, replay::tests::attempt};
 
     const STATE: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
 
@@ -353,31 +353,6 @@ mod tests {
         let text = crate::event::sample(EventType::PaymentSettled);
         let event = Event::from_json(bytes::Bytes::from_static(text.as_bytes())).unwrap();
         Event { id: id.parse().unwrap(), project: "proj_1".parse().unwrap(), ..event }
-    }
-
-    fn attempt(connector: &str, event: &str, outcome: Outcome) -> AttemptRecord<'static> {
-        let key = ConnectorKey {
-            project: "proj_1".parse().unwrap(),
-            connector: connector.parse().unwrap(),
-        };
-        AttemptRecord {
-            delivery_id: DeliveryId::new(&key, &event.parse().unwrap()),
-            project_id: "proj_1".into(),
-            connector_id: connector.to_owned().into(),
-            connector_type: ConnectorType::Slack,
-            event_id: event.to_owned().into(),
-            event_type: "payment.settled".into(),
-            source: Source::Live,
-            attempt: 1,
-            outcome,
-            reason: None,
-            detail: None,
-            status: None,
-            duration_ms: None,
-            tier: None,
-            job: None,
-            at: Timestamp::default(),
-        }
     }
 
     #[test]

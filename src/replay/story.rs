@@ -275,27 +275,10 @@ mod tests {
     use super::*;
 
     fn attempt(at: i64, outcome: Outcome) -> AttemptRecord<'static> {
-        let key = ConnectorKey {
-            project: "proj_1".parse().unwrap(),
-            connector: "conn_1".parse().unwrap(),
-        };
         AttemptRecord {
-            delivery_id: DeliveryId::new(&key, &"evt_1".parse().unwrap()),
-            project_id: "proj_1".into(),
-            connector_id: "conn_1".into(),
-            connector_type: ConnectorType::Slack,
-            event_id: "evt_1".into(),
-            event_type: "payment.settled".into(),
-            source: Source::Live,
-            attempt: 1,
-            outcome,
-            reason: None,
-            detail: None,
-            status: None,
-            duration_ms: None,
             tier: (outcome == Outcome::Retry).then(|| "5s".into()),
-            job: None,
             at: Timestamp::from_millis(at),
+            ..crate::replay::tests::attempt("conn_1", "evt_1", outcome)
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod fault_server;
 pub(crate) mod kafka;
 pub(crate) mod load;
 pub(crate) mod registry;
+pub(crate) mod scene;
 pub(crate) mod serve;
 pub(crate) mod sink;
 
