@@ -159,6 +159,8 @@ struct Feeder {
 
 impl Feeder {
     fn run(mut self) -> Result<(), String> {
+        // There may be nothing new for a long time.
+        self.show_counts();
         self.reached_all()?;
         let mut batch: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
         let (mut count, mut bytes) = (0, 0);
@@ -239,10 +241,14 @@ impl Feeder {
             }
             self.is_at(partition, next_offset)?;
         }
+        self.show_counts();
+        Ok(true)
+    }
+
+    fn show_counts(&self) {
         let (connectors, projects) = self.view.counts();
         let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
         self.metrics.set_view(count(connectors), count(projects));
-        Ok(true)
     }
 
     /// The state in a record; nothing when it cannot be read.
