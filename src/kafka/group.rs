@@ -650,6 +650,8 @@ impl Poller {
                 if at > high {
                     // Another log than the one that was read: its offsets mean other records.
                     let map = CompletionMap::default();
+                    // No commit of the old log's offsets comes later.
+                    let _committing = self.context().committing.lock();
                     self.context().begin(Arc::clone(topic), number, map);
                     self.context().publish();
                 }

@@ -61,11 +61,13 @@ impl Operations {
         let spans = self.dead_spans(filter)?;
         let mut files = Vec::new();
         let mut failure = Ok(());
+        let unanswered = self.unanswered();
         self.scan(&self.topic(TopicKind::Dead), &spans, |seen| {
             let Some(letter) = self.letter(seen).filter(|letter| filter.takes(letter)) else {
                 return ControlFlow::Continue(());
             };
-            if letter.delivery().is_some() {
+            // One that waits for its schema is not one that cannot be read.
+            if letter.delivery().is_some() || self.unanswered() != unanswered {
                 return ControlFlow::Continue(());
             }
             let record = seen.copy();
