@@ -23,7 +23,7 @@ fn scrape(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scrape");
     let limits = LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
     let arrival = Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
-    let mut lanes: Lanes<u32, u64> = Lanes::new(4096);
+    let mut lanes: Lanes<u32, u64> = Lanes::new(4096, 4096);
     for key in 0..10_000 {
         lanes.offer(&key, limits, arrival, 1, Duration::ZERO);
     }

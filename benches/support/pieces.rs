@@ -206,7 +206,7 @@ fn lanes() -> Vec<Piece> {
     let limits = LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
     let piece = |count: usize| {
         let keys: Vec<ConnectorKey> = (0..count).map(key).collect();
-        let mut lanes: Lanes<ConnectorKey, u64> = Lanes::new(4096);
+        let mut lanes: Lanes<ConnectorKey, u64> = Lanes::new(4096, 4096);
         let mut turn = 0_usize;
         let mut now = Duration::ZERO;
         Piece::new("lanes", format!("offer, start, finish over {count} lanes"), 1, move || {
@@ -216,7 +216,7 @@ fn lanes() -> Vec<Piece> {
             let offer = lanes.offer(key, limits, LIVE, 1, now);
             assert!(matches!(offer, Offer::Queued));
             let start = lanes.next(now).expect("a start");
-            lanes.finish(start.lane, start.at, Report::Working, now);
+            lanes.finish(start.ticket, Report::Working, now);
         })
     };
     vec![piece(1), piece(10_000)]

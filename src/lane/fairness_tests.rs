@@ -41,15 +41,15 @@ fn a_replay_that_fills_its_share_keeps_nobody_out() {
 struct Slow {
     key: u32,
     pace: Duration,
-    under_way: Option<(LaneId, Moment)>,
+    under_way: Option<Ticket>,
 }
 
 impl Slow {
     fn answer(&mut self, lanes: &mut Lanes<u32, u32>, now: Moment) -> Vec<Deferral<u32>> {
         match self.under_way {
-            Some((id, at)) if at + self.pace <= now => {
+            Some(ticket) if ticket.started + self.pace <= now => {
                 self.under_way = None;
-                lanes.finish(id, at, Report::Working, now)
+                lanes.finish(ticket, Report::Working, now)
             }
             _ => Vec::new(),
         }
@@ -62,7 +62,7 @@ impl Slow {
 fn connectors_that_are_behind_leave_room_to_the_others() {
     const WINDOW: usize = 1000;
     let limits = LaneLimits { concurrency: 1, ..LIMITS };
-    let mut lanes: Lanes<u32, u32> = Lanes::new(4096);
+    let mut lanes: Lanes<u32, u32> = Lanes::new(4096, 4096);
     let mut slow: Vec<Slow> =
         (0..60).map(|key| Slow { key, pace: ms(100), under_way: None }).collect();
     let (mut put_off, mut refused) = (0, 0);
@@ -82,8 +82,8 @@ fn connectors_that_are_behind_leave_room_to_the_others() {
         }
         while let Some(start) = lanes.next(now) {
             match slow.iter_mut().find(|lane| start.items.contains(&lane.key)) {
-                Some(lane) => lane.under_way = Some((start.lane, start.at)),
-                None => drop(lanes.finish(start.lane, start.at, Report::Working, now)),
+                Some(lane) => lane.under_way = Some(start.ticket),
+                None => drop(lanes.finish(start.ticket, Report::Working, now)),
             }
         }
         assert!(lanes.queued() < WINDOW * 4 / 5, "{} wait at {now:?}", lanes.queued());
@@ -98,7 +98,7 @@ fn connectors_that_are_behind_leave_room_to_the_others() {
 fn a_backlog_of_one_project_does_not_starve_another_of_its_partition() {
     const READING: Duration = Duration::from_micros(100);
     let limits = LaneLimits { concurrency: 1, ..LIMITS };
-    let mut lanes: Lanes<u32, u32> = Lanes::new(4096);
+    let mut lanes: Lanes<u32, u32> = Lanes::new(4096, 4096);
     let mut busy = Slow { key: 0, pace: ms(4), under_way: None };
     let mut patience = Patience::new(ms(0));
     let mut now = ms(0);
@@ -110,7 +110,7 @@ fn a_backlog_of_one_project_does_not_starve_another_of_its_partition() {
             while let Some(start) = lanes.next(now) {
                 started += u32::from(start.items[0] == 0);
                 if start.items[0] == 0 {
-                    busy.under_way = Some((start.lane, start.at));
+                    busy.under_way = Some(start.ticket);
                 }
             }
             let patient = patience.is_left(now);
@@ -159,7 +159,7 @@ fn what_is_put_off_for_a_destination_that_hangs_comes_back_seldom() {
     const TIMEOUT: Duration = Duration::from_secs(10);
     let tiers = [5_u64, 30, 120, 600].map(Duration::from_secs);
     let mut lanes = lanes(100);
-    let mut under_way: VecDeque<(LaneId, Moment)> = VecDeque::new();
+    let mut under_way: VecDeque<Ticket> = VecDeque::new();
     // When each delivery is offered: five a second, and again whenever its tier lets it go.
     let mut due: BinaryHeap<Reverse<Moment>> = (0..3000).map(|n| Reverse(ms(n * 200))).collect();
     let mut offers = 0;
@@ -168,9 +168,9 @@ fn what_is_put_off_for_a_destination_that_hangs_comes_back_seldom() {
         if now.as_millis().is_multiple_of(100) {
             put_off.extend(lanes.sweep(now));
         }
-        while under_way.front().is_some_and(|(_, at)| *at + TIMEOUT <= now) {
-            let (lane, at) = under_way.pop_front().unwrap();
-            put_off.extend(lanes.finish(lane, at, Report::Unused, now));
+        while under_way.front().is_some_and(|ticket| ticket.started + TIMEOUT <= now) {
+            let ticket = under_way.pop_front().unwrap();
+            put_off.extend(lanes.finish(ticket, Report::Unused, now));
         }
         while due.peek().is_some_and(|Reverse(at)| *at <= now) {
             due.pop();
@@ -182,7 +182,7 @@ fn what_is_put_off_for_a_destination_that_hangs_comes_back_seldom() {
             }
         }
         while let Some(start) = lanes.next(now) {
-            under_way.push_back((start.lane, start.at));
+            under_way.push_back(start.ticket);
         }
         for deferral in put_off {
             let tier = tiers.iter().rev().find(|tier| **tier <= deferral.wait);
@@ -204,7 +204,7 @@ mod properties {
         fn nothing_is_lost_doubled_or_overtaken(
             steps in prop::collection::vec((0u8..6, 0u32..4, 0usize..3, any::<bool>(), 0u64..400), 1..400)
         ) {
-            let mut lanes: Lanes<u32, (u32, Source, u32)> = Lanes::new(8);
+            let mut lanes: Lanes<u32, (u32, Source, u32)> = Lanes::new(8, 4);
             let mut now = ms(0);
             let mut number = 0;
             let mut under_way = Vec::new();
@@ -225,11 +225,11 @@ mod properties {
                     },
                     3 => while let Some(start) = lanes.next(now) {
                         started.extend(start.items.iter().copied());
-                        under_way.push((start.lane, start.at));
+                        under_way.push(start.ticket);
                     },
-                    4 => if let Some((lane, at)) = under_way.pop() {
+                    4 => if let Some(ticket) = under_way.pop() {
                         let report = if crowded { Report::Failing } else { Report::Working };
-                        gone.extend(lanes.finish(lane, at, report, now).into_iter().map(|d| d.item));
+                        gone.extend(lanes.finish(ticket, report, now).into_iter().map(|d| d.item));
                     },
                     _ => gone.extend(lanes.sweep(now).into_iter().map(|d| d.item)),
                 }

@@ -11,6 +11,9 @@
 mod circuit;
 #[cfg(test)]
 mod fairness_tests;
+mod near;
+#[cfg(test)]
+mod near_tests;
 mod one;
 mod patience;
 mod report;
@@ -26,6 +29,7 @@ use std::{
 };
 
 use circuit::Gate;
+use near::Near;
 use one::Lane;
 pub use patience::{MAX_HELD_UP, Patience};
 pub use report::Report;
@@ -146,17 +150,24 @@ pub struct Deferral<T> {
 /// Something that may be sent now.
 #[derive(Debug)]
 pub struct Start<T> {
-    /// The lane, for [`Lanes::finish`].
-    pub lane: LaneId,
+    /// For [`Lanes::finish`].
+    pub ticket: Ticket,
     /// One delivery, or a batch.
     pub items: Vec<T>,
-    /// When it was handed out.
-    pub at: Moment,
+}
+
+/// A request that is under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    lane: LaneId,
+    started: Moment,
+    /// Whether it counts against the bound on near destinations.
+    is_near: bool,
 }
 
 /// A lane's place in the table.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct LaneId {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+struct LaneId {
     slot: usize,
     generation: u64,
 }
@@ -175,7 +186,9 @@ pub struct Lanes<K, T> {
     by_key: HashMap<K, usize>,
     lanes: Vec<Option<Lane<K, T>>>,
     free: Vec<usize>,
+    /// Lanes that may start, but for near ones.
     ready: VecDeque<LaneId>,
+    near: Near,
     timers: BinaryHeap<Reverse<(Moment, LaneId)>>,
     max_running: usize,
     running: usize,
@@ -185,13 +198,15 @@ pub struct Lanes<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
-    /// No lanes; at most so many requests at once over all of them.
-    pub fn new(max_running: usize) -> Self {
+    /// No lanes; at most so many requests at once over all of them, and so many to destinations
+    /// that answer at once.
+    pub fn new(max_running: usize, max_near: usize) -> Self {
         Self {
             by_key: HashMap::new(),
             lanes: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
+            near: Near::new(max_near),
             timers: BinaryHeap::new(),
             max_running: max_running.max(1),
             running: 0,
@@ -272,34 +287,35 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     pub fn next(&mut self, now: Moment) -> Option<Start<T>> {
         self.wake(now);
         while self.running < self.max_running {
-            let id = self.ready.pop_front()?;
-            let Some(lane) = self.lane(id) else { continue };
+            let id = self.near.pop(&mut self.ready, now)?;
+            let Some(lane) = find(&mut self.lanes, id) else { continue };
             lane.listed = Listed::No;
             if lane.waiting() == 0 || lane.start_at(now).is_none_or(|at| at > now) {
                 self.list(id.slot, now);
                 continue;
             }
             let items = lane.take(now);
+            let ticket = Ticket { lane: id, started: now, is_near: lane.distance.is_near() };
+            if ticket.is_near {
+                self.near.start(now);
+            }
             self.running += 1;
             self.queued -= items.len();
             // Round robin: the lane goes to the end of the line.
             self.list(id.slot, now);
-            return Some(Start { lane: id, items, at: now });
+            return Some(Start { ticket, items });
         }
         None
     }
 
     /// A request ended. What the lane cannot keep after that is handed back.
-    pub fn finish(
-        &mut self,
-        id: LaneId,
-        started: Moment,
-        report: Report,
-        now: Moment,
-    ) -> Vec<Deferral<T>> {
+    pub fn finish(&mut self, ticket: Ticket, report: Report, now: Moment) -> Vec<Deferral<T>> {
         self.running = self.running.saturating_sub(1);
-        let Some(lane) = self.lane(id) else { return Vec::new() };
-        lane.finish(started, report, now);
+        if ticket.is_near {
+            self.near.finish(ticket.started, now);
+        }
+        let Some(lane) = find(&mut self.lanes, ticket.lane) else { return Vec::new() };
+        lane.finish(ticket.started, report, now);
         let evicted = if lane.held.is_some() {
             lane.evict(Reason::Suspended, now)
         } else if lane.circuit.is_open() {
@@ -310,7 +326,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             Vec::new()
         };
         self.queued -= evicted.len();
-        self.list(id.slot, now);
+        self.list(ticket.lane.slot, now);
         evicted
     }
 
@@ -354,11 +370,8 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
 
     /// When to call [`Self::next`] again although nothing was offered or finished.
     pub fn wake_at(&self) -> Option<Moment> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
-    }
-
-    fn lane(&mut self, id: LaneId) -> Option<&mut Lane<K, T>> {
-        self.lanes.get_mut(id.slot)?.as_mut().filter(|lane| lane.generation == id.generation)
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        timer.into_iter().chain(self.near.wake_at()).min()
     }
 
     fn slot(&mut self, key: &K, limits: LaneLimits, now: Moment) -> usize {
@@ -386,7 +399,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         match lane.start_at(now) {
             Some(at) if at <= now => {
                 lane.listed = Listed::Ready;
-                self.ready.push_back(id);
+                if lane.distance.is_near() { self.near.push(id) } else { self.ready.push_back(id) }
             }
             Some(at) if !matches!(lane.listed, Listed::At(known) if known <= at) => {
                 lane.listed = Listed::At(at);
@@ -404,7 +417,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             }
             self.timers.pop();
             // A timer of a lane that got ready earlier means nothing any more.
-            if let Some(lane) = self.lane(id)
+            if let Some(lane) = find(&mut self.lanes, id)
                 && lane.listed == Listed::At(at)
             {
                 lane.listed = Listed::No;
@@ -412,6 +425,10 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             }
         }
     }
+}
+
+fn find<K, T>(lanes: &mut [Option<Lane<K, T>>], id: LaneId) -> Option<&mut Lane<K, T>> {
+    lanes.get_mut(id.slot)?.as_mut().filter(|lane| lane.generation == id.generation)
 }
 
 fn smooth(value: &mut f64, sample: f64) {

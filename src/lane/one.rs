@@ -8,6 +8,7 @@ use super::{
     MAX_STALLED_WAIT, MUCH_SLOWER, Moment, PATIENCE, PROVEN_QUEUE, Report, SLOWER, STALL_PROVEN,
     STALL_UNPROVEN, TURNS, UNPROVEN_QUEUE, UNPROVEN_WINDOW,
     circuit::{Circuit, Gate},
+    near::Distance,
     smooth,
 };
 use crate::delivery::{Reason, Source};
@@ -39,6 +40,7 @@ pub(super) struct Lane<K, T> {
     pub(super) latency: f64,
     /// Seconds of the quickest request.
     pub(super) quickest: f64,
+    pub(super) distance: Distance,
     /// Smoothed seconds between finished requests while there is work.
     pub(super) interval: f64,
     /// When the lane expects to have worked off what it handed back.
@@ -70,6 +72,7 @@ impl<K, T> Lane<K, T> {
             busy_since: now,
             latency: 0.0,
             quickest: f64::INFINITY,
+            distance: Distance::UNKNOWN,
             interval: 0.0,
             spilled_until: Moment::ZERO,
             listed: Listed::No,
@@ -261,6 +264,7 @@ impl<K, T> Lane<K, T> {
                 }
                 let latency = now.saturating_sub(started).as_secs_f64();
                 smooth(&mut self.latency, latency);
+                self.distance.note(latency, now);
                 self.adapt_window(latency);
                 // A pause in which there was nothing to do says nothing of the destination.
                 let since = self.last_finish.unwrap_or(started).max(self.busy_since);

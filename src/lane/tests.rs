@@ -15,7 +15,7 @@ pub(super) fn ms(millis: u64) -> Moment {
 }
 
 pub(super) fn lanes(max_running: usize) -> Lanes<&'static str, u32> {
-    Lanes::new(max_running)
+    Lanes::new(max_running, max_running)
 }
 
 /// Offers one delivery; true when the lane kept it.
@@ -33,7 +33,7 @@ pub(super) fn run(lanes: &mut Lanes<&'static str, u32>, now: Moment, report: Rep
     let mut started = Vec::new();
     while let Some(start) = lanes.next(now) {
         started.extend(&start.items);
-        lanes.finish(start.lane, start.at, report, now + ms(1));
+        lanes.finish(start.ticket, report, now + ms(1));
     }
     started
 }
@@ -70,8 +70,8 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     assert!(offer(&mut lanes, "slow", 8, ms(1)) && offer(&mut lanes, "slow", 9, ms(1)));
     assert!(matches!(lanes.offer(&"slow", LIMITS, LIVE, 10, ms(1)), Offer::Busy(10)));
     assert!(matches!(lanes.offer(&"slow", LIMITS, LIVE, 10, ms(300)), Offer::Deferred(_)));
-    lanes.finish(first.lane, first.at, Report::Working, ms(500));
-    lanes.finish(second.lane, second.at, Report::Working, ms(500));
+    lanes.finish(first.ticket, Report::Working, ms(500));
+    lanes.finish(second.ticket, Report::Working, ms(500));
     // Half a second each: the lane has enough for more than it should keep anyone waiting.
     let kept = (0..100).filter(|item| offer(&mut lanes, "slow", *item, ms(501))).count();
     assert!(kept < 32, "{kept}");
@@ -137,7 +137,7 @@ fn a_broken_connector_is_held_until_it_changes() {
         offer(&mut lanes, "a", item, ms(0));
     }
     let start = lanes.next(ms(0)).unwrap();
-    let evicted = lanes.finish(start.lane, start.at, Report::Broken { version: 1 }, ms(5));
+    let evicted = lanes.finish(start.ticket, Report::Broken { version: 1 }, ms(5));
     assert!(evicted.iter().all(|e| e.reason == Reason::Suspended) && evicted.len() == 3);
     assert!(!offer(&mut lanes, "a", 5, ms(10)));
     assert_eq!(lanes.offer(&"a", LIMITS, Arrival { version: 2, ..LIVE }, 6, ms(10)), Offer::Queued);
@@ -182,7 +182,7 @@ fn a_long_pause_is_not_waited_for_in_the_lane() {
     }
     let start = lanes.next(ms(0)).unwrap();
     let report = Report::SlowDown(Some(Duration::from_secs(3_600)));
-    let evicted = lanes.finish(start.lane, start.at, report, ms(0));
+    let evicted = lanes.finish(start.ticket, report, ms(0));
     assert_eq!(evicted.iter().map(|e| e.item).collect::<Vec<_>>(), [1, 2, 3]);
     let is_told =
         |e: &Deferral<u32>| e.reason == Reason::RateLimited && e.wait == Duration::from_secs(3_600);
@@ -232,9 +232,9 @@ fn a_batch_takes_what_waits_and_no_more() {
     assert_eq!(second.items.len(), 2);
     // … nor once nothing is under way.
     lanes.offer(&"a", limits, LIVE, 7, ms(201));
-    lanes.finish(first.lane, first.at, Report::Working, ms(202));
+    lanes.finish(first.ticket, Report::Working, ms(202));
     assert!(lanes.next(ms(202)).is_none());
-    lanes.finish(second.lane, second.at, Report::Working, ms(203));
+    lanes.finish(second.ticket, Report::Working, ms(203));
     assert_eq!(lanes.next(ms(203)).unwrap().items, [7]);
 }
 
@@ -259,14 +259,15 @@ fn a_batch_that_got_full_waits_no_longer() {
 fn a_slow_lane_of_batches_learns_to_hold_full_ones() {
     let limits = LaneLimits { batch_items: 500, ..LIMITS };
     let mut lanes = lanes(100);
-    let (mut requests, mut rows, mut under_way) = (0, 0, VecDeque::new());
+    let (mut requests, mut rows) = (0, 0);
+    let mut under_way: VecDeque<Ticket> = VecDeque::new();
     for now in (0..10_000).map(ms) {
-        while let Some((id, at)) = under_way.pop_front() {
-            if at + ms(300) > now {
-                under_way.push_front((id, at));
+        while let Some(ticket) = under_way.pop_front() {
+            if ticket.started + ms(300) > now {
+                under_way.push_front(ticket);
                 break;
             }
-            lanes.finish(id, at, Report::Working, now);
+            lanes.finish(ticket, Report::Working, now);
         }
         // Five rows a millisecond; what is not kept comes again by way of a retry tier.
         for item in 0..5 {
@@ -275,7 +276,7 @@ fn a_slow_lane_of_batches_learns_to_hold_full_ones() {
         while let Some(start) = lanes.next(now) {
             requests += 1;
             rows += start.items.len();
-            under_way.push_back((start.lane, start.at));
+            under_way.push_back(start.ticket);
         }
     }
     assert!(rows / requests > 300, "{rows} rows in {requests} requests");
@@ -316,12 +317,12 @@ fn the_window_opens_while_answers_are_quick_and_closes_when_they_get_slow() {
         let started: Vec<_> = std::iter::from_fn(|| lanes.next(ms(at))).collect();
         let count = started.len();
         for start in started {
-            lanes.finish(start.lane, start.at, Report::Working, ms(at + took));
+            lanes.finish(start.ticket, Report::Working, ms(at + took));
         }
         let mut later = at + took;
         while let Some(start) = lanes.next(ms(later)) {
             later += took;
-            lanes.finish(start.lane, start.at, Report::Working, ms(later));
+            lanes.finish(start.ticket, Report::Working, ms(later));
         }
         count
     };

@@ -37,10 +37,10 @@ pub struct Judged {
 /// Sends what a lane started, then whatever may start next.
 pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
     loop {
-        let (lane, at) = (start.lane, start.at);
+        let ticket = start.ticket;
         let kind = start.items.first().map(|delivery| delivery.target.kind);
         if let Some(wait) = kind.and_then(|kind| dispatcher.shared_pause(kind)) {
-            let mut starts = dispatcher.finish(lane, at, Report::Unused);
+            let mut starts = dispatcher.finish(ticket, Report::Unused);
             for item in start.items {
                 let reason = Reason::RateLimited;
                 park::spawn_deferral(&dispatcher, Deferral { item, reason, wait });
@@ -64,7 +64,7 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
             (report, judged)
         };
         // The lane first: what may start next need not wait for records to be written.
-        let mut starts = dispatcher.finish(lane, at, report);
+        let mut starts = dispatcher.finish(ticket, report);
         for (delivery, judged) in deliveries.into_iter().zip(judged) {
             park::settle(&dispatcher, delivery, judged);
         }

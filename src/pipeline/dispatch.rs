@@ -21,7 +21,10 @@ use crate::{
     destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
-    lane::{Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, SharedAddress, Start},
+    lane::{
+        Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, Report, SharedAddress,
+        Start, Ticket,
+    },
     metrics::Metrics,
     outbound::Outbound,
     telemetry::Traces,
@@ -30,6 +33,9 @@ use crate::{
 
 /// How often lanes are looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Requests per core that may be under way to destinations that answer at once: at two milliseconds
+/// each that is 8,000 deliveries per second, about what a core can do.
+const MAX_NEAR_PER_CORE: usize = 16;
 /// How often a lane that is full but fast is offered a delivery again.
 const BUSY_WAIT: Duration = Duration::from_millis(2);
 
@@ -107,7 +113,7 @@ impl Dispatcher {
             retry_topics,
             dead_topic: options.topics.name(TopicKind::Dead),
             commands_topic: options.topics.name(TopicKind::Commands),
-            lanes: Mutex::new(Lanes::new(permits)),
+            lanes: Mutex::new(Lanes::new(permits, max_near())),
             lane_limits: limits.collect(),
             timeouts: timeouts.collect(),
             shared: ConnectorType::ALL.iter().map(|kind| shared_address(*kind)).collect(),
@@ -238,16 +244,11 @@ impl Dispatcher {
     }
 
     /// Reports a finished request to its lane; returns what may start next.
-    pub(super) fn finish(
-        self: &Arc<Self>,
-        lane: crate::lane::LaneId,
-        started: Moment,
-        report: crate::lane::Report,
-    ) -> Vec<Start<Delivery>> {
+    pub(super) fn finish(self: &Arc<Self>, ticket: Ticket, report: Report) -> Vec<Start<Delivery>> {
         let (evicted, starts) = {
             let now = self.moment();
             let mut lanes = self.lanes.lock();
-            let evicted = lanes.finish(lane, started, report, now);
+            let evicted = lanes.finish(ticket, report, now);
             let starts = take_starts(&mut lanes, now);
             self.note_timer(lanes.wake_at());
             (evicted, starts)
@@ -343,6 +344,10 @@ async fn housekeeping(dispatcher: std::sync::Weak<Dispatcher>) {
 
 fn take_starts(lanes: &mut Lanes<ConnectorKey, Delivery>, now: Moment) -> Vec<Start<Delivery>> {
     std::iter::from_fn(|| lanes.next(now)).collect()
+}
+
+fn max_near() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) * MAX_NEAR_PER_CORE
 }
 
 fn shared_address(kind: ConnectorType) -> Option<Mutex<SharedAddress>> {

@@ -305,7 +305,7 @@ impl Live {
     }
 
     fn launch(&mut self, start: Start<Item>, shared: &mut Shared) {
-        let Start { lane, items, at } = start;
+        let Start { ticket, items } = start;
         let (items, dropped): (Vec<_>, Vec<_>) =
             items.into_iter().partition(|item| item.delivery.work.start());
         for item in dropped {
@@ -313,7 +313,7 @@ impl Live {
         }
         let Some(first) = items.first() else {
             let now = self.moment(shared.now);
-            for deferral in self.lanes.finish(lane, at, Report::Unused, now) {
+            for deferral in self.lanes.finish(ticket, Report::Unused, now) {
                 self.hand_back(deferral, shared);
             }
             return;
@@ -327,8 +327,7 @@ impl Live {
         let acts = answers.iter().map(|(_, acts)| *acts).collect();
         let answers = answers.into_iter().map(|(verdict, _)| verdict).collect();
         let mut running = Running {
-            lane,
-            at,
+            ticket,
             began: shared.now,
             ready_at: shared.now + latency,
             items,
@@ -368,7 +367,7 @@ impl Live {
     pub fn answer(&mut self, at: usize, shared: &mut Shared) {
         let mut running = self.running.swap_remove(at);
         act(&mut running, shared);
-        let Running { lane, at, began, items, answers, .. } = running;
+        let Running { ticket, began, items, answers, .. } = running;
         let version = |item: &Item| item.delivery.target.version;
         let verdicts = items.iter().map(version).zip(&answers);
         let mut report = Report::of(verdicts);
@@ -392,7 +391,7 @@ impl Live {
             let names: Vec<_> = items.iter().map(|i| i.delivery.event.id.as_str()).collect();
             format!("machine {}: {} answers {report:?} to {names:?}", self.machine, key.connector)
         });
-        for deferral in self.lanes.finish(lane, at, report, self.moment(shared.now)) {
+        for deferral in self.lanes.finish(ticket, report, self.moment(shared.now)) {
             self.hand_back(deferral, shared);
         }
         let duration = Duration::from_millis(shared.now - began);

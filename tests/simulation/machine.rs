@@ -16,7 +16,7 @@ use dunmore_connectors::{
     delivery::{Park, Verdict},
     id::{ConnectorKey, ProjectId},
     kafka::Partition,
-    lane::{LaneId, Lanes, Moment},
+    lane::{Lanes, Moment, Ticket},
     pipeline::Delivery,
     secrets::Keyring,
     view::{BaseUrls, Freshness, Known, Shelf, Subscriptions},
@@ -208,8 +208,7 @@ pub struct Item {
 /// A request under way.
 #[derive(Debug)]
 pub struct Running {
-    pub lane: LaneId,
-    pub at: Moment,
+    pub ticket: Ticket,
     pub began: u64,
     pub ready_at: u64,
     pub items: Vec<Item>,

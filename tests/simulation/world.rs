@@ -426,7 +426,10 @@ impl World {
             caught_up: false,
             joined: false,
             sight,
-            lanes: Lanes::new(self.shared.profile.max_running),
+            lanes: Lanes::new(
+                self.shared.profile.max_running,
+                self.shared.profile.max_running.div_ceil(2),
+            ),
             held: Vec::new(),
             orphans: Vec::new(),
             running: Vec::new(),

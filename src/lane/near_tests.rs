@@ -1,0 +1,107 @@
+//! The bound on requests to destinations that answer at once.
+
+use std::{collections::VecDeque, iter, time::Duration};
+
+use super::{
+    Lanes, Moment, Offer, Report, Start,
+    near::Distance,
+    tests::{LIMITS, LIVE, ms},
+};
+
+const MAX_NEAR: usize = 8;
+
+fn lanes(count: u32, deliveries: usize) -> Lanes<u32, u32> {
+    let mut lanes = Lanes::new(4096, MAX_NEAR);
+    for key in 0..count {
+        for _ in 0..deliveries {
+            assert_eq!(lanes.offer(&key, LIMITS, LIVE, key, ms(0)), Offer::Queued);
+        }
+    }
+    lanes
+}
+
+fn start_all(lanes: &mut Lanes<u32, u32>, now: Moment) -> Vec<Start<u32>> {
+    iter::from_fn(|| lanes.next(now)).collect()
+}
+
+#[test]
+fn quick_answers_keep_few_requests_under_way_and_all_lanes_in_turn() {
+    let mut lanes = lanes(20, 8);
+    let mut under_way = VecDeque::from(start_all(&mut lanes, ms(0)));
+    let mut served = [0; 20];
+    let mut now = ms(0);
+    while let Some(start) = under_way.pop_front() {
+        assert!(under_way.len() < MAX_NEAR);
+        now += Duration::from_micros(100);
+        served[start.items[0] as usize] += 1;
+        lanes.finish(start.ticket, Report::Working, now);
+        under_way.extend(start_all(&mut lanes, now));
+        let (least, most) = (served.iter().min(), served.iter().max());
+        assert!(most.unwrap() - least.unwrap() <= 2, "{served:?}");
+    }
+    assert_eq!(served, [8; 20]);
+}
+
+#[test]
+fn far_destinations_have_no_such_bound() {
+    let mut lanes = lanes(20, 20);
+    let (mut now, mut most) = (ms(0), 0);
+    while lanes.queued() > 0 {
+        let starts = start_all(&mut lanes, now);
+        most = most.max(starts.len());
+        now += ms(50);
+        for start in starts {
+            lanes.finish(start.ticket, Report::Working, now);
+        }
+    }
+    assert!(most > 5 * MAX_NEAR, "{most} at once");
+}
+
+fn is_near_after(answers: &[f64]) -> bool {
+    let mut distance = Distance::UNKNOWN;
+    for answer in answers {
+        distance.note(*answer, ms(0));
+    }
+    distance.is_near()
+}
+
+#[test]
+fn one_quick_answer_among_slow_ones_tells_that_a_destination_is_near() {
+    assert!(is_near_after(&[]), "nobody knows better yet");
+    assert!(is_near_after(&[0.050, 0.001, 0.050]));
+    assert!(!is_near_after(&[0.050]));
+    // What answers within ten milliseconds gets sixteen chances.
+    assert!(is_near_after(&[0.009; 15]));
+    assert!(!is_near_after(&[0.009; 16]));
+}
+
+#[test]
+fn a_quick_answer_is_forgotten() {
+    let mut distance = Distance::UNKNOWN;
+    distance.note(0.001, ms(0));
+    for at in (100..9_900).step_by(100) {
+        distance.note(0.050, ms(at));
+        assert!(distance.is_near(), "{at}");
+    }
+    distance.note(0.050, ms(10_000));
+    assert!(!distance.is_near());
+    distance.note(0.001, ms(10_100));
+    assert!(distance.is_near());
+}
+
+#[test]
+fn a_destination_that_hangs_takes_nothing_from_the_others() {
+    let mut lanes = lanes(20, 1);
+    let hanging = start_all(&mut lanes, ms(0));
+    assert_eq!(hanging.len(), MAX_NEAR);
+    assert!(lanes.next(ms(19)).is_none());
+    assert_eq!(lanes.wake_at(), Some(ms(20)));
+    assert_eq!(start_all(&mut lanes, ms(20)).len(), MAX_NEAR);
+    // When they end after all, they are not counted a second time.
+    for start in hanging {
+        lanes.finish(start.ticket, Report::Failing, ms(30));
+    }
+    assert!(lanes.next(ms(30)).is_none());
+    assert_eq!(start_all(&mut lanes, ms(40)).len(), 4);
+    assert_eq!((lanes.queued(), lanes.wake_at()), (0, None));
+}
