@@ -7,7 +7,7 @@
 //!   event to `--fan-out N` (1) of them, `--bytes N` per event (about 400), `--kind zapier` or
 //!   `bigquery`, by `--instances N` (1).
 //! - `latency`: the same, then a steady stream at 25, 50 and 90 % of the rate that was reached,
-//!   `--seconds N` (10) each.
+//!   `--seconds N` (10) each; `--rate N` takes another rate as the whole, to compare two builds.
 //! - `unmatched`: the same with events that nobody subscribes to.
 //! - `scaling`: `cost` for more instances, wider fan-out, more connectors and larger events.
 //!
@@ -171,9 +171,12 @@ fn print(plan: Plan, instances: u64, cost: &Cost, before: Floor, after: Floor) {
 /// than their append.
 fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost) -> Vec<Value> {
     let seconds = number(args, "--seconds", 10);
+    // To compare two builds, the same rate for both.
+    let whole = number(args, "--rate", 0) as f64;
+    let whole = if whole > 0.0 { whole } else { cost.rate / plan.fan_out as f64 };
     let mut found = Vec::new();
     for percent in [25_u32, 50, 90] {
-        let per_second = cost.rate / plan.fan_out as f64 * f64::from(percent) / 100.0;
+        let per_second = whole * f64::from(percent) / 100.0;
         // What starts cold is not counted.
         let warm_up = stage.produce_steadily(plan, per_second, Duration::from_secs(2));
         let start = sink.report().deliveries;

@@ -1,5 +1,7 @@
 //! Who gets what when there is not enough for all: between sources, connectors and projects.
 
+use std::collections::VecDeque;
+
 use super::{
     tests::{LIMITS, LIVE, REPLAY, RETRY, lanes, ms, offer, run},
     *,

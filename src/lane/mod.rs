@@ -23,13 +23,13 @@ mod tests;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap},
     hash::Hash,
     time::Duration,
 };
 
 use circuit::Gate;
-use near::Near;
+use near::{Reach, Ready};
 use one::Lane;
 pub use patience::{MAX_HELD_UP, Patience};
 pub use report::Report;
@@ -161,8 +161,7 @@ pub struct Start<T> {
 pub struct Ticket {
     lane: LaneId,
     started: Moment,
-    /// Whether it counts against the bound on near destinations.
-    is_near: bool,
+    reach: Reach,
 }
 
 /// A lane's place in the table.
@@ -186,9 +185,7 @@ pub struct Lanes<K, T> {
     by_key: HashMap<K, usize>,
     lanes: Vec<Option<Lane<K, T>>>,
     free: Vec<usize>,
-    /// Lanes that may start, but for near ones.
-    ready: VecDeque<LaneId>,
-    near: Near,
+    ready: Ready,
     timers: BinaryHeap<Reverse<(Moment, LaneId)>>,
     max_running: usize,
     running: usize,
@@ -205,8 +202,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             by_key: HashMap::new(),
             lanes: Vec::new(),
             free: Vec::new(),
-            ready: VecDeque::new(),
-            near: Near::new(max_near),
+            ready: Ready::new(max_near),
             timers: BinaryHeap::new(),
             max_running: max_running.max(1),
             running: 0,
@@ -287,18 +283,21 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     pub fn next(&mut self, now: Moment) -> Option<Start<T>> {
         self.wake(now);
         while self.running < self.max_running {
-            let id = self.near.pop(&mut self.ready, now)?;
+            let (id, was) = self.ready.pop(now)?;
             let Some(lane) = find(&mut self.lanes, id) else { continue };
+            let reach = lane.distance.reach();
+            if reach != was {
+                self.ready.push(id, reach);
+                continue;
+            }
             lane.listed = Listed::No;
             if lane.waiting() == 0 || lane.start_at(now).is_none_or(|at| at > now) {
                 self.list(id.slot, now);
                 continue;
             }
             let items = lane.take(now);
-            let ticket = Ticket { lane: id, started: now, is_near: lane.distance.is_near() };
-            if ticket.is_near {
-                self.near.start(now);
-            }
+            let ticket = Ticket { lane: id, started: now, reach };
+            self.ready.start(reach, now);
             self.running += 1;
             self.queued -= items.len();
             // Round robin: the lane goes to the end of the line.
@@ -311,9 +310,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     /// A request ended. What the lane cannot keep after that is handed back.
     pub fn finish(&mut self, ticket: Ticket, report: Report, now: Moment) -> Vec<Deferral<T>> {
         self.running = self.running.saturating_sub(1);
-        if ticket.is_near {
-            self.near.finish(ticket.started, now);
-        }
+        self.ready.finish(ticket.reach, ticket.started, now);
         let Some(lane) = find(&mut self.lanes, ticket.lane) else { return Vec::new() };
         lane.finish(ticket.started, report, now);
         let evicted = if lane.held.is_some() {
@@ -371,7 +368,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     /// When to call [`Self::next`] again although nothing was offered or finished.
     pub fn wake_at(&self) -> Option<Moment> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        timer.into_iter().chain(self.near.wake_at()).min()
+        timer.into_iter().chain(self.ready.wake_at()).min()
     }
 
     fn slot(&mut self, key: &K, limits: LaneLimits, now: Moment) -> usize {
@@ -399,7 +396,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         match lane.start_at(now) {
             Some(at) if at <= now => {
                 lane.listed = Listed::Ready;
-                if lane.distance.is_near() { self.near.push(id) } else { self.ready.push_back(id) }
+                self.ready.push(id, lane.distance.reach());
             }
             Some(at) if !matches!(lane.listed, Listed::At(known) if known <= at) => {
                 lane.listed = Listed::At(at);

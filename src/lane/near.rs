@@ -6,10 +6,10 @@
 //! costs half as much again as over sixty-four. A lane cannot know how many others there are, so
 //! all near lanes have one bound together, beside each lane's own window.
 //!
-//! A destination that has not answered yet counts as near, because a thousand requests at once would
-//! make each of them look far. A request that waits for its answer much longer than others do stops
-//! counting, so that who hangs takes nothing from the others. Far destinations have no such bound:
-//! theirs would be a bound on deliveries per second.
+//! A destination that has not answered yet may be near, and a thousand requests at once would make
+//! each of them look far: those have a bound of their own. A request that waits for its answer much
+//! longer than others do stops counting, so that who hangs takes nothing from the others. Far
+//! destinations have no such bound: theirs would be a bound on deliveries per second.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -27,6 +27,8 @@ const MEMORY: Duration = Duration::from_secs(5);
 const MUCH_LONGER: f64 = 8.0;
 /// … in seconds, but not sooner and not later than this.
 const MAX_AGE: std::ops::RangeInclusive<f64> = 0.020..=0.200;
+/// A request to a destination that has not answered yet stops counting after this.
+const UNKNOWN_AGE: Duration = Duration::from_millis(10);
 /// Requests that started within so long of one another are counted together.
 const GRAIN: Duration = Duration::from_millis(2);
 
@@ -56,63 +58,126 @@ impl Distance {
         self.answers = self.answers.saturating_add(1);
     }
 
-    /// Whether the destination answers at once, as far as is known.
-    pub(super) fn is_near(&self) -> bool {
+    pub(super) fn reach(&self) -> Reach {
         let quickest = self.quickest.min(self.before);
-        self.answers == 0 || quickest < NEAR || (self.answers < LEARNING && quickest < MAYBE_NEAR)
+        let is_learning = self.answers < LEARNING && quickest < MAYBE_NEAR;
+        match self.answers {
+            0 => Reach::Unknown,
+            _ if quickest < NEAR || is_learning => Reach::Near,
+            _ => Reach::Far,
+        }
     }
 }
 
-/// The near lanes that may start, and how many requests of near lanes count.
+/// Where a destination is, as far as is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reach {
+    /// It has not answered yet.
+    Unknown,
+    /// It answers at once.
+    Near,
+    /// It takes its time.
+    Far,
+}
+
+impl Reach {
+    const ALL: [Self; 3] = [Self::Unknown, Self::Near, Self::Far];
+}
+
+/// The lanes that may start, in the order in which they got ready.
 #[derive(Debug)]
-pub(super) struct Near {
+pub(super) struct Ready {
+    lanes: [VecDeque<LaneId>; Reach::ALL.len()],
+    under_way: [UnderWay; Reach::ALL.len()],
+    /// Who is asked first next time: all get their turn.
+    turn: usize,
+    /// How many requests at once may be under way to near destinations, and to unknown ones.
     most: usize,
+    /// Smoothed seconds that an answer of a near destination takes.
+    latency: f64,
+}
+
+impl Ready {
+    /// At most so many at once to near destinations.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            lanes: Default::default(),
+            under_way: Default::default(),
+            turn: 0,
+            most: most.max(1),
+            latency: 0.0,
+        }
+    }
+
+    /// A lane may start.
+    pub(super) fn push(&mut self, id: LaneId, reach: Reach) {
+        self.lanes[reach as usize].push_back(id);
+    }
+
+    /// The lane whose turn it is, and where its destination was when it got ready.
+    pub(super) fn pop(&mut self, now: Moment) -> Option<(LaneId, Reach)> {
+        self.turn = self.turn.wrapping_add(1);
+        (0..Reach::ALL.len()).find_map(|next| {
+            let reach = Reach::ALL[(self.turn + next) % Reach::ALL.len()];
+            if self.is_at_bound(reach) {
+                let max_age = self.max_age(reach);
+                self.under_way[reach as usize].forget(now, max_age);
+            }
+            if self.is_at_bound(reach) {
+                return None;
+            }
+            self.lanes[reach as usize].pop_front().map(|id| (id, reach))
+        })
+    }
+
+    /// A request started.
+    pub(super) fn start(&mut self, reach: Reach, now: Moment) {
+        if reach != Reach::Far {
+            self.under_way[reach as usize].start(now);
+        }
+    }
+
+    /// A request that started then has ended.
+    pub(super) fn finish(&mut self, reach: Reach, started: Moment, now: Moment) {
+        if self.under_way[reach as usize].finish(started) && reach == Reach::Near {
+            smooth(&mut self.latency, now.saturating_sub(started).as_secs_f64());
+        }
+    }
+
+    /// When a lane that waits for others' answers need not wait any longer.
+    pub(super) fn wake_at(&self) -> Option<Moment> {
+        let waits =
+            |reach: &Reach| self.is_at_bound(*reach) && !self.lanes[*reach as usize].is_empty();
+        let ages = |reach: Reach| {
+            let oldest = self.under_way[reach as usize].oldest()?;
+            Some(oldest + self.max_age(reach))
+        };
+        Reach::ALL.into_iter().filter(waits).filter_map(ages).min()
+    }
+
+    fn is_at_bound(&self, reach: Reach) -> bool {
+        self.under_way[reach as usize].counted >= self.most
+    }
+
+    fn max_age(&self, reach: Reach) -> Duration {
+        if reach == Reach::Unknown {
+            return UNKNOWN_AGE;
+        }
+        let age = self.latency * MUCH_LONGER;
+        Duration::from_secs_f64(age.clamp(*MAX_AGE.start(), *MAX_AGE.end()))
+    }
+}
+
+/// The requests under way that count.
+#[derive(Debug, Default)]
+struct UnderWay {
     counted: usize,
     /// How many of those that started at this moment or soon after count.
     started: VecDeque<(Moment, usize)>,
-    /// Smoothed seconds that an answer takes.
-    latency: f64,
-    ready: VecDeque<LaneId>,
-    /// Near and far lanes take turns.
-    is_next: bool,
 }
 
-impl Near {
-    /// At most so many at once.
-    pub(super) fn new(most: usize) -> Self {
-        Self {
-            most: most.max(1),
-            counted: 0,
-            started: VecDeque::new(),
-            latency: 0.0,
-            ready: VecDeque::new(),
-            is_next: false,
-        }
-    }
-
-    /// A near lane may start.
-    pub(super) fn push(&mut self, id: LaneId) {
-        self.ready.push_back(id);
-    }
-
-    /// The lane whose turn it is, of these and the far ones.
-    pub(super) fn pop(&mut self, far: &mut VecDeque<LaneId>, now: Moment) -> Option<LaneId> {
-        if self.counted >= self.most {
-            self.forget(now);
-        }
-        if self.counted >= self.most {
-            return far.pop_front();
-        }
-        self.is_next = !self.is_next;
-        if self.is_next || far.is_empty() {
-            self.ready.pop_front().or_else(|| far.pop_front())
-        } else {
-            far.pop_front()
-        }
-    }
-
-    /// A near lane's request started.
-    pub(super) fn start(&mut self, now: Moment) {
+impl UnderWay {
+    fn start(&mut self, now: Moment) {
         self.counted += 1;
         match self.started.back_mut() {
             Some((at, count)) if now < *at + GRAIN => *count += 1,
@@ -120,37 +185,25 @@ impl Near {
         }
     }
 
-    /// The request of a near lane that started then has ended.
-    pub(super) fn finish(&mut self, started: Moment, now: Moment) {
+    /// Whether the request still counted.
+    fn finish(&mut self, started: Moment) -> bool {
         let grain = self.started.iter_mut().rev().find(|(at, _)| *at <= started);
-        if let Some((_, count)) = grain
-            && *count > 0
-        {
-            *count -= 1;
-            self.counted -= 1;
-            smooth(&mut self.latency, now.saturating_sub(started).as_secs_f64());
-        }
+        let Some((_, count)) = grain.filter(|(_, count)| *count > 0) else { return false };
+        *count -= 1;
+        self.counted -= 1;
+        true
     }
 
-    /// When a lane that waits for others' answers need not wait any longer.
-    pub(super) fn wake_at(&self) -> Option<Moment> {
-        let is_waiting = self.counted >= self.most && !self.ready.is_empty();
-        let oldest = self.started.iter().find(|(_, count)| *count > 0);
-        oldest.filter(|_| is_waiting).map(|(at, _)| *at + self.max_age())
-    }
-
-    fn max_age(&self) -> Duration {
-        let age = self.latency * MUCH_LONGER;
-        Duration::from_secs_f64(age.clamp(*MAX_AGE.start(), *MAX_AGE.end()))
-    }
-
-    fn forget(&mut self, now: Moment) {
-        let max_age = self.max_age();
+    fn forget(&mut self, now: Moment, max_age: Duration) {
         while let Some((at, count)) = self.started.front()
             && *at + max_age <= now
         {
             self.counted -= count;
             self.started.pop_front();
         }
+    }
+
+    fn oldest(&self) -> Option<Moment> {
+        self.started.iter().find(|(_, count)| *count > 0).map(|(at, _)| *at)
     }
 }

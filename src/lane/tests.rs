@@ -1,5 +1,7 @@
 //! The lanes' behaviour, told with a clock that the test moves.
 
+use std::collections::VecDeque;
+
 use super::*;
 
 pub(super) const LIMITS: LaneLimits =
