@@ -12,8 +12,6 @@ mod circuit;
 #[cfg(test)]
 mod fairness_tests;
 mod near;
-#[cfg(test)]
-mod near_tests;
 mod one;
 mod patience;
 mod report;

@@ -11,6 +11,9 @@
 //! longer than others do stops counting, so that who hangs takes nothing from the others. Far
 //! destinations have no such bound: theirs would be a bound on deliveries per second.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, time::Duration};
 
 use super::{LaneId, Moment, smooth};
@@ -133,7 +136,8 @@ impl Ready {
     /// A request started.
     pub(super) fn start(&mut self, reach: Reach, now: Moment) {
         if reach != Reach::Far {
-            self.under_way[reach as usize].start(now);
+            let max_age = self.max_age(reach);
+            self.under_way[reach as usize].start(now, max_age);
         }
     }
 
@@ -172,12 +176,13 @@ impl Ready {
 #[derive(Debug, Default)]
 struct UnderWay {
     counted: usize,
-    /// How many of those that started at this moment or soon after count.
+    /// How many of those that started at this moment or soon after count; none that is too old.
     started: VecDeque<(Moment, usize)>,
 }
 
 impl UnderWay {
-    fn start(&mut self, now: Moment) {
+    fn start(&mut self, now: Moment, max_age: Duration) {
+        self.forget(now, max_age);
         self.counted += 1;
         match self.started.back_mut() {
             Some((at, count)) if now < *at + GRAIN => *count += 1,

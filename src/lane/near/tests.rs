@@ -1,11 +1,13 @@
 //! The bound on requests to destinations that answer at once.
 
-use std::{collections::VecDeque, iter, time::Duration};
+use std::iter;
 
 use super::{
-    Lanes, Moment, Offer, Report, Start,
-    near::{Distance, Reach},
-    tests::{LIMITS, LIVE, ms},
+    super::{
+        Lanes, Offer, Report, Start,
+        tests::{LIMITS, LIVE, ms},
+    },
+    *,
 };
 
 const MAX_NEAR: usize = 8;
@@ -125,4 +127,18 @@ fn destinations_that_never_answered_do_not_hold_up_those_that_do() {
     let started: Vec<u32> =
         start_all(&mut lanes, ms(2)).into_iter().flat_map(|start| start.items).collect();
     assert_eq!(started, (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_known_of_requests_under_way_stays_small() {
+    let mut ready = Ready::new(MAX_NEAR);
+    for at in (0..60_000).step_by(3).map(ms) {
+        // One in a hundred never ends.
+        ready.start(Reach::Near, at);
+        if at.as_millis() % 300 != 0 {
+            ready.finish(Reach::Near, at, at + ms(1));
+        }
+        assert!(ready.under_way[Reach::Near as usize].started.len() <= 100, "{at:?}");
+    }
+    assert!(ready.under_way[Reach::Near as usize].counted <= 1);
 }
