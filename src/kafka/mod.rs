@@ -78,6 +78,10 @@ impl Connection {
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("reconnect.backoff.max.ms", "3000")
             .set("socket.keepalive.enable", "true")
+            // A metadata request that is lost while a broker is fenced and comes back is not sent
+            // again before this is over: a client without a leader stands still meanwhile. The
+            // library's default is a minute.
+            .set("socket.timeout.ms", "15000")
             // Small requests are what this program waits for; Nagle's delay only hurts them.
             .set("socket.nagle.disable", "true");
         for (key, value) in own {

@@ -366,7 +366,10 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     /// When to call [`Self::next`] again although nothing was offered or finished.
     pub fn wake_at(&self) -> Option<Moment> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        timer.into_iter().chain(self.ready.wake_at()).min()
+        // While too many run, nothing starts before one of them ends.
+        let has_room = self.running < self.max_running;
+        let ready = if has_room { self.ready.wake_at() } else { None };
+        timer.into_iter().chain(ready).min()
     }
 
     fn slot(&mut self, key: &K, limits: LaneLimits, now: Moment) -> usize {
