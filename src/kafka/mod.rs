@@ -76,12 +76,12 @@ impl Connection {
             .set("client.software.name", "dunmore-connectors")
             .set("client.software.version", env!("CARGO_PKG_VERSION"))
             .set("topic.metadata.refresh.interval.ms", "30000")
+            // A broker that was fenced when the client asked for metadata is not in the answer, and
+            // the client drops it. When it comes back, only the bootstrap servers lead to it; the
+            // library's default is to stand still for five minutes first (KIP-1102).
+            .set("metadata.recovery.rebootstrap.trigger.ms", "10000")
             .set("reconnect.backoff.max.ms", "3000")
             .set("socket.keepalive.enable", "true")
-            // A metadata request that is lost while a broker is fenced and comes back is not sent
-            // again before this is over: a client without a leader stands still meanwhile. The
-            // library's default is a minute.
-            .set("socket.timeout.ms", "15000")
             // Small requests are what this program waits for; Nagle's delay only hurts them.
             .set("socket.nagle.disable", "true");
         for (key, value) in own {
