@@ -76,9 +76,9 @@ impl Connection {
             .set("client.software.name", "dunmore-connectors")
             .set("client.software.version", env!("CARGO_PKG_VERSION"))
             .set("topic.metadata.refresh.interval.ms", "30000")
-            // A broker that was fenced when the client asked for metadata is not in the answer, and
-            // the client drops it. When it comes back, only the bootstrap servers lead to it; the
-            // library's default is to stand still for five minutes first (KIP-1102).
+            // After a broker was fenced and came back, a client was seen to ask for a leader for more
+            // than a minute without sending a request. Without metadata it bootstraps anew after
+            // this; the library's default is five minutes (KIP-1102).
             .set("metadata.recovery.rebootstrap.trigger.ms", "10000")
             .set("reconnect.backoff.max.ms", "3000")
             .set("socket.keepalive.enable", "true")
