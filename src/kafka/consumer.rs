@@ -27,7 +27,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn copy(message: &BorrowedMessage<'_>) -> Self {
+    pub(super) fn copy(message: &BorrowedMessage<'_>, read_at: Instant) -> Self {
         Self {
             partition: message.partition(),
             offset: message.offset(),
@@ -35,7 +35,7 @@ impl Record {
             key: message.key().map(Bytes::copy_from_slice),
             value: message.payload().map(Bytes::copy_from_slice),
             headers: headers_of(message),
-            read_at: Instant::now(),
+            read_at,
         }
     }
 

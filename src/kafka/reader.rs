@@ -149,7 +149,7 @@ impl Reader {
             None => ReaderEvent::Idle,
             Some(Ok(message)) => {
                 debug_assert_eq!(message.topic(), self.topic);
-                ReaderEvent::Record(Record::copy(&message))
+                ReaderEvent::Record(Record::copy(&message, Instant::now()))
             }
             Some(Err(ClientError::PartitionEOF(partition))) => {
                 match self.position(partition) {

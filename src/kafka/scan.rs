@@ -92,7 +92,7 @@ impl<'a> Seen<'a> {
 
     /// The record, copied.
     pub fn copy(&self) -> Record {
-        Record::copy(self.message)
+        Record::copy(self.message, Instant::now())
     }
 }
 

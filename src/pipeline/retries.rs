@@ -22,7 +22,7 @@ use crate::{
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 /// Works until the partition is given up. Records wait in Kafka: the queue in front of this worker
-/// is bounded, and a full one pauses the partition and nothing else.
+/// is bounded, and a full one is not filled further; no other partition waits.
 pub async fn run(
     dispatcher: Arc<Dispatcher>,
     mut assigned: Assigned,
