@@ -20,10 +20,11 @@ use super::{LaneId, Moment, smooth};
 
 /// A destination whose quickest answer took less than this, in seconds, is near.
 const NEAR: f64 = 0.002;
-/// One that answers in less than this may turn out to be near …
-const MAYBE_NEAR: f64 = 0.010;
+/// One that answers in less than this may turn out to be near: the first answers of a program that
+/// has just started, over connections that are just being made, say little …
+const MAYBE_NEAR: f64 = 0.050;
 /// … until it has answered so often.
-const LEARNING: u32 = 16;
+const LEARNING: u32 = 8;
 /// The quickest answer is one of the last so long, at least, and twice as long at most.
 const MEMORY: Duration = Duration::from_secs(5);
 /// A request stops counting after so many times what an answer of a near destination takes …
