@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use bigdecimal::{BigDecimal, RoundingMode, ToPrimitive, Zero};
+use compact_str::CompactString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The longest amount that is accepted, in characters: a 256-bit integer has 78 digits.
@@ -10,7 +11,7 @@ pub const MAX_AMOUNT_CHARS: usize = 96;
 
 /// A decimal amount, kept exactly as its sender wrote it: `[-]digits[.digits]`.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Amount(Box<str>);
+pub struct Amount(CompactString);
 
 impl Amount {
     /// Checks that the text is a plain decimal number.

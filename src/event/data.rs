@@ -9,7 +9,7 @@ use super::EventType;
 use crate::money::Amount;
 
 /// A text field of an event.
-pub type Text = Box<str>;
+pub type Text = compact_str::CompactString;
 
 /// The fields that go with an event's type.
 #[derive(Clone, Debug, PartialEq)]

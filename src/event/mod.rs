@@ -215,17 +215,21 @@ pub enum EventError {
     Invalid(String),
 }
 
+/// A text that is copied only where it has escapes. Inside of an `Option`, serde copies a `Cow` always.
+#[derive(Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
     #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Borrowed<'a>>,
     #[serde(borrow, default, rename = "type")]
-    kind: Option<Cow<'a, str>>,
+    kind: Option<Borrowed<'a>>,
     #[serde(borrow, default)]
-    project_id: Option<Cow<'a, str>>,
+    project_id: Option<Borrowed<'a>>,
     #[serde(borrow, default)]
-    occurred_at: Option<Cow<'a, str>>,
+    occurred_at: Option<Borrowed<'a>>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
@@ -256,17 +260,17 @@ impl Event {
         let invalid = |field: &str, error: &dyn fmt::Display| {
             EventError::Invalid(format!("{field}: {error}"))
         };
-        let project = wire.project_id.ok_or(EventError::MissingProject)?;
+        let Borrowed(project) = wire.project_id.ok_or(EventError::MissingProject)?;
         if project.is_empty() {
             return Err(EventError::MissingProject);
         }
         let project = ProjectId::parse(&project).map_err(|e| invalid("projectId", &e))?;
-        let id = wire.id.ok_or_else(|| missing("id"))?;
+        let Borrowed(id) = wire.id.ok_or_else(|| missing("id"))?;
         let id = EventId::parse(&id).map_err(|e| invalid("id", &e))?;
-        let kind = wire.kind.ok_or_else(|| missing("type"))?;
+        let Borrowed(kind) = wire.kind.ok_or_else(|| missing("type"))?;
         let kind = EventType::from_str(&kind)
             .map_err(|()| EventError::UnknownType(kind.chars().take(128).collect()))?;
-        let occurred_at = wire.occurred_at.ok_or_else(|| missing("occurredAt"))?;
+        let Borrowed(occurred_at) = wire.occurred_at.ok_or_else(|| missing("occurredAt"))?;
         let occurred_at = Timestamp::parse(&occurred_at).map_err(|e| invalid("occurredAt", &e))?;
         let data = wire.data.ok_or_else(|| missing("data"))?;
         let data = EventData::read(kind, data).map_err(|e| invalid("data", &e))?;
