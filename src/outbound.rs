@@ -60,8 +60,9 @@ pub struct Outbound {
     guarded: reqwest::Client,
     /// For users' URLs over plain http, to networks that the operator named.
     permitted: reqwest::Client,
-    /// For URLs that the operator set.
+    /// For URLs that the operator set, over https and over plain http.
     trusted: reqwest::Client,
+    trusted_plain: reqwest::Client,
     policy: Arc<EgressPolicy>,
 }
 
@@ -78,7 +79,7 @@ impl Outbound {
         // A second call finds the provider already installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Arc::new(policy);
-        let client = |rule: Option<Rule>| {
+        let client = |rule: Option<Rule>, speaks: Speaks| {
             let mut builder = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -87,6 +88,9 @@ impl Outbound {
                 .tcp_nodelay(true)
                 .no_proxy()
                 .referer(false);
+            if speaks == Speaks::Http1 {
+                builder = builder.retry(reqwest::retry::never().max_retries_per_request(0));
+            }
             if let Some(rule) = rule {
                 let (policy, lookup) = (Arc::clone(&policy), Arc::clone(lookup));
                 builder = builder.dns_resolver(Arc::new(Guard { policy, rule, lookup }));
@@ -94,9 +98,10 @@ impl Outbound {
             builder.build().map_err(|error| format!("cannot set up the HTTP client: {error}"))
         };
         Ok(Self {
-            guarded: client(Some(Rule::Allowed))?,
-            permitted: client(Some(Rule::Permitted))?,
-            trusted: client(None)?,
+            guarded: client(Some(Rule::Allowed), Speaks::Http2)?,
+            permitted: client(Some(Rule::Permitted), Speaks::Http1)?,
+            trusted: client(None, Speaks::Http2)?,
+            trusted_plain: client(None, Speaks::Http1)?,
             policy,
         })
     }
@@ -113,10 +118,11 @@ impl Outbound {
     }
 
     fn client(&self, request: &Request, trusted: bool) -> Result<&reqwest::Client, SendError> {
+        let is_plain = request.url.scheme() != "https";
         if trusted {
-            return Ok(&self.trusted);
+            return Ok(if is_plain { &self.trusted_plain } else { &self.trusted });
         }
-        let rule = if request.url.scheme() == "https" { Rule::Allowed } else { Rule::Permitted };
+        let rule = if is_plain { Rule::Permitted } else { Rule::Allowed };
         // The client connects to literal addresses without asking its resolver.
         let literal = match request.url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
@@ -131,6 +137,17 @@ impl Outbound {
             Rule::Permitted => &self.permitted,
         })
     }
+}
+
+/// The latest version of HTTP that a client may come to speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    /// Over plain http. A server can refuse a request in HTTP/2 so that it is known not to have
+    /// looked at it, and the client then sends it again; here the copy that it keeps for that is of
+    /// no use.
+    Http1,
+    /// Over https.
+    Http2,
 }
 
 /// Sends requests to a service that the operator runs beside this one, such as a schema registry.
