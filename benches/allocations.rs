@@ -76,7 +76,8 @@ fn whole(args: &[String]) {
     };
     let events = number(args, "--deliveries", 20_000).div_ceil(fan_out);
     let sink = Sink::start();
-    let stage = Stage::new(&Broker::start(), &sink.address);
+    let broker = Broker::start();
+    let stage = Stage::new(&broker, &sink.address);
     stage.create_connectors(plan);
     stage.produce_events(plan, events);
     let (file, _) = stage.settings(0);

@@ -7,7 +7,8 @@
 //!   event to `--fan-out N` (1) of them, `--bytes N` per event (about 400), `--kind zapier` or
 //!   `bigquery`, by `--instances N` (1).
 //! - `latency`: the same, then a steady stream at 25, 50 and 90 % of the rate that was reached,
-//!   `--seconds N` (10) each; `--rate N` takes another rate as the whole, to compare two builds.
+//!   `--seconds N` (10) each; `--rate N` takes another rate as the whole, to compare two builds. A
+//!   bare reader beside it tells how old the events are for somebody who only reads them.
 //! - `unmatched`: the same with events that nobody subscribes to.
 //! - `scaling`: `cost` for more instances, wider fan-out, more connectors and larger events.
 //!
@@ -31,7 +32,7 @@ use support::{
     has, machine, number,
     process::{cpu_of, resident_mb},
     sink::{self, Sink},
-    stage::{Broker, Instance, Plan, Stage},
+    stage::{BareReader, Broker, Instance, Plan, Stage},
     text,
 };
 
@@ -180,6 +181,7 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
         // What starts cold is not counted.
         let warm_up = stage.produce_steadily(plan, per_second, Duration::from_secs(2));
         let start = sink.report().deliveries;
+        let bare = BareReader::start(stage);
         let events = stage.produce_steadily(plan, per_second, Duration::from_secs(seconds));
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut seen = sink.report();
@@ -191,20 +193,24 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
             seen = sink.report();
             ages.push(seen);
         }
+        let (bare_p50, bare_p99, bare_count) = bare.stop();
         // The first report has all but the last few.
         let main = ages.iter().max_by_key(|report| report.aged).expect("one");
         let late = ages.iter().map(|report| report.most_micros).max().unwrap_or_default();
         println!(
-            "{percent} % of the rate ({per_second:.0} events/s): p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms of {} deliveries",
+            "{percent} % of the rate ({per_second:.0} events/s): p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms of {} deliveries; a bare reader p50 {:.1} ms, p99 {:.1} ms of {bare_count} events",
             main.p50_micros as f64 / 1e3,
             main.p99_micros as f64 / 1e3,
             late as f64 / 1e3,
             seen.deliveries - start,
+            bare_p50 as f64 / 1e3,
+            bare_p99 as f64 / 1e3,
         );
         found.push(json!({
             "percent": percent, "eventsPerSecond": per_second, "warmUp": warm_up, "events": events,
             "p50Millis": main.p50_micros as f64 / 1e3, "p99Millis": main.p99_micros as f64 / 1e3,
             "mostMillis": late as f64 / 1e3,
+            "bareP50Millis": bare_p50 as f64 / 1e3, "bareP99Millis": bare_p99 as f64 / 1e3,
         }));
     }
     found
@@ -215,7 +221,8 @@ fn unmatched(args: &[String]) -> Value {
     let plan = Plan { fan_out: 0, ..plan(args) };
     let events = number(args, "--deliveries", 500_000);
     let sink = Sink::start();
-    let stage = Stage::new(&Broker::start(), &sink.address);
+    let broker = Broker::start();
+    let stage = Stage::new(&broker, &sink.address);
     stage.create_connectors(plan);
     stage.produce_events(plan, events);
     let instance = stage.serve(0, "delivery");

@@ -89,7 +89,6 @@ fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
 
 fn note(seen: &Seen, body: &[u8]) {
     const ROW: &[u8] = b"\"insertId\"";
-    const SENT: &[u8] = b"\"sentAtMicros\":";
     seen.requests.fetch_add(1, Ordering::Relaxed);
     let rows = if body.starts_with(b"{\"id\"") {
         1
@@ -97,30 +96,38 @@ fn note(seen: &Seen, body: &[u8]) {
         body.windows(ROW.len()).filter(|window| *window == ROW).count().max(1)
     };
     seen.deliveries.fetch_add(rows as u64, Ordering::Relaxed);
-    // The field stands near the end.
-    let Some(at) = body.windows(SENT.len()).rposition(|window| window == SENT) else { return };
-    let digits = body.get(at + SENT.len()..at + SENT.len() + 16).unwrap_or_default();
-    let sent: Option<u128> = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
-    if let Some(sent) = sent {
-        let age = now_micros().saturating_sub(sent);
-        let age = u64::try_from(age).unwrap_or(u64::MAX);
+    if let Some(age) = age_micros(body) {
         seen.ages_micros.lock().expect("no panic").push(age);
     }
+}
+
+/// How long ago an event was sent, in microseconds, when it tells.
+pub fn age_micros(body: &[u8]) -> Option<u64> {
+    const SENT: &[u8] = b"\"sentAtMicros\":";
+    // The field stands near the end.
+    let at = body.windows(SENT.len()).rposition(|window| window == SENT)?;
+    let digits = body.get(at + SENT.len()..at + SENT.len() + 16)?;
+    let sent: u128 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    u64::try_from(now_micros().saturating_sub(sent)).ok()
+}
+
+/// The one below which so many thousandths of them are; they are sorted.
+pub fn percentile(ages: &[u64], thousandths: usize) -> u64 {
+    ages.get(ages.len() * thousandths / 1000).copied().unwrap_or(0)
 }
 
 /// The ages are forgotten when they were told.
 fn report(seen: &Seen) -> String {
     let mut ages = std::mem::take(&mut *seen.ages_micros.lock().expect("no panic"));
     ages.sort_unstable();
-    let at = |share: usize| ages.get(ages.len() * share / 1000).copied().unwrap_or(0);
     format!(
         "{} {} {} {} {} {} {}",
         seen.deliveries.load(Ordering::Relaxed),
         seen.requests.load(Ordering::Relaxed),
         seen.connections.load(Ordering::Relaxed),
         ages.len(),
-        at(500),
-        at(990),
+        percentile(&ages, 500),
+        percentile(&ages, 990),
         ages.last().copied().unwrap_or(0)
     )
 }

@@ -4,6 +4,11 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +24,7 @@ use serde_json::json;
 use super::{
     event,
     process::{Kill, free_port},
-    sink::now_micros,
+    sink::{age_micros, now_micros, percentile},
 };
 
 /// What an instance delivers, and to how many.
@@ -307,6 +312,58 @@ impl Stage {
         }
         producer.flush(Duration::from_secs(10)).expect("acknowledgements");
         sent
+    }
+}
+
+/// Reads events as they come and does nothing with them but to see how old they are: what of a
+/// delivery's latency is Kafka's and this machine's, whoever reads.
+pub struct BareReader {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Vec<u64>>,
+}
+
+impl BareReader {
+    /// Starts at the end of the events topic.
+    pub fn start(stage: &Stage) -> Self {
+        use rdkafka::{
+            Message as _, Offset, TopicPartitionList,
+            consumer::{BaseConsumer, Consumer as _},
+        };
+        let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+            .set("bootstrap.servers", &stage.broker)
+            .set("group.id", format!("{}bare", stage.prefix))
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "100")
+            .create()
+            .expect("a consumer");
+        let topic = stage.topics.name(TopicKind::Events);
+        let metadata = consumer.fetch_metadata(Some(&topic), Duration::from_secs(10));
+        let metadata = metadata.expect("the topic's partitions");
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition_offset(&topic, partition.id(), Offset::End).expect("an offset");
+        }
+        consumer.assign(&list).expect("an assignment");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut ages = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let message = consumer.poll(Duration::from_millis(100)).transpose();
+                let message = message.expect("a message");
+                ages.extend(message.and_then(|message| age_micros(message.payload()?)));
+            }
+            ages.sort_unstable();
+            ages
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops it; the median and the 99th percentile, in microseconds, and how many it saw.
+    pub fn stop(self) -> (u64, u64, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ages = self.thread.join().expect("no panic");
+        (percentile(&ages, 500), percentile(&ages, 990), ages.len())
     }
 }
 
