@@ -19,11 +19,11 @@ use std::{
 };
 
 use commit::Committer;
-use context::GroupContext;
+use context::{Fetched, GroupContext};
 use parking_lot::Mutex;
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer, base_consumer::PartitionQueue},
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
     message::Message,
 };
@@ -39,6 +39,8 @@ const MAX_TURN: usize = 128;
 const POLL: Duration = Duration::from_millis(20);
 /// While a partition is full, the thread looks more often whether it can go on.
 const POLL_FULL: Duration = Duration::from_millis(5);
+/// How often the thread looks into queues that are empty as far as was told.
+const LOOK_EVERYWHERE: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// So many completions are committed earlier, but not more often than this.
 const MAX_UNCOMMITTED: u64 = 500;
@@ -216,6 +218,7 @@ struct Poller {
 impl Poller {
     fn run(self) {
         let mut last_commit = Instant::now();
+        let mut last_look = Instant::now();
         let shared = Arc::clone(&self.context().shared);
         let committer = match self.committer() {
             Ok(committer) => committer,
@@ -225,7 +228,11 @@ impl Poller {
             }
         };
         while !shared.stop.load(Ordering::Acquire) && shared.fatal.lock().is_none() {
-            let wait = self.round();
+            let everywhere = last_look.elapsed() >= LOOK_EVERYWHERE;
+            if everywhere {
+                last_look = Instant::now();
+            }
+            let wait = self.round(everywhere);
             let since = last_commit.elapsed();
             if since >= COMMIT_INTERVAL
                 || (since >= LEAST_COMMIT_INTERVAL
@@ -256,12 +263,19 @@ impl Poller {
 
     /// Takes what the library has fetched and the workers have room for; tells how long to wait
     /// when that was nothing.
-    fn round(&self) -> Option<Duration> {
+    fn round(&self, everywhere: bool) -> Option<Duration> {
         self.serve(Duration::ZERO);
         let (rooms, is_any_full) = self.context().slots.lock().rooms();
         let mut took = false;
         for room in rooms {
-            took |= self.take(room);
+            // After a record that could not be taken, no later one may be.
+            if self.context().shared.fatal.lock().is_some() {
+                return None;
+            }
+            // Before it is read: what comes while it is read is told again.
+            if room.fetched.has_some.swap(false, Ordering::AcqRel) || everywhere {
+                took |= self.take(room);
+            }
         }
         match (took, is_any_full) {
             (true, _) => None,
@@ -287,28 +301,36 @@ impl Poller {
     }
 
     /// Takes records of one partition to its worker; false when there were none.
-    fn take(&self, room: Room<PartitionQueue<GroupContext>>) -> bool {
+    fn take(&self, room: Room<Fetched>) -> bool {
+        let fetched = Arc::clone(&room.fetched);
         let (mut records, mut bytes) = (Vec::new(), 0);
         // Nothing here is waited for, so one moment stands for all.
         let read_at = Instant::now();
-        while records.len() < room.records.min(MAX_TURN) && bytes < room.bytes {
-            match room.fetched.poll(Duration::ZERO) {
-                None => break,
+        let most = room.records.min(MAX_TURN);
+        let error = loop {
+            if records.len() >= most || bytes >= room.bytes {
+                fetched.has_some.store(true, Ordering::Release);
+                break None;
+            }
+            match fetched.queue.poll(Duration::ZERO) {
+                None => break None,
                 Some(Ok(message)) => {
                     let record = Record::copy(&message, read_at);
                     bytes += record.size();
                     records.push(record);
                 }
                 Some(Err(error)) => {
-                    // What it is followed by may begin the partition anew.
-                    room.fill(records, bytes);
-                    self.consume_error(&error);
-                    return true;
+                    fetched.has_some.store(true, Ordering::Release);
+                    break Some(error);
                 }
             }
-        }
-        let took = !records.is_empty();
+        };
+        let took = !records.is_empty() || error.is_some();
         room.fill(records, bytes);
+        // It may begin the partition anew, so it comes after what was read before it.
+        if let Some(error) = error {
+            self.consume_error(&error);
+        }
         took
     }
 

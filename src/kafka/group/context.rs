@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock, Weak, atomic::Ordering},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,12 +33,20 @@ use crate::{
     offsets::{CompletionMap, Tracker},
 };
 
+/// What the client library has fetched for one partition.
+pub struct Fetched {
+    /// Its queue.
+    pub(super) queue: PartitionQueue<GroupContext>,
+    /// False only while the queue is empty: the library tells when it gets its first record.
+    pub(super) has_some: Arc<AtomicBool>,
+}
+
 /// What the client library calls back, on the thread that polls it.
 pub struct GroupContext {
     pub(super) events: Arc<dyn GroupEvents>,
     pub(super) metrics: ClientMetrics,
     pub(super) shared: Arc<Shared>,
-    pub(super) slots: Mutex<Slots<PartitionQueue<Self>>>,
+    pub(super) slots: Mutex<Slots<Fetched>>,
     /// Rings when a partition gets something to read.
     pub(super) bell: Arc<Bell>,
     /// The consumer that this is the context of.
@@ -136,12 +147,16 @@ impl GroupContext {
 
     /// A queue for what is fetched for this partition. Asked for before the partition is assigned,
     /// it gets all of it.
-    fn split(&self, topic: &str, number: i32) -> Option<PartitionQueue<Self>> {
+    fn split(&self, topic: &str, number: i32) -> Option<Fetched> {
         let consumer = self.consumer.get()?.upgrade()?;
         let mut queue = consumer.split_partition_queue(topic, number)?;
-        let bell = Arc::clone(&self.bell);
-        queue.set_nonempty_callback(move || bell.ring());
-        Some(queue)
+        let has_some = Arc::new(AtomicBool::new(true));
+        let (fills, bell) = (Arc::clone(&has_some), Arc::clone(&self.bell));
+        queue.set_nonempty_callback(move || {
+            fills.store(true, Ordering::Release);
+            bell.ring();
+        });
+        Some(Fetched { queue, has_some })
     }
 
     /// The committed offsets with their metadata; `None` when the broker did not tell.
