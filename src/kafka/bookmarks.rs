@@ -62,7 +62,7 @@ impl Bookmarks {
     pub fn new(connection: &Connection, name: &str) -> Result<Self, KafkaError> {
         let consumer = connection
             .client(&[("group.id", name), ("enable.auto.commit", "false")])
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::new(connection))
             .map_err(|e| KafkaError::settings(&e))?;
         Ok(Self { consumer, connection: connection.clone() })
     }
@@ -120,7 +120,7 @@ impl Bookmarks {
     pub fn names(connection: &Connection, prefix: &str) -> Result<Vec<String>, KafkaError> {
         let consumer: BaseConsumer<Quiet> = connection
             .client(&[("group.id", "dunmore-reader")])
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::new(connection))
             .map_err(|e| KafkaError::settings(&e))?;
         let groups = consumer
             .fetch_group_list(None, REQUEST_TIMEOUT)

@@ -30,7 +30,10 @@ use rdkafka::{
 use slots::{Room, Slots};
 use tokio::sync::mpsc;
 
-use super::{Connection, FETCH_QUEUE_BACKOFF, KafkaError, Partition, Record, statistics};
+use super::{
+    Connection, FETCH_QUEUE_BACKOFF, KafkaError, Partition, Record, bootstrap::Bootstrap,
+    statistics,
+};
 use crate::{metrics::ClientMetrics, offsets::CompletionMap};
 
 /// The most records that are taken for a partition before the others get their turn.
@@ -132,6 +135,7 @@ impl GroupConsumer {
             shared: Arc::clone(&shared),
             slots: Mutex::new(Slots::default()),
             bell: Arc::default(),
+            bootstrap: Bootstrap::new(connection),
             consumer: OnceLock::new(),
             committing: Mutex::new(()),
             session_timeout: connection
@@ -164,6 +168,7 @@ impl GroupConsumer {
             .map_err(|e| KafkaError::settings(&e))?;
         // The first and only time, before anything is assigned.
         let _ = consumer.context().consumer.set(Arc::downgrade(&consumer));
+        consumer.context().bootstrap.attach(consumer.client().native_ptr());
         let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|e| KafkaError::request(connection, &e))?;
         let grace = options.grace;

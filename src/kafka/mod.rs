@@ -2,6 +2,7 @@
 
 mod admin;
 mod bookmarks;
+mod bootstrap;
 mod consumer;
 mod embedded;
 mod group;
@@ -76,9 +77,8 @@ impl Connection {
             .set("client.software.name", "dunmore-connectors")
             .set("client.software.version", env!("CARGO_PKG_VERSION"))
             .set("topic.metadata.refresh.interval.ms", "30000")
-            // After a broker was fenced and came back, a client was seen to ask for a leader for more
-            // than a minute without sending a request. Without metadata it bootstraps anew after
-            // this; the library's default is five minutes (KIP-1102).
+            // Who asks for metadata in vain bootstraps anew after this; the library's default is five
+            // minutes (KIP-1102).
             .set("metadata.recovery.rebootstrap.trigger.ms", "10000")
             .set("reconnect.backoff.max.ms", "3000")
             .set("socket.keepalive.enable", "true")

@@ -16,6 +16,7 @@ use rdkafka::{
 
 use super::{
     Connection, KafkaError,
+    bootstrap::Bootstrap,
     statistics::{self, Statistics},
 };
 use crate::{metrics::ClientMetrics, telemetry};
@@ -74,7 +75,8 @@ impl Producer {
         metrics: ClientMetrics,
         timeout: Duration,
     ) -> Result<Self, KafkaError> {
-        let inner = connection
+        let context = Context::new(connection, metrics);
+        let inner: FutureProducer<Context> = connection
             .client(&[
                 ("enable.idempotence", "true"),
                 ("acks", "all"),
@@ -88,15 +90,17 @@ impl Producer {
                 ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
                 ("queue.buffering.max.kbytes", QUEUE_KBYTES),
             ])
-            .create_with_context(Context { metrics })
+            .create_with_context(context.clone())
             .map_err(|e| KafkaError::settings(&e))?;
+        context.bootstrap.attach(inner.client().native_ptr());
         Ok(Self { inner })
     }
 
     /// A producer whose records of a partition become durable in order and without a gap, or not
     /// at all: a failure is final.
     pub fn gapless(connection: &Connection, metrics: ClientMetrics) -> Result<Self, KafkaError> {
-        let inner = connection
+        let context = Context::new(connection, metrics);
+        let inner: FutureProducer<Context> = connection
             .client(&[
                 ("enable.idempotence", "true"),
                 ("enable.gapless.guarantee", "true"),
@@ -110,8 +114,9 @@ impl Producer {
                 ("compression.type", "lz4"),
                 ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
             ])
-            .create_with_context(Context { metrics })
+            .create_with_context(context.clone())
             .map_err(|e| KafkaError::settings(&e))?;
+        context.bootstrap.attach(inner.client().native_ptr());
         Ok(Self { inner })
     }
 
@@ -196,7 +201,8 @@ impl AttemptLog {
         metrics: ClientMetrics,
         dropped: prometheus::IntCounter,
     ) -> Result<Self, KafkaError> {
-        let inner = connection
+        let context = Context::new(connection, metrics);
+        let inner: ThreadedProducer<Context> = connection
             .client(&[
                 ("enable.idempotence", "true"),
                 ("acks", "all"),
@@ -210,8 +216,9 @@ impl AttemptLog {
                 ("queue.buffering.max.kbytes", QUEUE_KBYTES),
                 ("queue.buffering.max.messages", "200000"),
             ])
-            .create_with_context(Context { metrics })
+            .create_with_context(context.clone())
             .map_err(|e| KafkaError::settings(&e))?;
+        context.bootstrap.attach(inner.client().native_ptr());
         Ok(Self { inner, topic, dropped })
     }
 
@@ -232,6 +239,13 @@ impl AttemptLog {
 #[derive(Clone)]
 struct Context {
     metrics: ClientMetrics,
+    bootstrap: Arc<Bootstrap>,
+}
+
+impl Context {
+    fn new(connection: &Connection, metrics: ClientMetrics) -> Self {
+        Self { metrics, bootstrap: Arc::new(Bootstrap::new(connection)) }
+    }
 }
 
 impl ClientContext for Context {
@@ -242,6 +256,7 @@ impl ClientContext for Context {
     fn stats_raw(&self, statistics: &[u8]) {
         if let Some(statistics) = Statistics::parse(statistics) {
             statistics.show(&self.metrics);
+            self.bootstrap.mend(&statistics);
         }
     }
 

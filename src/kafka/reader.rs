@@ -14,7 +14,11 @@ use rdkafka::{
     message::Message,
 };
 
-use super::{Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record};
+use super::{
+    Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record,
+    bootstrap::Bootstrap,
+    statistics::{self, Statistics},
+};
 
 /// What a reader found.
 #[derive(Debug)]
@@ -52,9 +56,23 @@ fn is_passing(error: &ClientError) -> bool {
 
 /// Keeps the client library's log in ours, and the ends of partitions out of it: they are no
 /// errors here.
-pub(super) struct Quiet;
+pub(super) struct Quiet {
+    bootstrap: Bootstrap,
+}
+
+impl Quiet {
+    pub(super) fn new(connection: &Connection) -> Self {
+        Self { bootstrap: Bootstrap::new(connection) }
+    }
+}
 
 impl ClientContext for Quiet {
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Some(statistics) = Statistics::parse(statistics) {
+            self.bootstrap.mend(&statistics);
+        }
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::producer::log(level, facility, message);
     }
@@ -93,10 +111,12 @@ impl Reader {
                 ("fetch.wait.max.ms", "100"),
                 ("queued.max.messages.kbytes", "16384"),
                 FETCH_QUEUE_BACKOFF,
+                ("statistics.interval.ms", statistics::INTERVAL_MS),
                 ("isolation.level", "read_committed"),
             ])
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::new(connection))
             .map_err(|e| KafkaError::settings(&e))?;
+        consumer.context().bootstrap.attach(consumer.client().native_ptr());
         let mut list = TopicPartitionList::new();
         for (partition, offset) in from {
             list.add_partition_offset(topic, *partition, *offset)

@@ -248,6 +248,6 @@ fn consumer(connection: &Connection) -> Result<BaseConsumer<Quiet>, KafkaError> 
             FETCH_QUEUE_BACKOFF,
             ("isolation.level", "read_committed"),
         ])
-        .create_with_context(Quiet)
+        .create_with_context(Quiet::new(connection))
         .map_err(|e| KafkaError::settings(&e))
 }

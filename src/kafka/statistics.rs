@@ -30,6 +30,8 @@ pub(super) struct Statistics {
 #[serde(default)]
 struct Broker {
     nodeid: i64,
+    /// Where the client knows it from.
+    source: String,
     state: String,
     /// In microseconds.
     rtt: Window,
@@ -98,6 +100,13 @@ impl Statistics {
             queue_records: self.msg_cnt + fetched().map(|p| p.fetchq_cnt).sum::<i64>(),
             queue_bytes: self.msg_size + fetched().map(|p| p.fetchq_size).sum::<i64>(),
         });
+    }
+
+    /// Whether the client knows a broker that it can ask: the coordinator's entry stands for one of
+    /// the others, and its own internal one for none.
+    pub(super) fn knows_brokers(&self) -> bool {
+        let is_real = |broker: &Broker| matches!(broker.source.as_str(), "learned" | "configured");
+        self.brokers.values().any(is_real)
     }
 
     /// Shows how far a partition is behind its end.
@@ -181,5 +190,18 @@ mod tests {
         assert!(metrics.render().contains(lag));
         client.forget_lag("t", 0);
         assert!(!metrics.render().contains(r#"partition="0""#));
+    }
+
+    #[test]
+    fn a_client_that_knows_only_a_coordinator_and_itself_knows_no_broker() {
+        let knows = |brokers: &str| {
+            let text = format!("{{\"brokers\":{{{brokers}}}}}");
+            Statistics::parse(text.as_bytes()).unwrap().knows_brokers()
+        };
+        let logical = r#""GroupCoordinator":{"nodeid":1,"source":"logical"}"#;
+        let internal = r#"":0/internal":{"nodeid":-1,"source":"internal"}"#;
+        assert!(!knows(&format!("{logical},{internal}")) && !knows(""));
+        assert!(knows(r#""b:9092/bootstrap":{"nodeid":-1,"source":"configured","state":"DOWN"}"#));
+        assert!(knows(&format!(r#"{logical},"b:9092/1":{{"nodeid":1,"source":"learned"}}"#)));
     }
 }

@@ -23,7 +23,9 @@ use rdkafka::{
 };
 
 use super::{
-    super::{Partition, partition::revoke_grace, producer, statistics::Statistics},
+    super::{
+        Partition, bootstrap::Bootstrap, partition::revoke_grace, producer, statistics::Statistics,
+    },
     GroupEvents, POLL, Shared,
     bell::Bell,
     slots::{Key, Slots},
@@ -55,6 +57,7 @@ pub struct GroupContext {
     /// are gone: no commit overtakes the revocation of its partition.
     pub(super) committing: Mutex<()>,
     pub(super) session_timeout: Duration,
+    pub(super) bootstrap: Bootstrap,
 }
 
 impl ClientContext for GroupContext {
@@ -69,6 +72,7 @@ impl ClientContext for GroupContext {
     fn stats_raw(&self, statistics: &[u8]) {
         let Some(statistics) = Statistics::parse(statistics) else { return };
         statistics.show(&self.metrics);
+        self.bootstrap.mend(&statistics);
         for partition in self.slots.lock().partitions() {
             statistics.show_lag(&partition, &self.metrics);
         }
