@@ -170,21 +170,15 @@ impl<K, T> Lane<K, T> {
     }
 
     pub(super) fn is_worth_waiting(&self, patient: bool, now: Moment) -> bool {
-        // How fast it is, its first answers do not tell: connections are made meanwhile, and this
-        // program may have just started.
-        let is_young = self.first_start.is_none_or(|at| now.saturating_sub(at) < PATIENCE);
         if self.proven {
             let fast = if patient { FAST_INTERVAL } else { FASTEST_INTERVAL };
-            let is_fast = self.pace() <= fast.as_secs_f64();
-            !self.is_stalled(now) && (is_fast || (patient && is_young && self.is_unlimited()))
+            !self.is_stalled(now) && self.pace() <= fast.as_secs_f64()
         } else {
-            patient && is_young && self.is_unlimited()
+            let unlimited = self.limits.rate.is_none_or(|rate| rate.per_second >= 100.0);
+            patient
+                && unlimited
+                && self.first_start.is_none_or(|at| now.saturating_sub(at) < PATIENCE)
         }
-    }
-
-    /// Whether no published rate makes the lane slow.
-    fn is_unlimited(&self) -> bool {
-        self.limits.rate.is_none_or(|rate| rate.per_second >= 100.0)
     }
 
     pub(super) fn is_stalled(&self, now: Moment) -> bool {
