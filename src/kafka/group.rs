@@ -1,6 +1,7 @@
 //! The consumer of a group: one thread polls the client library and does nothing else. It takes
 //! records from the library's queue of each partition to the bounded queue of its worker, and lets
-//! partitions go in order when the group rebalances. A second thread commits what the trackers say and waits for the broker's answers.
+//! partitions go in order when the group rebalances. A second thread commits what the trackers say
+//! and waits for the broker's answers.
 
 mod bell;
 mod commit;
@@ -270,17 +271,30 @@ impl Poller {
     /// when that was nothing.
     fn round(&self, everywhere: bool) -> Option<Duration> {
         self.serve(Duration::ZERO);
+        // After a record that could not be taken, no later one may be.
+        if self.context().shared.fatal.lock().is_some() {
+            return None;
+        }
         let (rooms, is_any_full) = self.context().slots.lock().rooms();
         let mut took = false;
+        let mut failed = None;
         for room in rooms {
-            // After a record that could not be taken, no later one may be.
-            if self.context().shared.fatal.lock().is_some() {
-                return None;
-            }
             // Before it is read: what comes while it is read is told again.
-            if room.fetched.has_some.swap(false, Ordering::AcqRel) || everywhere {
-                took |= self.take(room);
+            if !room.fetched.has_some.swap(false, Ordering::AcqRel) && !everywhere {
+                continue;
             }
+            match Self::take(room) {
+                Ok(any) => took |= any,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        // It may begin partitions anew, so nobody reads the old ones any more.
+        if let Some(error) = failed {
+            self.consume_error(&error);
+            return None;
         }
         match (took, is_any_full) {
             (true, _) => None,
@@ -305,9 +319,10 @@ impl Poller {
         }
     }
 
-    /// Takes records of one partition to its worker; false when there were none.
-    fn take(&self, room: Room<Fetched>) -> bool {
-        let fetched = Arc::clone(&room.fetched);
+    /// Takes records of one partition to its worker; false when there were none. What was read
+    /// before an error is taken too.
+    fn take(room: Room<Fetched>) -> Result<bool, ClientError> {
+        let fetched = &room.fetched;
         let (mut records, mut bytes) = (Vec::new(), 0);
         // Nothing here is waited for, so one moment stands for all.
         let read_at = Instant::now();
@@ -330,13 +345,9 @@ impl Poller {
                 }
             }
         };
-        let took = !records.is_empty() || error.is_some();
+        let took = !records.is_empty();
         room.fill(records, bytes);
-        // It may begin the partition anew, so it comes after what was read before it.
-        if let Some(error) = error {
-            self.consume_error(&error);
-        }
-        took
+        error.map_or(Ok(took), Err)
     }
 
     fn consume_error(&self, error: &ClientError) {
@@ -425,7 +436,13 @@ impl Poller {
         while Instant::now() < deadline && !self.context().slots.lock().is_empty() {
             self.serve(POLL);
         }
-        // They keep the consumer alive.
+    }
+}
+
+impl Drop for Poller {
+    /// The partitions' queues keep the consumer alive, and a consumer that nobody polls keeps its
+    /// partitions from the others for minutes; after a panic, too.
+    fn drop(&mut self) {
         self.context().slots.lock().clear();
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use parking_lot::Mutex;
+
 use super::{Admin, Connection, KafkaError, TopicKind, Topics};
 
 /// A broker that does not answer within this time counts as one that does not answer.
@@ -51,7 +53,8 @@ pub struct Trouble {
 
 /// Looks at the cluster and compares it with what it was.
 pub struct Watch {
-    admin: Admin,
+    connection: Connection,
+    admin: Mutex<Admin>,
     topics: Topics,
     at_start: BTreeMap<String, i32>,
 }
@@ -66,20 +69,26 @@ impl Watch {
             let count = admin.partitions(&name)?;
             at_start.insert(name, count);
         }
-        Ok(Self { admin, topics, at_start })
+        Ok(Self { connection: connection.clone(), admin: Mutex::new(admin), topics, at_start })
     }
 
     /// Asks the cluster; waits for its answer.
     pub fn look(&self) -> Vec<Trouble> {
         let mut troubles = Vec::new();
+        let mut admin = self.admin.lock();
         for kind in self.topics.all() {
             let name = self.topics.name(kind);
-            match self.admin.partitions_within(&name, ANSWER_TIMEOUT) {
+            match admin.partitions_within(&name, ANSWER_TIMEOUT) {
                 Ok(count) => {
                     let before = self.at_start.get(&name).copied().unwrap_or(count);
                     troubles.extend(compare(kind, &name, before, count));
                 }
                 Err(error) => {
+                    // A client that was told that there are no brokers asks nobody again, and this
+                    // one has no statistics to show it, as those of `bootstrap` have.
+                    if let Ok(new) = Admin::new(&self.connection) {
+                        *admin = new;
+                    }
                     let kind = TroubleKind::Unreachable;
                     return vec![Trouble { kind, words: error.to_string() }];
                 }

@@ -138,6 +138,9 @@ impl GroupContext {
     /// Starts on a partition with a tracker of its own. One that was there is let go of without a
     /// word: what was read for it is finished, and changes nothing for the new one.
     pub(super) fn begin(&self, topic: Arc<str>, number: i32, map: CompletionMap) {
+        // Before the new queue is there: both are the same to the client library, and letting go of
+        // the old one ends the wakeups of the new one.
+        self.slots.lock().remove(&(Arc::clone(&topic), number));
         let Some(fetched) = self.split(&topic, number) else {
             let why = format!("the client library has no queue for {topic} [{number}]");
             tracing::error!("{why}; restart this instance");

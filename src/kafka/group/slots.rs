@@ -59,9 +59,8 @@ impl<Q> Default for Slots<Q> {
 }
 
 impl<Q> Slots<Q> {
-    /// Starts on a partition; one of the same name that was there is gone.
+    /// Starts on a partition; one of the same name was removed before.
     pub fn insert(&mut self, partition: Arc<Partition>, fetched: Q) -> Assigned {
-        self.remove(&(Arc::clone(partition.topic()), partition.number()));
         let (worker, records) = mpsc::channel(QUEUE_BATCHES);
         let fetched = Arc::new(fetched);
         self.all.push(Slot { partition: Arc::clone(&partition), fetched, worker, is_full: false });
@@ -229,6 +228,7 @@ mod tests {
     fn a_partition_that_is_assigned_anew_starts_with_nothing() {
         let (mut slots, mut old) = slots(&[0]);
         fill(&mut slots, &[0], 3, 3);
+        slots.remove(&("events".into(), 0));
         let mut new = slots.insert(partition(0), 0);
         fill(&mut slots, &[0], 1, 1);
         assert_eq!(new.records.try_recv().unwrap().len(), 1);
