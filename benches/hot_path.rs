@@ -21,7 +21,8 @@ use support::pieces::pieces;
 /// What Prometheus asks of an instance, and what the gauges of the lanes cost ten times a second.
 fn scrape(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scrape");
-    let limits = LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
+    let limits =
+        LaneLimits { label: 0, same_place: false, concurrency: 16, rate: None, batch_items: 1 };
     let arrival = Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
     let mut lanes: Lanes<u32, u64> = Lanes::new(4096, 4096);
     for key in 0..10_000 {

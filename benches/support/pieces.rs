@@ -203,7 +203,8 @@ fn offsets() -> Vec<Piece> {
 }
 
 fn lanes() -> Vec<Piece> {
-    let limits = LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
+    let limits =
+        LaneLimits { label: 0, same_place: false, concurrency: 16, rate: None, batch_items: 1 };
     let piece = |count: usize| {
         let keys: Vec<ConnectorKey> = (0..count).map(key).collect();
         let mut lanes: Lanes<ConnectorKey, u64> = Lanes::new(4096, 4096);

@@ -27,7 +27,7 @@ use std::{
 };
 
 use circuit::Gate;
-use near::{Reach, Ready};
+use near::{Distance, Reach, Ready};
 use one::Lane;
 pub use patience::{MAX_HELD_UP, Patience};
 pub use report::Report;
@@ -101,6 +101,9 @@ const MAX_BLOCK: Duration = Duration::from_secs(3600);
 pub struct LaneLimits {
     /// What the lane is counted under.
     pub label: usize,
+    /// Whether all lanes of this label have the same destination: how far away it is, they learn
+    /// together.
+    pub same_place: bool,
     /// Requests at once.
     pub concurrency: u32,
     /// Requests per second.
@@ -184,6 +187,8 @@ pub struct Lanes<K, T> {
     lanes: Vec<Option<Lane<K, T>>>,
     free: Vec<usize>,
     ready: Ready,
+    /// How far away the destinations are that all lanes of a label have.
+    places: HashMap<usize, Distance>,
     timers: BinaryHeap<Reverse<(Moment, LaneId)>>,
     max_running: usize,
     running: usize,
@@ -201,6 +206,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             lanes: Vec::new(),
             free: Vec::new(),
             ready: Ready::new(max_near),
+            places: HashMap::new(),
             timers: BinaryHeap::new(),
             max_running: max_running.max(1),
             running: 0,
@@ -283,12 +289,13 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         while self.running < self.max_running {
             let (id, was) = self.ready.pop(now)?;
             let Some(lane) = find(&mut self.lanes, id) else { continue };
-            let reach = lane.distance.reach();
+            let reach = self.ready.reach(distance(&mut self.places, lane), now);
             if reach != was {
                 self.ready.push(id, reach);
                 continue;
             }
             lane.listed = Listed::No;
+            lane.stand_in_line(false, now);
             if lane.waiting() == 0 || lane.start_at(now).is_none_or(|at| at > now) {
                 self.list(id.slot, now);
                 continue;
@@ -310,6 +317,10 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         self.running = self.running.saturating_sub(1);
         self.ready.finish(ticket.reach, ticket.started, now);
         let Some(lane) = find(&mut self.lanes, ticket.lane) else { return Vec::new() };
+        if matches!(report, Report::Working) {
+            let latency = now.saturating_sub(ticket.started).as_secs_f64();
+            self.ready.answered(distance(&mut self.places, lane), latency, now);
+        }
         lane.finish(ticket.started, report, now);
         let evicted = if lane.held.is_some() {
             lane.evict(Reason::Suspended, now)
@@ -397,7 +408,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         match lane.start_at(now) {
             Some(at) if at <= now => {
                 lane.listed = Listed::Ready;
-                self.ready.push(id, lane.distance.reach());
+                lane.stand_in_line(true, now);
+                let reach = self.ready.reach(distance(&mut self.places, lane), now);
+                self.ready.push(id, reach);
             }
             Some(at) if !matches!(lane.listed, Listed::At(known) if known <= at) => {
                 lane.listed = Listed::At(at);
@@ -427,6 +440,18 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
 
 fn find<K, T>(lanes: &mut [Option<Lane<K, T>>], id: LaneId) -> Option<&mut Lane<K, T>> {
     lanes.get_mut(id.slot)?.as_mut().filter(|lane| lane.generation == id.generation)
+}
+
+/// How far away a lane's destination is.
+fn distance<'a, K, T>(
+    places: &'a mut HashMap<usize, Distance>,
+    lane: &'a mut Lane<K, T>,
+) -> &'a mut Distance {
+    if lane.limits.same_place {
+        places.entry(lane.limits.label).or_insert(Distance::UNKNOWN)
+    } else {
+        &mut lane.distance
+    }
 }
 
 fn smooth(value: &mut f64, sample: f64) {

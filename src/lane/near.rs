@@ -20,11 +20,11 @@ use super::{LaneId, Moment, smooth};
 
 /// A destination whose quickest answer took less than this, in seconds, is near.
 const NEAR: f64 = 0.002;
-/// One that answers in less than this may turn out to be near: the first answers of a program that
-/// has just started, over connections that are just being made, say little …
-const MAYBE_NEAR: f64 = 0.050;
-/// … until it has answered so often.
-const LEARNING: u32 = 8;
+/// The first answers of a program that has just started, over connections that are just being made,
+/// say little: for so long after the first of all, what answers in less than `MAYBE_NEAR` seconds
+/// counts as near. Else the requests that all lanes then make at once would keep it looking far.
+const WARM_UP: Duration = Duration::from_secs(1);
+const MAYBE_NEAR: f64 = 0.100;
 /// The quickest answer is one of the last so long, at least, and twice as long at most.
 const MEMORY: Duration = Duration::from_secs(5);
 /// A request stops counting after so many times what an answer of a near destination takes …
@@ -36,10 +36,10 @@ const UNKNOWN_AGE: Duration = Duration::from_millis(10);
 /// Requests that started within so long of one another are counted together.
 const GRAIN: Duration = Duration::from_millis(2);
 
-/// How far away a lane's destination is.
-#[derive(Debug)]
+/// How far away a destination is.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Distance {
-    answers: u32,
+    is_known: bool,
     /// The quickest answer since then, and the quickest in the time before, in seconds.
     since: Moment,
     quickest: f64,
@@ -47,8 +47,12 @@ pub(super) struct Distance {
 }
 
 impl Distance {
-    pub(super) const UNKNOWN: Self =
-        Self { answers: 0, since: Moment::ZERO, quickest: f64::INFINITY, before: f64::INFINITY };
+    pub(super) const UNKNOWN: Self = Self {
+        is_known: false,
+        since: Moment::ZERO,
+        quickest: f64::INFINITY,
+        before: f64::INFINITY,
+    };
 
     /// An answer took so many seconds.
     pub(super) fn note(&mut self, latency: f64, now: Moment) {
@@ -59,16 +63,15 @@ impl Distance {
             self.since = now;
         }
         self.quickest = self.quickest.min(latency);
-        self.answers = self.answers.saturating_add(1);
+        self.is_known = true;
     }
 
-    pub(super) fn reach(&self) -> Reach {
-        let quickest = self.quickest.min(self.before);
-        let is_learning = self.answers < LEARNING && quickest < MAYBE_NEAR;
-        match self.answers {
-            0 => Reach::Unknown,
-            _ if quickest < NEAR || is_learning => Reach::Near,
-            _ => Reach::Far,
+    /// Where it is, if what answers in less than so many seconds is near.
+    fn reach(&self, near: f64) -> Reach {
+        match self.is_known {
+            false => Reach::Unknown,
+            true if self.quickest.min(self.before) < near => Reach::Near,
+            true => Reach::Far,
         }
     }
 }
@@ -99,6 +102,8 @@ pub(super) struct Ready {
     most: usize,
     /// Smoothed seconds that an answer of a near destination takes.
     latency: f64,
+    /// When the first answer of all came.
+    first_answer: Option<Moment>,
 }
 
 impl Ready {
@@ -110,7 +115,20 @@ impl Ready {
             turn: 0,
             most: most.max(1),
             latency: 0.0,
+            first_answer: None,
         }
+    }
+
+    /// Where a destination is.
+    pub(super) fn reach(&self, distance: &Distance, now: Moment) -> Reach {
+        let is_warm = self.first_answer.is_some_and(|at| now.saturating_sub(at) >= WARM_UP);
+        distance.reach(if is_warm { NEAR } else { MAYBE_NEAR })
+    }
+
+    /// A destination answered.
+    pub(super) fn answered(&mut self, distance: &mut Distance, latency: f64, now: Moment) {
+        self.first_answer.get_or_insert(now);
+        distance.note(latency, now);
     }
 
     /// A lane may start.

@@ -40,9 +40,15 @@ pub(super) struct Lane<K, T> {
     pub(super) latency: f64,
     /// Seconds of the quickest request.
     pub(super) quickest: f64,
+    /// How far away its destination is, if that is not known together with others'.
     pub(super) distance: Distance,
-    /// Smoothed seconds between finished requests while there is work.
+    /// Smoothed seconds between finished requests while there is work, without those in which the
+    /// lane could have started one and waited for its turn.
     pub(super) interval: f64,
+    /// Since when it waits for its turn, if it does …
+    in_line_since: Option<Moment>,
+    /// … and how long it has waited for turns since the last finished request.
+    in_line: Duration,
     /// When the lane expects to have worked off what it handed back.
     pub(super) spilled_until: Moment,
     pub(super) listed: Listed,
@@ -74,6 +80,8 @@ impl<K, T> Lane<K, T> {
             quickest: f64::INFINITY,
             distance: Distance::UNKNOWN,
             interval: 0.0,
+            in_line_since: None,
+            in_line: Duration::ZERO,
             spilled_until: Moment::ZERO,
             listed: Listed::No,
             used_at: now,
@@ -127,10 +135,19 @@ impl<K, T> Lane<K, T> {
         Duration::from_secs_f64(ahead.min(3600.0))
     }
 
-    /// Seconds from one request to the next at present.
+    /// The lane could start and waits for its turn, or does not wait any more.
+    pub(super) fn stand_in_line(&mut self, stands: bool, now: Moment) {
+        if let Some(since) = self.in_line_since.take() {
+            self.in_line += now.saturating_sub(since);
+        }
+        self.in_line_since = stands.then_some(now);
+    }
+
+    /// Seconds from one request to the next at present, as far as the destination decides it. Where
+    /// this program is what there is too little of, no destination is to blame.
     pub(super) fn pace(&self) -> f64 {
         let rate = self.limits.rate.map_or(0.0, |rate| 1.0 / rate.per_second.max(1e-6));
-        self.interval.max(rate)
+        self.interval.max(rate).max(self.latency / f64::from(self.window))
     }
 
     /// Seconds that one delivery takes at present, if batches are full.
@@ -253,6 +270,9 @@ impl<K, T> Lane<K, T> {
         self.running = self.running.saturating_sub(1);
         self.last_progress = now;
         self.used_at = now;
+        // What counts as waiting for its turn goes on, for the next request.
+        self.stand_in_line(self.in_line_since.is_some(), now);
+        let in_line = std::mem::take(&mut self.in_line);
         let was_busy = self.last_finish.is_some_and(|at| at >= started) || self.waiting() > 0;
         match report {
             Report::Working => {
@@ -264,11 +284,10 @@ impl<K, T> Lane<K, T> {
                 }
                 let latency = now.saturating_sub(started).as_secs_f64();
                 smooth(&mut self.latency, latency);
-                self.distance.note(latency, now);
                 self.adapt_window(latency);
                 // A pause in which there was nothing to do says nothing of the destination.
                 let since = self.last_finish.unwrap_or(started).max(self.busy_since);
-                let gap = now.saturating_sub(since).as_secs_f64();
+                let gap = now.saturating_sub(since).saturating_sub(in_line).as_secs_f64();
                 smooth(&mut self.interval, if was_busy { gap } else { latency });
             }
             Report::SlowDown(after) => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::*;
 
 pub(super) const LIMITS: LaneLimits =
-    LaneLimits { label: 0, concurrency: 16, rate: None, batch_items: 1 };
+    LaneLimits { label: 0, same_place: false, concurrency: 16, rate: None, batch_items: 1 };
 
 pub(super) const LIVE: Arrival =
     Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
@@ -77,6 +77,38 @@ fn a_full_lane_is_waited_for_only_when_it_is_fast() {
     // Half a second each: the lane has enough for more than it should keep anyone waiting.
     let kept = (0..100).filter(|item| offer(&mut lanes, "slow", *item, ms(501))).count();
     assert!(kept < 32, "{kept}");
+}
+
+#[test]
+fn a_lane_that_waits_for_its_turn_is_not_a_slow_one() {
+    // One request at once over all lanes, five milliseconds each: ten lanes get one in fifty.
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+    let mut lanes = lanes(1);
+    let mut now = ms(0);
+    for _ in 0..100 {
+        for key in keys {
+            while offer(&mut lanes, key, 0, now) {}
+        }
+        let start = lanes.next(now).unwrap();
+        now += ms(5);
+        lanes.finish(start.ticket, Report::Working, now);
+    }
+    // All that is behind is this program: waiting slows it down to what it can do.
+    for key in keys {
+        while offer(&mut lanes, key, 0, now) {}
+        assert_eq!(lanes.offer(&key, LIMITS, LIVE, 0, now), Offer::Busy(0), "{key}");
+    }
+    // A destination that takes one in fifty milliseconds itself is slow.
+    let one_at_once = LaneLimits { concurrency: 1, ..LIMITS };
+    let mut lanes = self::lanes(100);
+    for _ in 0..100 {
+        while lanes.offer(&"slow", one_at_once, LIVE, 0, now) == Offer::Queued {}
+        let start = lanes.next(now).unwrap();
+        now += ms(50);
+        lanes.finish(start.ticket, Report::Working, now);
+    }
+    while lanes.offer(&"slow", one_at_once, LIVE, 0, now) == Offer::Queued {}
+    assert!(matches!(lanes.offer(&"slow", one_at_once, LIVE, 0, now), Offer::Deferred(_)));
 }
 
 #[test]

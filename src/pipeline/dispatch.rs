@@ -368,12 +368,18 @@ fn lane_limits(
         Some(per_second) => Some(Rate { per_second, burst: per_second.ceil().max(1.0) as u32 }),
     };
     let concurrency = set.concurrency.unwrap_or(spec.concurrency).max(1);
-    let vendor =
-        LaneLimits { label: kind.index(), concurrency, rate: rate(spec.rate), batch_items: 1 };
+    let vendor = LaneLimits {
+        label: kind.index(),
+        same_place: false,
+        concurrency,
+        rate: rate(spec.rate),
+        batch_items: 1,
+    };
     // The vendor's published limits say nothing of a gateway that stands in its place.
     let trusted = LaneLimits {
         concurrency: set.concurrency.unwrap_or(spec.concurrency.max(TRUSTED_CONCURRENCY)).max(1),
         rate: rate(None),
+        same_place: true,
         ..vendor
     };
     (vendor, trusted)

@@ -120,9 +120,12 @@ impl Profile {
             }
         }
         let rates = [None, None, Some(Rate { per_second: 2.0, burst: 2 })];
+        let concurrency = u32::try_from(1 + chance.below(8)).unwrap();
         let limits = LaneLimits {
             label: 0,
-            concurrency: u32::try_from(1 + chance.below(8)).unwrap(),
+            // Both happen, with no other draw of chance than before.
+            same_place: concurrency.is_multiple_of(2),
+            concurrency,
             rate: rates[chance.below(rates.len())],
             batch_items: [1, 1, 1, 3][chance.below(4)],
         };
@@ -160,7 +163,8 @@ impl Profile {
         ];
         let total = kinds.iter().map(|(_, weight)| weight).sum();
         let (machines, steps) = (1 + chance.below(2), 400);
-        let limits = LaneLimits { label: 0, concurrency: 8, rate: None, batch_items: 1 };
+        let limits =
+            LaneLimits { label: 0, same_place: false, concurrency: 8, rate: None, batch_items: 1 };
         let (projects, tiers) = (vec!["proj_1"], TIERS[0]);
         let (max_running, connectors) = (64, 1);
         let (kinds, flood) = (kinds.to_vec(), 1_100);

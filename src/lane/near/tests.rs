@@ -4,7 +4,7 @@ use std::iter;
 
 use super::{
     super::{
-        Lanes, Offer, Report, Start,
+        LaneLimits, Lanes, Offer, Report, Start,
         tests::{LIMITS, LIVE, ms},
     },
     *,
@@ -67,17 +67,55 @@ fn is_near_after(answers: &[f64]) -> bool {
     for answer in answers {
         distance.note(*answer, ms(0));
     }
-    distance.reach() == Reach::Near
+    distance.reach(NEAR) == Reach::Near
 }
 
 #[test]
 fn one_quick_answer_among_slow_ones_tells_that_a_destination_is_near() {
-    assert_eq!(Distance::UNKNOWN.reach(), Reach::Unknown);
+    assert_eq!(Distance::UNKNOWN.reach(NEAR), Reach::Unknown);
     assert!(is_near_after(&[0.050, 0.001, 0.050]));
     assert!(!is_near_after(&[0.050]));
-    // What answers within ten milliseconds gets sixteen chances.
-    assert!(is_near_after(&[0.009; 7]));
-    assert!(!is_near_after(&[0.009; 8]));
+}
+
+#[test]
+fn the_first_second_of_all_says_little_of_any_destination() {
+    let mut ready = Ready::new(MAX_NEAR);
+    let [mut slow, mut slower, mut later] = [Distance::UNKNOWN; 3];
+    ready.answered(&mut slow, 0.050, ms(100));
+    ready.answered(&mut slower, 0.150, ms(150));
+    assert_eq!(ready.reach(&slow, ms(1099)), Reach::Near);
+    assert_eq!(ready.reach(&slower, ms(150)), Reach::Far);
+    assert_eq!(ready.reach(&slow, ms(1100)), Reach::Far);
+    ready.answered(&mut later, 0.050, ms(1100));
+    assert_eq!(ready.reach(&later, ms(1100)), Reach::Far);
+}
+
+#[test]
+fn lanes_of_one_place_learn_its_distance_together() {
+    let limits = LaneLimits { same_place: true, ..LIMITS };
+    let mut lanes = Lanes::new(4096, MAX_NEAR);
+    let mut offer = |lanes: &mut Lanes<u32, u32>, key, now| {
+        assert_eq!(lanes.offer(&key, limits, LIVE, key, now), Offer::Queued);
+    };
+    // It is warm, and its destination is far.
+    offer(&mut lanes, 0, ms(0));
+    let start = lanes.next(ms(0)).unwrap();
+    lanes.finish(start.ticket, Report::Working, ms(50));
+    for key in 0..40 {
+        offer(&mut lanes, key, ms(2000));
+    }
+    let started = start_all(&mut lanes, ms(2000));
+    assert_eq!(started.len(), 40);
+    // One answers at once: the others need not find out for themselves.
+    let mut started = started.into_iter();
+    lanes.finish(started.next().unwrap().ticket, Report::Working, ms(2001));
+    for start in started {
+        lanes.finish(start.ticket, Report::Working, ms(2050));
+    }
+    for key in 0..40 {
+        offer(&mut lanes, key, ms(2100));
+    }
+    assert_eq!(start_all(&mut lanes, ms(2100)).len(), MAX_NEAR);
 }
 
 #[test]
@@ -86,12 +124,12 @@ fn a_quick_answer_is_forgotten() {
     distance.note(0.001, ms(0));
     for at in (100..9_900).step_by(100) {
         distance.note(0.050, ms(at));
-        assert_eq!(distance.reach(), Reach::Near, "{at}");
+        assert_eq!(distance.reach(NEAR), Reach::Near, "{at}");
     }
     distance.note(0.050, ms(10_000));
-    assert_eq!(distance.reach(), Reach::Far);
+    assert_eq!(distance.reach(NEAR), Reach::Far);
     distance.note(0.001, ms(10_100));
-    assert_eq!(distance.reach(), Reach::Near);
+    assert_eq!(distance.reach(NEAR), Reach::Near);
 }
 
 #[test]
