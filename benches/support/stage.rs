@@ -291,7 +291,8 @@ impl Stage {
         let producer: BaseProducer = rdkafka::ClientConfig::new()
             .set("bootstrap.servers", &self.broker)
             .set("acks", "1")
-            .set("linger.ms", "0")
+            // As clients wait by default: librdkafka, and Kafka's own since 4.0 (KIP-1030).
+            .set("linger.ms", "5")
             .set("partitioner", "murmur2_random")
             .create()
             .expect("a producer");
