@@ -94,7 +94,7 @@ fn the_first_second_of_all_says_little_of_any_destination() {
 fn lanes_of_one_place_learn_its_distance_together() {
     let limits = LaneLimits { same_place: true, ..LIMITS };
     let mut lanes = Lanes::new(4096, MAX_NEAR);
-    let mut offer = |lanes: &mut Lanes<u32, u32>, key, now| {
+    let offer = |lanes: &mut Lanes<u32, u32>, key, now| {
         assert_eq!(lanes.offer(&key, limits, LIVE, key, now), Offer::Queued);
     };
     // It is warm, and its destination is far.
