@@ -14,7 +14,7 @@ use dunmore_connectors::{
     destination::ConnectorType,
     event::EventType,
     lane::{Arrival, LaneLimits, Lanes},
-    metrics::Metrics,
+    metrics::{LaneCounts, Metrics},
 };
 use support::pieces::pieces;
 
@@ -42,14 +42,7 @@ fn scrape(criterion: &mut Criterion) {
         b.iter(|| black_box(metrics.render().len()));
     });
     group.bench_function("counting 10,000 lanes", |b| {
-        b.iter(|| {
-            let mut counts = vec![(0, 0); ConnectorType::ALL.len()];
-            for (kind, open) in lanes.circuits() {
-                counts[kind].0 += 1;
-                counts[kind].1 += usize::from(open);
-            }
-            metrics.set_lanes(&counts);
-        });
+        b.iter(|| metrics.set_lanes(&LaneCounts::of(lanes.states())));
     });
     group.finish();
 }

@@ -340,9 +340,11 @@ fn nearest(text: &str) -> String {
 #[must_use]
 pub fn judge_status(response: &Response) -> Verdict {
     use Reason as R;
+    if response.is_success() {
+        return Verdict::Delivered;
+    }
     let detail = response.detail();
     match response.status {
-        200..=299 => Verdict::Delivered,
         300..=399 => Verdict::broken(R::Redirected, detail),
         408 | 425 => Verdict::retry_after(R::NotReady, detail, response.retry_after()),
         429 => Verdict::retry_after(R::RateLimited, detail, response.retry_after()),

@@ -51,7 +51,8 @@ pub struct Payment {
 }
 
 /// `payment.settled`: a payment and the transaction that settled it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "Settlement")]
 pub struct PaymentSettled {
     /// The payment.
     pub payment: Payment,
@@ -173,12 +174,7 @@ impl EventData {
         }
         Ok(match kind {
             EventType::PaymentVerified => Self::PaymentVerified(from(data)?),
-            EventType::PaymentSettled => {
-                // Two reads of a short text are cheaper than serde's flatten, which buffers.
-                let payment = from(data)?;
-                let Settlement { tx_hash } = from(data)?;
-                Self::PaymentSettled(PaymentSettled { payment, tx_hash })
-            }
+            EventType::PaymentSettled => Self::PaymentSettled(from(data)?),
             EventType::PaymentFailed => Self::PaymentFailed(from(data)?),
             EventType::CustomerFirstPayment => Self::CustomerFirstPayment(from(data)?),
             EventType::CustomerMilestone => Self::CustomerMilestone(from(data)?),
@@ -189,10 +185,26 @@ impl EventData {
     }
 }
 
+/// A settled payment as it stands in the event, in one object. serde's `flatten` would buffer it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Settlement {
+    payment_id: Text,
+    endpoint_id: Text,
+    customer_id: Text,
+    amount: Amount,
+    currency: Text,
+    network: Text,
     tx_hash: Text,
+}
+
+impl From<Settlement> for PaymentSettled {
+    fn from(settlement: Settlement) -> Self {
+        let Settlement { payment_id, endpoint_id, customer_id, amount, currency, network, tx_hash } =
+            settlement;
+        let payment = Payment { payment_id, endpoint_id, customer_id, amount, currency, network };
+        Self { payment, tx_hash }
+    }
 }
 
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {

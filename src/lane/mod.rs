@@ -99,7 +99,7 @@ const MAX_BLOCK: Duration = Duration::from_secs(3600);
 /// What a connector's destination bears.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LaneLimits {
-    /// What the lane is counted under.
+    /// What the lane is counted under; a small number.
     pub label: usize,
     /// Whether all lanes of this label have the same destination: how far away it is, they learn
     /// together.
@@ -148,6 +148,17 @@ pub struct Deferral<T> {
     pub wait: Duration,
 }
 
+/// What a lane does at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaneState {
+    /// What the lane is counted under.
+    pub label: usize,
+    /// Whether its circuit is open: its destination is given a rest.
+    pub is_open: bool,
+    /// Whether it could start a request and waits for its turn.
+    pub is_in_line: bool,
+}
+
 /// Something that may be sent now.
 #[derive(Debug)]
 pub struct Start<T> {
@@ -176,7 +187,8 @@ struct LaneId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Listed {
     No,
-    Ready,
+    /// It could start, and waits for its turn since then.
+    Ready(Moment),
     At(Moment),
 }
 
@@ -187,8 +199,8 @@ pub struct Lanes<K, T> {
     lanes: Vec<Option<Lane<K, T>>>,
     free: Vec<usize>,
     ready: Ready,
-    /// How far away the destinations are that all lanes of a label have.
-    places: HashMap<usize, Distance>,
+    /// How far away the destinations are that all lanes of a label have, by label.
+    places: Vec<Distance>,
     timers: BinaryHeap<Reverse<(Moment, LaneId)>>,
     max_running: usize,
     running: usize,
@@ -206,7 +218,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
             lanes: Vec::new(),
             free: Vec::new(),
             ready: Ready::new(max_near),
-            places: HashMap::new(),
+            places: Vec::new(),
             timers: BinaryHeap::new(),
             max_running: max_running.max(1),
             running: 0,
@@ -236,9 +248,13 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         self.queued
     }
 
-    /// Each lane's label and whether its circuit is open, for gauges.
-    pub fn circuits(&self) -> impl Iterator<Item = (usize, bool)> {
-        self.lanes.iter().flatten().map(|lane| (lane.limits.label, lane.circuit.is_open()))
+    /// What each lane does at present, for gauges.
+    pub fn states(&self) -> impl Iterator<Item = LaneState> {
+        self.lanes.iter().flatten().map(|lane| LaneState {
+            label: lane.limits.label,
+            is_open: lane.circuit.is_open(),
+            is_in_line: matches!(lane.listed, Listed::Ready(_)),
+        })
     }
 
     /// Offers a delivery to its connector's lane.
@@ -294,8 +310,7 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 self.ready.push(id, reach);
                 continue;
             }
-            lane.listed = Listed::No;
-            lane.stand_in_line(false, now);
+            lane.list_as(Listed::No, now);
             if lane.waiting() == 0 || lane.start_at(now).is_none_or(|at| at > now) {
                 self.list(id.slot, now);
                 continue;
@@ -401,14 +416,13 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
     /// Puts a lane with work in line, or sets a timer for when it may start.
     fn list(&mut self, slot: usize, now: Moment) {
         let Some(lane) = self.lanes[slot].as_mut() else { return };
-        if lane.listed == Listed::Ready || lane.waiting() == 0 {
+        if matches!(lane.listed, Listed::Ready(_)) || lane.waiting() == 0 {
             return;
         }
         let id = LaneId { slot, generation: lane.generation };
         match lane.start_at(now) {
             Some(at) if at <= now => {
-                lane.listed = Listed::Ready;
-                lane.stand_in_line(true, now);
+                lane.list_as(Listed::Ready(now), now);
                 let reach = self.ready.reach(distance(&mut self.places, lane), now);
                 self.ready.push(id, reach);
             }
@@ -443,15 +457,15 @@ fn find<K, T>(lanes: &mut [Option<Lane<K, T>>], id: LaneId) -> Option<&mut Lane<
 }
 
 /// How far away a lane's destination is.
-fn distance<'a, K, T>(
-    places: &'a mut HashMap<usize, Distance>,
-    lane: &'a mut Lane<K, T>,
-) -> &'a mut Distance {
-    if lane.limits.same_place {
-        places.entry(lane.limits.label).or_insert(Distance::UNKNOWN)
-    } else {
-        &mut lane.distance
+fn distance<'a, K, T>(places: &'a mut Vec<Distance>, lane: &'a mut Lane<K, T>) -> &'a mut Distance {
+    if !lane.limits.same_place {
+        return &mut lane.distance;
     }
+    let label = lane.limits.label;
+    if label >= places.len() {
+        places.resize(label + 1, Distance::UNKNOWN);
+    }
+    &mut places[label]
 }
 
 fn smooth(value: &mut f64, sample: f64) {

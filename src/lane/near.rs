@@ -68,10 +68,12 @@ impl Distance {
 
     /// Where it is, if what answers in less than so many seconds is near.
     fn reach(&self, near: f64) -> Reach {
-        match self.is_known {
-            false => Reach::Unknown,
-            true if self.quickest.min(self.before) < near => Reach::Near,
-            true => Reach::Far,
+        if !self.is_known {
+            Reach::Unknown
+        } else if self.quickest.min(self.before) < near {
+            Reach::Near
+        } else {
+            Reach::Far
         }
     }
 }

@@ -45,9 +45,7 @@ pub(super) struct Lane<K, T> {
     /// Smoothed seconds between finished requests while there is work, without those in which the
     /// lane could have started one and waited for its turn.
     pub(super) interval: f64,
-    /// Since when it waits for its turn, if it does …
-    in_line_since: Option<Moment>,
-    /// … and how long it has waited for turns since the last finished request.
+    /// How long it has waited for turns since the last finished request.
     in_line: Duration,
     /// When the lane expects to have worked off what it handed back.
     pub(super) spilled_until: Moment,
@@ -80,7 +78,6 @@ impl<K, T> Lane<K, T> {
             quickest: f64::INFINITY,
             distance: Distance::UNKNOWN,
             interval: 0.0,
-            in_line_since: None,
             in_line: Duration::ZERO,
             spilled_until: Moment::ZERO,
             listed: Listed::No,
@@ -135,12 +132,12 @@ impl<K, T> Lane<K, T> {
         Duration::from_secs_f64(ahead.min(3600.0))
     }
 
-    /// The lane could start and waits for its turn, or does not wait any more.
-    pub(super) fn stand_in_line(&mut self, stands: bool, now: Moment) {
-        if let Some(since) = self.in_line_since.take() {
+    /// Where it stands in line from now on.
+    pub(super) fn list_as(&mut self, listed: Listed, now: Moment) {
+        if let Listed::Ready(since) = self.listed {
             self.in_line += now.saturating_sub(since);
         }
-        self.in_line_since = stands.then_some(now);
+        self.listed = listed;
     }
 
     /// Seconds from one request to the next at present, as far as the destination decides it. Where
@@ -271,7 +268,9 @@ impl<K, T> Lane<K, T> {
         self.last_progress = now;
         self.used_at = now;
         // What counts as waiting for its turn goes on, for the next request.
-        self.stand_in_line(self.in_line_since.is_some(), now);
+        if matches!(self.listed, Listed::Ready(_)) {
+            self.list_as(Listed::Ready(now), now);
+        }
         let in_line = std::mem::take(&mut self.in_line);
         let was_busy = self.last_finish.is_some_and(|at| at >= started) || self.waiting() > 0;
         match report {

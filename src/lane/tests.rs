@@ -98,6 +98,7 @@ fn a_lane_that_waits_for_its_turn_is_not_a_slow_one() {
         while offer(&mut lanes, key, 0, now) {}
         assert_eq!(lanes.offer(&key, LIMITS, LIVE, 0, now), Offer::Busy(0), "{key}");
     }
+    assert!(lanes.states().all(|state| state.is_in_line));
     // A destination that takes one in fifty milliseconds itself is slow.
     let one_at_once = LaneLimits { concurrency: 1, ..LIMITS };
     let mut lanes = self::lanes(100);
@@ -109,6 +110,8 @@ fn a_lane_that_waits_for_its_turn_is_not_a_slow_one() {
     }
     while lanes.offer(&"slow", one_at_once, LIVE, 0, now) == Offer::Queued {}
     assert!(matches!(lanes.offer(&"slow", one_at_once, LIVE, 0, now), Offer::Deferred(_)));
+    let _ = lanes.next(now).unwrap();
+    assert!(lanes.states().all(|state| !state.is_in_line), "it waits for its destination");
 }
 
 #[test]
@@ -152,7 +155,7 @@ fn a_circuit_opens_after_failures_rests_and_probes() {
     }
     let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, LIVE, 6, ms(10)) else { panic!() };
     assert_eq!(deferral.reason, Reason::CircuitOpen);
-    assert_eq!(lanes.circuits().filter(|(_, open)| *open).count(), 1);
+    assert_eq!(lanes.states().filter(|state| state.is_open).count(), 1);
     // After the rest one probe passes, and only one.
     assert!(offer(&mut lanes, "a", 7, ms(5_010)));
     assert!(!offer(&mut lanes, "a", 8, ms(5_010)));

@@ -24,6 +24,7 @@ use crate::{
     destination::ConnectorType,
     event::EventType,
     kafka::{Trouble, TroubleKind},
+    lane::LaneState,
     view::RebuildReason,
 };
 
@@ -51,6 +52,31 @@ const REJECTIONS: &[Reason] = &[
     Reason::InvalidRecord,
 ];
 
+/// How many lanes of a type there are, and what they do.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct LaneCounts {
+    /// All of them.
+    pub all: usize,
+    /// Those with an open circuit.
+    pub open: usize,
+    /// Those that could start a request and wait for their turn.
+    pub in_line: usize,
+}
+
+impl LaneCounts {
+    /// The counts of each type, by its index.
+    pub fn of(states: impl Iterator<Item = LaneState>) -> Vec<Self> {
+        let mut counts = vec![Self::default(); ConnectorType::ALL.len()];
+        for state in states {
+            let count = &mut counts[state.label];
+            count.all += 1;
+            count.open += usize::from(state.is_open);
+            count.in_line += usize::from(state.is_in_line);
+        }
+        counts
+    }
+}
+
 type RepeatBoundSource = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// All metrics of one instance.
@@ -71,6 +97,7 @@ pub struct Metrics {
     in_flight_limit: IntGauge,
     lanes: IntGaugeVec,
     circuits_open: IntGaugeVec,
+    lanes_waiting: IntGaugeVec,
     kafka: KafkaMetrics,
     ready: IntGauge,
     repeat_bound: IntGauge,
@@ -236,6 +263,11 @@ impl Metrics {
                 "Lanes whose destination is given a rest.",
                 &["type"],
             )?,
+            lanes_waiting: make.gauges(
+                "dunmore_lanes_waiting",
+                "Lanes that could send a request and wait for this program to let them.",
+                &["type"],
+            )?,
             kafka: KafkaMetrics::new(&make)?,
             ready: make.gauge("dunmore_ready", "1 when /readyz says ready, else 0.")?,
             repeat_bound: make.gauge(
@@ -387,13 +419,16 @@ impl Metrics {
         self.in_flight.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// How many lanes there are of each type, and how many of them have an open circuit.
-    pub fn set_lanes(&self, counts: &[(usize, usize)]) {
-        for (kind, (lanes, open)) in ConnectorType::ALL.iter().zip(counts) {
-            let label = &[kind.as_str()];
-            self.lanes.with_label_values(label).set(i64::try_from(*lanes).unwrap_or(i64::MAX));
-            let open = i64::try_from(*open).unwrap_or(i64::MAX);
-            self.circuits_open.with_label_values(label).set(open);
+    /// What the lanes of each type do.
+    pub fn set_lanes(&self, counts: &[LaneCounts]) {
+        let set = |gauge: &IntGaugeVec, kind: &ConnectorType, count: usize| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            gauge.with_label_values(&[kind.as_str()]).set(count);
+        };
+        for (kind, counts) in ConnectorType::ALL.iter().zip(counts) {
+            set(&self.lanes, kind, counts.all);
+            set(&self.circuits_open, kind, counts.open);
+            set(&self.lanes_waiting, kind, counts.in_line);
         }
     }
 

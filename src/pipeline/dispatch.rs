@@ -25,7 +25,7 @@ use crate::{
         Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, Report, SharedAddress,
         Start, Ticket,
     },
-    metrics::Metrics,
+    metrics::{LaneCounts, Metrics},
     outbound::Outbound,
     telemetry::Traces,
     view::{Subscriptions, Target, View},
@@ -292,7 +292,7 @@ impl Dispatcher {
             let now = self.moment();
             let mut lanes = self.lanes.lock();
             let evicted = lanes.sweep(now);
-            (evicted, take_starts(&mut lanes, now), Self::count(&lanes))
+            (evicted, take_starts(&mut lanes, now), LaneCounts::of(lanes.states()))
         };
         for deferral in evicted {
             park::spawn_deferral(self, deferral);
@@ -300,16 +300,6 @@ impl Dispatcher {
         self.launch(starts);
         self.options.metrics.set_lanes(&counts);
         self.options.metrics.set_in_flight(self.budgets.in_flight());
-    }
-
-    fn count(lanes: &Lanes<ConnectorKey, Delivery>) -> Vec<(usize, usize)> {
-        let mut counts = vec![(0, 0); ConnectorType::ALL.len()];
-        for (kind, open) in lanes.circuits() {
-            let count = &mut counts[kind];
-            count.0 += 1;
-            count.1 += usize::from(open);
-        }
-        counts
     }
 }
 
