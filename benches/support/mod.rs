@@ -48,7 +48,7 @@ pub fn machine() -> serde_json::Value {
 }
 
 /// A payment event whose text has at least so many bytes.
-pub fn event(number: u64, project: u64, bytes: u64, sent_at_micros: Option<u128>) -> String {
+pub fn event(number: u64, project: u64, bytes: u64, sent_at_micros: Option<u64>) -> String {
     let sent = sent_at_micros.map_or_else(String::new, |at| format!(",\"sentAtMicros\":{at:016}"));
     let mut text = format!(
         "{{\"id\":\"evt_{number:012}\",\"type\":\"payment.settled\",\"projectId\":\"proj_{project}\",\"occurredAt\":\"2026-11-23T08:00:00.000Z\",\"data\":{{\"paymentId\":\"pay_{number:012}\",\"endpointId\":\"ep_0123456789\",\"customerId\":\"0x52908400098527886E0F7030069857D2E4169EE7\",\"amount\":\"1.250000\",\"currency\":\"USDC\",\"network\":\"base\",\"txHash\":\"0x88df016429689c079f3b2f6ad39fa052532c56795b733da78a91ebe6a713944b\"{sent}"

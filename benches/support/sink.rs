@@ -1,6 +1,6 @@
 //! A sink that answers 200 to everything as cheaply as it can, one thread per connection, in a
-//! process of its own. It counts deliveries (rows, where a request has several) and keeps how old
-//! each event was that says when it was sent.
+//! process of its own. It counts deliveries (rows, where a request has several) and keeps when each
+//! event arrived that says when it was sent.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -21,7 +21,7 @@ struct Seen {
     deliveries: AtomicU64,
     requests: AtomicU64,
     connections: AtomicU64,
-    ages_micros: Mutex<Vec<u64>>,
+    arrivals: Mutex<Vec<Arrival>>,
 }
 
 /// Serves until the process is killed; prints its address first.
@@ -41,8 +41,18 @@ pub fn run() {
 }
 
 /// Microseconds since the Unix epoch.
-pub fn now_micros() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros())
+pub fn now_micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// An event at the sink, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When its producer sent it, which names it.
+    pub sent: u64,
+    /// When its request was there.
+    pub arrived: u64,
 }
 
 fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
@@ -54,7 +64,7 @@ fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
     let mut is_first = true;
     loop {
         let mut length = 0;
-        let mut asks = false;
+        let mut path = None;
         let mut begins = true;
         loop {
             line.clear();
@@ -62,7 +72,8 @@ fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
                 return Ok(());
             }
             if begins {
-                asks = line.starts_with("GET /seen");
+                let asked = line.strip_prefix("GET ").and_then(|rest| rest.split(' ').next());
+                path = asked.map(str::to_owned);
                 begins = false;
             }
             if line == "\r\n" {
@@ -74,12 +85,14 @@ fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
         }
         body.resize(length, 0);
         reader.read_exact(&mut body)?;
-        let text = if asks {
-            report(seen)
-        } else {
-            seen.connections.fetch_add(u64::from(is_first), Ordering::Relaxed);
-            note(seen, &body);
-            "{}".to_owned()
+        let text = match path.as_deref() {
+            Some("/seen") => report(seen),
+            Some("/arrivals") => arrivals(seen),
+            _ => {
+                seen.connections.fetch_add(u64::from(is_first), Ordering::Relaxed);
+                note(seen, &body);
+                "{}".to_owned()
+            }
         };
         is_first = false;
         let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
@@ -96,40 +109,36 @@ fn note(seen: &Seen, body: &[u8]) {
         body.windows(ROW.len()).filter(|window| *window == ROW).count().max(1)
     };
     seen.deliveries.fetch_add(rows as u64, Ordering::Relaxed);
-    if let Some(age) = age_micros(body) {
-        seen.ages_micros.lock().expect("no panic").push(age);
+    if let Some(sent) = sent_micros(body) {
+        let arrived = now_micros();
+        seen.arrivals.lock().expect("no panic").push(Arrival { sent, arrived });
     }
 }
 
-/// How long ago an event was sent, in microseconds, when it tells.
-pub fn age_micros(body: &[u8]) -> Option<u64> {
+/// When an event was sent, when it tells.
+pub fn sent_micros(body: &[u8]) -> Option<u64> {
     const SENT: &[u8] = b"\"sentAtMicros\":";
     // The field stands near the end.
     let at = body.windows(SENT.len()).rposition(|window| window == SENT)?;
     let digits = body.get(at + SENT.len()..at + SENT.len() + 16)?;
-    let sent: u128 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    u64::try_from(now_micros().saturating_sub(sent)).ok()
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// The one below which so many thousandths of them are; they are sorted.
-pub fn percentile(ages: &[u64], thousandths: usize) -> u64 {
-    ages.get(ages.len() * thousandths / 1000).copied().unwrap_or(0)
-}
-
-/// The ages are forgotten when they were told.
 fn report(seen: &Seen) -> String {
-    let mut ages = std::mem::take(&mut *seen.ages_micros.lock().expect("no panic"));
-    ages.sort_unstable();
     format!(
-        "{} {} {} {} {} {} {}",
+        "{} {} {}",
         seen.deliveries.load(Ordering::Relaxed),
         seen.requests.load(Ordering::Relaxed),
         seen.connections.load(Ordering::Relaxed),
-        ages.len(),
-        percentile(&ages, 500),
-        percentile(&ages, 990),
-        ages.last().copied().unwrap_or(0)
     )
+}
+
+/// They are forgotten when they were told.
+fn arrivals(seen: &Seen) -> String {
+    let arrivals = std::mem::take(&mut *seen.arrivals.lock().expect("no panic"));
+    let lines: Vec<String> =
+        arrivals.iter().map(|at| format!("{} {}", at.sent, at.arrived)).collect();
+    lines.join("\n")
 }
 
 /// What a sink has seen.
@@ -141,14 +150,6 @@ pub struct Report {
     pub requests: u64,
     /// Connections.
     pub connections: u64,
-    /// How many events told when they were sent, since the last report.
-    pub aged: u64,
-    /// Microseconds from sent to received: the median, the 99th percentile, the most.
-    pub p50_micros: u64,
-    /// The 99th percentile.
-    pub p99_micros: u64,
-    /// The most.
-    pub most_micros: u64,
 }
 
 /// A sink in a process of its own.
@@ -172,8 +173,26 @@ impl Sink {
 
     /// What it has seen so far.
     pub fn report(&self) -> Report {
+        let text = self.get("/seen");
+        let mut numbers = text.split(' ').map(|number| number.parse().expect("a number"));
+        let mut next = || numbers.next().expect("three numbers");
+        Report { deliveries: next(), requests: next(), connections: next() }
+    }
+
+    /// The events that arrived since it was last asked and say when they were sent.
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        let arrival = |line: &str| {
+            let (sent, arrived) = line.split_once(' ').expect("two numbers");
+            let number = |text: &str| text.parse().expect("a number");
+            Arrival { sent: number(sent), arrived: number(arrived) }
+        };
+        self.get("/arrivals").lines().map(arrival).collect()
+    }
+
+    fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).expect("the sink");
-        stream.write_all(b"GET /seen HTTP/1.1\r\nhost: sink\r\n\r\n").expect("a request");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: sink\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a request");
         let mut reader = BufReader::new(stream);
         let mut length = 0;
         let mut line = String::new();
@@ -185,17 +204,6 @@ impl Sink {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).expect("a body");
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let mut numbers = text.split(' ').map(|number| number.parse().expect("a number"));
-        let mut next = || numbers.next().expect("seven numbers");
-        Report {
-            deliveries: next(),
-            requests: next(),
-            connections: next(),
-            aged: next(),
-            p50_micros: next(),
-            p99_micros: next(),
-            most_micros: next(),
-        }
+        String::from_utf8(body).expect("text")
     }
 }

@@ -24,7 +24,7 @@ use serde_json::json;
 use super::{
     event,
     process::{Kill, free_port},
-    sink::{age_micros, now_micros, percentile},
+    sink::{now_micros, sent_micros},
 };
 
 /// What an instance delivers, and to how many.
@@ -148,6 +148,7 @@ impl Stage {
         let (file, _) = stage.settings(0);
         let config = Config::load(Some(&file)).expect("settings");
         stage.connection = config.connection().expect("a connection");
+        stage.create_events_topic(config.topics.partitions);
         let status = Command::new(program())
             .args(["topics", "ensure", "--config", &file.display().to_string()])
             .stdout(Stdio::null())
@@ -155,6 +156,23 @@ impl Stage {
             .expect("dunmore");
         assert!(status.success(), "topics ensure");
         stage
+    }
+
+    /// Creates the events topic so that the broker stamps events when it appends them.
+    fn create_events_topic(&self, partitions: i32) {
+        use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+        let admin: AdminClient<rdkafka::client::DefaultClientContext> =
+            rdkafka::ClientConfig::new()
+                .set("bootstrap.servers", &self.broker)
+                .create()
+                .expect("an admin client");
+        let name = self.topics.name(TopicKind::Events);
+        let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1))
+            .set("message.timestamp.type", "LogAppendTime");
+        let created = self.runtime.block_on(admin.create_topics(&[topic], &AdminOptions::new()));
+        for result in created.expect("an answer") {
+            result.expect("the events topic");
+        }
     }
 
     /// The settings file of an instance, and where its metrics will be.
@@ -316,11 +334,22 @@ impl Stage {
     }
 }
 
-/// Reads events as they come and does nothing with them but to see how old they are: what of a
-/// delivery's latency is Kafka's and this machine's, whoever reads.
+/// An event as a bare reader saw it, in microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// When its producer sent it.
+    pub sent: u64,
+    /// When the broker appended it, by its own clock, which counts in milliseconds.
+    pub appended: u64,
+    /// When it was read.
+    pub read: u64,
+}
+
+/// Reads events as they come and does nothing with them but to see when they were appended and how
+/// old they are: what of a delivery's latency is Kafka's and this machine's, whoever reads.
 pub struct BareReader {
     stop: Arc<AtomicBool>,
-    thread: thread::JoinHandle<Vec<u64>>,
+    thread: thread::JoinHandle<Vec<Seen>>,
 }
 
 impl BareReader {
@@ -342,29 +371,37 @@ impl BareReader {
         let metadata = metadata.expect("the topic's partitions");
         let mut list = TopicPartitionList::new();
         for partition in metadata.topics()[0].partitions() {
-            list.add_partition_offset(&topic, partition.id(), Offset::End).expect("an offset");
+            // Where it ends now: this reader sees all that is produced from here on.
+            let (_, end) = consumer
+                .fetch_watermarks(&topic, partition.id(), Duration::from_secs(10))
+                .expect("the partition's end");
+            list.add_partition_offset(&topic, partition.id(), Offset::Offset(end))
+                .expect("an offset");
         }
         consumer.assign(&list).expect("an assignment");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut ages = Vec::new();
+            let mut all = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let message = consumer.poll(Duration::from_millis(100)).transpose();
-                let message = message.expect("a message");
-                ages.extend(message.and_then(|message| age_micros(message.payload()?)));
+                let Some(message) = message.expect("a message") else { continue };
+                let appended =
+                    message.timestamp().to_millis().and_then(|at| u64::try_from(at).ok());
+                let sent = message.payload().and_then(sent_micros);
+                if let (Some(sent), Some(appended)) = (sent, appended) {
+                    all.push(Seen { sent, appended: appended * 1000, read: now_micros() });
+                }
             }
-            ages.sort_unstable();
-            ages
+            all
         });
         Self { stop, thread }
     }
 
-    /// Stops it; the median and the 99th percentile, in microseconds, and how many it saw.
-    pub fn stop(self) -> (u64, u64, usize) {
+    /// Stops it; what it saw.
+    pub fn stop(self) -> Vec<Seen> {
         self.stop.store(true, Ordering::Relaxed);
-        let ages = self.thread.join().expect("no panic");
-        (percentile(&ages, 500), percentile(&ages, 990), ages.len())
+        self.thread.join().expect("no panic")
     }
 }
 
