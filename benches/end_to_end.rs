@@ -180,16 +180,18 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
     for percent in [25_u32, 50, 90] {
         let per_second = whole * f64::from(percent) / 100.0;
         let before = sink.report().deliveries;
-        // What starts cold is not counted.
-        let warm_up = stage.produce_steadily(plan, per_second, Duration::from_secs(2));
         let bare = BareReader::start(stage);
-        let events = stage.produce_steadily(plan, per_second, Duration::from_secs(seconds));
+        // What starts cold, the producer too, is not counted.
+        let counts_from = sink::now_micros() + 2_000_000;
+        let sent = stage.produce_steadily(plan, per_second, Duration::from_secs(2 + seconds));
         let deadline = Instant::now() + Duration::from_secs(60);
-        let all = before + (warm_up + events) * plan.fan_out;
+        let all = before + sent * plan.fan_out;
         while sink.report().deliveries < all && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(200));
         }
-        let seen = bare.stop();
+        let mut seen = bare.stop();
+        seen.retain(|at| at.sent >= counts_from);
+        let events = seen.len();
         let appended: HashMap<u64, u64> = seen.iter().map(|at| (at.sent, at.appended)).collect();
         let of_delivery = |at: &Arrival| {
             let appended = appended.get(&at.sent)?;
@@ -204,7 +206,7 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
         let read = Ages::of(read);
         println!(
             "{percent} % of the rate ({per_second:.0} events/s), {count} of {} deliveries, ms: from the append {delivered}; from the send {since_sent}; a bare reader from the append {read}",
-            events * plan.fan_out,
+            events as u64 * plan.fan_out,
         );
         found.push(json!({
             "percent": percent, "eventsPerSecond": per_second, "events": events, "deliveries": count,
