@@ -4,6 +4,7 @@
 //! customer id.
 
 mod kafka;
+mod lanes;
 mod maker;
 
 use std::time::Duration;
@@ -15,8 +16,10 @@ use prometheus::{
 };
 
 pub use kafka::{ClientMetrics, ClientState, KafkaClient};
+pub use lanes::LaneCounts;
 
 use kafka::KafkaMetrics;
+use lanes::LaneGauges;
 use maker::Maker;
 
 use crate::{
@@ -24,7 +27,6 @@ use crate::{
     destination::ConnectorType,
     event::EventType,
     kafka::{Trouble, TroubleKind},
-    lane::LaneState,
     view::RebuildReason,
 };
 
@@ -52,31 +54,6 @@ const REJECTIONS: &[Reason] = &[
     Reason::InvalidRecord,
 ];
 
-/// How many lanes of a type there are, and what they do.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct LaneCounts {
-    /// All of them.
-    pub all: usize,
-    /// Those with an open circuit.
-    pub open: usize,
-    /// Those that could start a request and wait for their turn.
-    pub in_line: usize,
-}
-
-impl LaneCounts {
-    /// The counts of each type, by its index.
-    pub fn of(states: impl Iterator<Item = LaneState>) -> Vec<Self> {
-        let mut counts = vec![Self::default(); ConnectorType::ALL.len()];
-        for state in states {
-            let count = &mut counts[state.label];
-            count.all += 1;
-            count.open += usize::from(state.is_open);
-            count.in_line += usize::from(state.is_in_line);
-        }
-        counts
-    }
-}
-
 type RepeatBoundSource = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// All metrics of one instance.
@@ -95,9 +72,7 @@ pub struct Metrics {
     steps_by_source: Vec<Vec<IntCounter>>,
     in_flight: IntGauge,
     in_flight_limit: IntGauge,
-    lanes: IntGaugeVec,
-    circuits_open: IntGaugeVec,
-    lanes_waiting: IntGaugeVec,
+    lanes: LaneGauges,
     kafka: KafkaMetrics,
     ready: IntGauge,
     repeat_bound: IntGauge,
@@ -257,17 +232,7 @@ impl Metrics {
                 "dunmore_in_flight_limit",
                 "The most deliveries that may be in memory: live, retried and replayed.",
             )?,
-            lanes: make.gauges("dunmore_lanes", "Lanes, one per connector in use.", &["type"])?,
-            circuits_open: make.gauges(
-                "dunmore_circuits_open",
-                "Lanes whose destination is given a rest.",
-                &["type"],
-            )?,
-            lanes_waiting: make.gauges(
-                "dunmore_lanes_waiting",
-                "Lanes that could send a request and wait for this program to let them.",
-                &["type"],
-            )?,
+            lanes: LaneGauges::new(&make)?,
             kafka: KafkaMetrics::new(&make)?,
             ready: make.gauge("dunmore_ready", "1 when /readyz says ready, else 0.")?,
             repeat_bound: make.gauge(
@@ -421,15 +386,7 @@ impl Metrics {
 
     /// What the lanes of each type do.
     pub fn set_lanes(&self, counts: &[LaneCounts]) {
-        let set = |gauge: &IntGaugeVec, kind: &ConnectorType, count: usize| {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            gauge.with_label_values(&[kind.as_str()]).set(count);
-        };
-        for (kind, counts) in ConnectorType::ALL.iter().zip(counts) {
-            set(&self.lanes, kind, counts.all);
-            set(&self.circuits_open, kind, counts.open);
-            set(&self.lanes_waiting, kind, counts.in_line);
-        }
+        self.lanes.set(counts);
     }
 
     /// How many deliveries may be in memory.
