@@ -7,6 +7,7 @@ mod consumer;
 mod embedded;
 mod group;
 mod partition;
+mod polled;
 mod producer;
 mod reader;
 mod refusal;

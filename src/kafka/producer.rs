@@ -4,19 +4,18 @@
 use std::{sync::Arc, time::Duration};
 
 use rdkafka::{
-    ClientContext,
+    ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError as ClientError, RDKafkaErrorCode},
     message::{Header, Message, OwnedHeaders},
-    producer::{
-        BaseRecord, DeliveryResult, FutureProducer, FutureRecord, Producer as _, ProducerContext,
-        ThreadedProducer,
-    },
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext},
 };
+use tokio::sync::oneshot;
 
 use super::{
     Connection, KafkaError,
     bootstrap::Bootstrap,
+    polled::Polled,
     statistics::{self, Statistics},
 };
 use crate::{metrics::ClientMetrics, telemetry};
@@ -60,7 +59,7 @@ pub enum ProduceError {
 /// A producer whose records are acknowledged by all in-sync replicas.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer<Context>,
+    inner: Arc<Polled<Acknowledged>>,
 }
 
 impl Producer {
@@ -75,63 +74,65 @@ impl Producer {
         metrics: ClientMetrics,
         timeout: Duration,
     ) -> Result<Self, KafkaError> {
-        let context = Context::new(connection, metrics);
-        let inner: FutureProducer<Context> = connection
-            .client(&[
-                ("enable.idempotence", "true"),
-                ("acks", "all"),
-                // The partitioner of the Java clients, so that every language's records of a
-                // project meet in one partition.
-                ("partitioner", "murmur2_random"),
-                ("linger.ms", "5"),
-                ("statistics.interval.ms", statistics::INTERVAL_MS),
-                ("compression.type", "lz4"),
-                ("message.timeout.ms", &timeout.as_millis().to_string()),
-                ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
-                ("queue.buffering.max.kbytes", QUEUE_KBYTES),
-            ])
-            .create_with_context(context.clone())
-            .map_err(|e| KafkaError::settings(&e))?;
-        context.bootstrap.attach(inner.client().native_ptr());
-        Ok(Self { inner })
+        let config = connection.client(&[
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            // The partitioner of the Java clients, so that every language's records of a
+            // project meet in one partition.
+            ("partitioner", "murmur2_random"),
+            ("linger.ms", "5"),
+            ("statistics.interval.ms", statistics::INTERVAL_MS),
+            ("compression.type", "lz4"),
+            ("message.timeout.ms", &timeout.as_millis().to_string()),
+            ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
+            ("queue.buffering.max.kbytes", QUEUE_KBYTES),
+        ]);
+        Self::of(connection, &config, metrics)
     }
 
     /// A producer whose records of a partition become durable in order and without a gap, or not
     /// at all: a failure is final.
     pub fn gapless(connection: &Connection, metrics: ClientMetrics) -> Result<Self, KafkaError> {
+        let config = connection.client(&[
+            ("enable.idempotence", "true"),
+            ("enable.gapless.guarantee", "true"),
+            // A record that timed out would be a gap that the guarantee does not cover.
+            ("message.timeout.ms", "0"),
+            ("acks", "all"),
+            ("partitioner", "murmur2_random"),
+            // Somebody waits for each of these.
+            ("linger.ms", "1"),
+            ("statistics.interval.ms", statistics::INTERVAL_MS),
+            ("compression.type", "lz4"),
+            ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
+        ]);
+        Self::of(connection, &config, metrics)
+    }
+
+    fn of(
+        connection: &Connection,
+        config: &ClientConfig,
+        metrics: ClientMetrics,
+    ) -> Result<Self, KafkaError> {
         let context = Context::new(connection, metrics);
-        let inner: FutureProducer<Context> = connection
-            .client(&[
-                ("enable.idempotence", "true"),
-                ("enable.gapless.guarantee", "true"),
-                // A record that timed out would be a gap that the guarantee does not cover.
-                ("message.timeout.ms", "0"),
-                ("acks", "all"),
-                ("partitioner", "murmur2_random"),
-                // Somebody waits for each of these.
-                ("linger.ms", "1"),
-                ("statistics.interval.ms", statistics::INTERVAL_MS),
-                ("compression.type", "lz4"),
-                ("message.max.bytes", &super::MAX_RECORD_BYTES.to_string()),
-            ])
-            .create_with_context(context.clone())
-            .map_err(|e| KafkaError::settings(&e))?;
+        let inner = Polled::start(config, Acknowledged(context.clone()))?;
         context.bootstrap.attach(inner.client().native_ptr());
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Writes a record and waits until it is durable; returns its partition and offset.
     pub async fn send(&self, record: &Outgoing<'_>) -> Result<(i32, i64), ProduceError> {
         loop {
-            let mut next = FutureRecord::to(record.topic).key(record.key);
+            let (tell, told) = oneshot::channel();
+            let mut next = BaseRecord::with_opaque_to(record.topic, Box::new(tell)).key(record.key);
             next.payload = record.value;
             next.partition = record.partition;
             next.headers = Some(headers(&record.headers));
-            match self.inner.send_result(next) {
-                Ok(delivery) => {
-                    return match delivery.await {
-                        Ok(Ok(written)) => Ok((written.partition, written.offset)),
-                        Ok(Err((error, _))) => Err(refused(&error)),
+            match self.inner.send(next) {
+                Ok(()) => {
+                    return match told.await {
+                        Ok(Ok(written)) => Ok(written),
+                        Ok(Err(error)) => Err(refused(&error)),
                         Err(_) => Err(ProduceError::NotAcknowledged("producer closed".to_owned())),
                     };
                 }
@@ -145,13 +146,13 @@ impl Producer {
 
     /// Waits until everything is written, at most so long.
     pub async fn flush(&self, timeout: Duration) {
-        let inner = self.inner.clone();
+        let inner = Arc::clone(&self.inner);
         let _ = tokio::task::spawn_blocking(move || inner.flush(timeout)).await;
     }
 
     /// How many partitions a topic has.
     pub async fn partitions(&self, topic: &str) -> Result<i32, String> {
-        let (inner, topic) = (self.inner.clone(), topic.to_owned());
+        let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
         let counted = tokio::task::spawn_blocking(move || {
             let metadata = inner.client().fetch_metadata(Some(&topic), super::REQUEST_TIMEOUT)?;
             Ok::<_, ClientError>(metadata.topics().first().map_or(0, |t| t.partitions().len()))
@@ -188,7 +189,7 @@ fn headers(pairs: &[(&str, Vec<u8>)]) -> OwnedHeaders {
 
 /// Writes attempt records without waiting; what does not fit is dropped and counted.
 pub struct AttemptLog {
-    inner: ThreadedProducer<Context>,
+    inner: Polled<Context>,
     topic: String,
     dropped: prometheus::IntCounter,
 }
@@ -201,23 +202,21 @@ impl AttemptLog {
         metrics: ClientMetrics,
         dropped: prometheus::IntCounter,
     ) -> Result<Self, KafkaError> {
+        let config = connection.client(&[
+            ("enable.idempotence", "true"),
+            ("acks", "all"),
+            ("partitioner", "murmur2_random"),
+            // Nobody waits for these: large batches are cheap batches, and only failures matter.
+            ("linger.ms", "100"),
+            ("statistics.interval.ms", statistics::INTERVAL_MS),
+            ("delivery.report.only.error", "true"),
+            ("compression.type", "lz4"),
+            ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
+            ("queue.buffering.max.kbytes", QUEUE_KBYTES),
+            ("queue.buffering.max.messages", "200000"),
+        ]);
         let context = Context::new(connection, metrics);
-        let inner: ThreadedProducer<Context> = connection
-            .client(&[
-                ("enable.idempotence", "true"),
-                ("acks", "all"),
-                ("partitioner", "murmur2_random"),
-                // Nobody waits for these: large batches are cheap batches, and only failures matter.
-                ("linger.ms", "100"),
-                ("statistics.interval.ms", statistics::INTERVAL_MS),
-                ("delivery.report.only.error", "true"),
-                ("compression.type", "lz4"),
-                ("message.timeout.ms", DELIVERY_TIMEOUT_MS),
-                ("queue.buffering.max.kbytes", QUEUE_KBYTES),
-                ("queue.buffering.max.messages", "200000"),
-            ])
-            .create_with_context(context.clone())
-            .map_err(|e| KafkaError::settings(&e))?;
+        let inner = Polled::start(&config, context.clone())?;
         context.bootstrap.attach(inner.client().native_ptr());
         Ok(Self { inner, topic, dropped })
     }
@@ -284,6 +283,37 @@ impl ProducerContext for Context {
             self.metrics.error(&name);
             tracing::warn!(%error, topic = message.topic(), "record not written");
         }
+    }
+}
+
+/// The same for a producer that tells each sender what became of the record: its partition and
+/// offset.
+struct Acknowledged(Context);
+
+impl ClientContext for Acknowledged {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.0.stats_raw(statistics);
+    }
+
+    fn error(&self, error: ClientError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = Box<oneshot::Sender<Result<(i32, i64), ClientError>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, tell: Self::DeliveryOpaque) {
+        let written = match result {
+            Ok(message) => Ok((message.partition(), message.offset())),
+            Err((error, _)) => Err(error.clone()),
+        };
+        // A sender that has gone does not want to know.
+        let _ = tell.send(written);
     }
 }
 
