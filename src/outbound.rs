@@ -14,9 +14,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, header::USER_AGENT};
+use http::{
+    HeaderValue,
+    header::{HOST, USER_AGENT},
+};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::Host;
+use url::{Host, Position, Url};
 
 use crate::{
     clock,
@@ -195,10 +198,14 @@ async fn exchange(
     timeout: Duration,
     max_bytes: usize,
 ) -> Result<Response, SendError> {
+    let host = plain_host(&request.url);
     let mut raw = reqwest::Request::new(request.method, request.url);
     let headers = raw.headers_mut();
-    headers.reserve(request.headers.len() + 1);
+    headers.reserve(request.headers.len() + 2);
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
     for (name, value) in request.headers {
         headers.insert(name, value);
     }
@@ -219,6 +226,13 @@ async fn exchange(
             detail: format!("no complete answer within {} s", timeout.as_secs_f64()),
         }),
     }
+}
+
+/// The value of `Host` for a URL over plain http, which is HTTP/1.1. The client would format it from
+/// its parts for each request.
+fn plain_host(url: &Url) -> Option<HeaderValue> {
+    let host = &url[Position::BeforeHost..Position::AfterPort];
+    if url.scheme() == "http" { HeaderValue::from_str(host).ok() } else { None }
 }
 
 /// Reads a body up to the cap; the rest is not read.
@@ -341,4 +355,23 @@ fn explain(error: &reqwest::Error) -> SendError {
     });
     let detail = if words.is_empty() { reason.help().to_owned() } else { words };
     SendError { reason, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_host_is_what_the_client_would_say() {
+        let host = |url: &str| {
+            let value = plain_host(&Url::parse(url).unwrap())?;
+            Some(value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(host("http://gateway:8080/hook?a=1").as_deref(), Some("gateway:8080"));
+        assert_eq!(host("http://user:password@gateway:80/").as_deref(), Some("gateway"));
+        assert_eq!(host("http://[::1]:9/").as_deref(), Some("[::1]:9"));
+        assert_eq!(host("http://bücher.example/").as_deref(), Some("xn--bcher-kva.example"));
+        // HTTP/2 has another place for it; which version is spoken shows when connected.
+        assert_eq!(host("https://gateway/"), None);
+    }
 }

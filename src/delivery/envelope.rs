@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{History, Outcome, Reason};
+use super::{History, Outcome, Reason, fields::Fields};
 use crate::{
     clock::Timestamp,
     destination::ConnectorType,
@@ -250,15 +250,40 @@ pub struct AttemptRecord<'a> {
 }
 
 impl AttemptRecord<'_> {
-    /// The record's value.
+    /// The record's value, as `Serialize` would write it.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let mut json = Vec::with_capacity(USUAL_ATTEMPT_BYTES);
-        // Plain data with text keys: there is nothing that serde_json could refuse.
-        if serde_json::to_writer(&mut json, self).is_err() {
-            json.clear();
+        let mut fields = Fields::with_capacity(USUAL_ATTEMPT_BYTES);
+        let mut id = uuid::Uuid::encode_buffer();
+        fields.text("deliveryId", self.delivery_id.uuid().hyphenated().encode_lower(&mut id));
+        fields.text("projectId", &self.project_id);
+        fields.text("connectorId", &self.connector_id);
+        fields.text("connectorType", self.connector_type.as_str());
+        fields.text("eventId", &self.event_id);
+        fields.text("eventType", &self.event_type);
+        fields.text("source", self.source.as_str());
+        fields.number("attempt", self.attempt);
+        fields.text("outcome", self.outcome.as_str());
+        if let Some(reason) = self.reason {
+            fields.text("reason", reason.as_str());
         }
-        json
+        if let Some(detail) = &self.detail {
+            fields.text("detail", detail);
+        }
+        if let Some(status) = self.status {
+            fields.number("status", status);
+        }
+        if let Some(duration) = self.duration_ms {
+            fields.number("durationMs", duration);
+        }
+        if let Some(tier) = &self.tier {
+            fields.text("tier", tier);
+        }
+        if let Some(job) = &self.job {
+            fields.text("job", job);
+        }
+        fields.display("at", self.at);
+        fields.end()
     }
 }
 
@@ -274,6 +299,65 @@ mod tests {
         assert_eq!(record.delivery_id, DeliveryId::new(&record.connector, &record.event.id));
         assert_eq!(record.attempts, 2);
         assert_eq!(String::from_utf8(record.to_json()).unwrap(), RECORD.trim());
+    }
+
+    #[test]
+    fn an_attempt_is_written_as_serde_would_write_it() {
+        let plain = AttemptRecord {
+            delivery_id: DeliveryRecord::from_json(RECORD.as_bytes()).unwrap().delivery_id,
+            project_id: "proj_1".into(),
+            connector_id: "conn_1".into(),
+            connector_type: ConnectorType::Zapier,
+            event_id: "evt_1".into(),
+            event_type: "payment.settled".into(),
+            source: Source::Live,
+            attempt: 1,
+            outcome: Outcome::Delivered,
+            reason: None,
+            detail: None,
+            status: Some(200),
+            duration_ms: Some(0),
+            tier: None,
+            job: None,
+            at: Timestamp::parse("2026-11-23T08:00:00.000Z").unwrap(),
+        };
+        let words = ["", "plain", "\"quoted\" \\ back", "line\nline\t\u{1}\u{7f}", "é 🦀 \u{2028}"];
+        let mut records = vec![plain.clone()];
+        for word in words {
+            records.push(AttemptRecord {
+                project_id: word.into(),
+                connector_id: word.into(),
+                event_id: word.into(),
+                event_type: word.into(),
+                detail: Some(word.into()),
+                tier: Some(word.into()),
+                job: Some(word.into()),
+                status: None,
+                duration_ms: Some(u64::MAX),
+                attempt: u32::MAX,
+                ..plain.clone()
+            });
+        }
+        let outcomes = Outcome::ALL
+            .iter()
+            .flat_map(|outcome| Reason::ALL.iter().map(|reason| (*outcome, Some(*reason))));
+        records.extend(outcomes.map(|(outcome, reason)| AttemptRecord {
+            outcome,
+            reason,
+            ..plain.clone()
+        }));
+        records.extend(
+            ConnectorType::ALL
+                .iter()
+                .map(|kind| AttemptRecord { connector_type: *kind, ..plain.clone() }),
+        );
+        records.extend(
+            Source::ALL.iter().map(|source| AttemptRecord { source: *source, ..plain.clone() }),
+        );
+        for record in records {
+            let json = String::from_utf8(record.to_json()).unwrap();
+            assert_eq!(json, serde_json::to_string(&record).unwrap());
+        }
     }
 
     #[test]

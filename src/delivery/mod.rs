@@ -1,6 +1,7 @@
 //! What a delivery is, how it can end, and what happens next: the pure half of the delivery plane.
 
 mod envelope;
+mod fields;
 pub mod policy;
 mod reason;
 mod step;
