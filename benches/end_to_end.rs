@@ -8,8 +8,8 @@
 //!   `bigquery`, by `--instances N` (1).
 //! - `latency`: the same, then a steady stream at 25, 50 and 90 % of the rate that was reached,
 //!   `--seconds N` (10) each; `--rate N` takes another rate as the whole, to compare two builds.
-//!   Latency is from the append in Kafka to the request's arrival at the sink. A bare reader beside it
-//!   tells when each event was appended, and how old it is for somebody who only reads it.
+//!   Latency is from the append in Kafka to the request's arrival at the sink. With `--bare-reader` a
+//!   consumer that does nothing with the events runs beside it, and it is told how old they are for it.
 //! - `unmatched`: the same with events that nobody subscribes to.
 //! - `scaling`: `cost` for more instances, wider fan-out, more connectors and larger events.
 //!
@@ -180,7 +180,8 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
     for percent in [25_u32, 50, 90] {
         let per_second = whole * f64::from(percent) / 100.0;
         let before = sink.report().deliveries;
-        let bare = BareReader::start(stage);
+        let live = has(args, "--bare-reader");
+        let bare = BareReader::start(stage, live);
         // What starts cold, the producer too, is not counted.
         let counts_from = sink::now_micros() + 2_000_000;
         let sent = stage.produce_steadily(plan, per_second, Duration::from_secs(2 + seconds));
@@ -189,7 +190,7 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
         while sink.report().deliveries < all && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(200));
         }
-        let mut seen = bare.stop();
+        let mut seen = bare.finish(sent);
         seen.retain(|at| at.sent >= counts_from);
         let events = seen.len();
         let appended: HashMap<u64, u64> = seen.iter().map(|at| (at.sent, at.appended)).collect();
@@ -203,15 +204,19 @@ fn latency(args: &[String], stage: &Stage, sink: &Sink, plan: Plan, cost: &Cost)
         let read = seen.iter().map(|at| at.read.saturating_sub(at.appended)).collect();
         let count = delivered.len();
         let (delivered, since_sent) = (Ages::of(delivered), Ages::of(since_sent));
-        let read = Ages::of(read);
-        println!(
-            "{percent} % of the rate ({per_second:.0} events/s), {count} of {} deliveries, ms: from the append {delivered}; from the send {since_sent}; a bare reader from the append {read}",
+        let read = live.then(|| Ages::of(read));
+        print!(
+            "{percent} % of the rate ({per_second:.0} events/s), {count} of {} deliveries, ms: from the append {delivered}; from the send {since_sent}",
             events as u64 * plan.fan_out,
         );
+        match &read {
+            Some(read) => println!("; a bare reader from the append {read}"),
+            None => println!(),
+        }
         found.push(json!({
             "percent": percent, "eventsPerSecond": per_second, "events": events, "deliveries": count,
             "fromAppend": delivered.json(), "fromSend": since_sent.json(),
-            "bareReaderFromAppend": read.json(),
+            "bareReaderFromAppend": read.map(|read| read.json()),
         }));
     }
     found

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -345,16 +345,18 @@ pub struct Seen {
     pub read: u64,
 }
 
-/// Reads events as they come and does nothing with them but to see when they were appended and how
-/// old they are: what of a delivery's latency is Kafka's and this machine's, whoever reads.
+/// Reads events and does nothing with them but to see when they were appended. If it reads them as
+/// they come, how old they are then is Kafka's and this machine's part of a delivery's latency, whoever
+/// reads; but it takes CPU from the program beside it.
 pub struct BareReader {
-    stop: Arc<AtomicBool>,
+    reads: Arc<AtomicBool>,
+    wanted: Arc<AtomicUsize>,
     thread: thread::JoinHandle<Vec<Seen>>,
 }
 
 impl BareReader {
-    /// Starts at the end of the events topic.
-    pub fn start(stage: &Stage) -> Self {
+    /// From the end of the events topic on; it reads at once if it is `live`, else when all is over.
+    pub fn start(stage: &Stage, live: bool) -> Self {
         use rdkafka::{
             Message as _, Offset, TopicPartitionList,
             consumer::{BaseConsumer, Consumer as _},
@@ -379,28 +381,33 @@ impl BareReader {
                 .expect("an offset");
         }
         consumer.assign(&list).expect("an assignment");
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let reads = Arc::new(AtomicBool::new(live));
+        let wanted = Arc::new(AtomicUsize::new(usize::MAX));
+        let (may_read, enough) = (Arc::clone(&reads), Arc::clone(&wanted));
         let thread = thread::spawn(move || {
+            while !may_read.load(Ordering::Acquire) {
+                thread::sleep(Duration::from_millis(20));
+            }
             let mut all = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
+            while all.len() < enough.load(Ordering::Acquire) {
                 let message = consumer.poll(Duration::from_millis(100)).transpose();
                 let Some(message) = message.expect("a message") else { continue };
                 let appended =
                     message.timestamp().to_millis().and_then(|at| u64::try_from(at).ok());
-                let sent = message.payload().and_then(sent_micros);
-                if let (Some(sent), Some(appended)) = (sent, appended) {
-                    all.push(Seen { sent, appended: appended * 1000, read: now_micros() });
-                }
+                let appended = appended.expect("the broker's stamp") * 1000;
+                let sent = message.payload().and_then(sent_micros).expect("the producer's stamp");
+                all.push(Seen { sent, appended, read: now_micros() });
             }
             all
         });
-        Self { stop, thread }
+        Self { reads, wanted, thread }
     }
 
-    /// Stops it; what it saw.
-    pub fn stop(self) -> Vec<Seen> {
-        self.stop.store(true, Ordering::Relaxed);
+    /// Waits until it has so many events; what it saw of them.
+    pub fn finish(self, events: u64) -> Vec<Seen> {
+        let events = usize::try_from(events).expect("64 bits");
+        self.wanted.store(events, Ordering::Release);
+        self.reads.store(true, Ordering::Release);
         self.thread.join().expect("no panic")
     }
 }
