@@ -3,7 +3,7 @@
 //! rdkafka's own threaded producers (`ThreadedProducer`, and `FutureProducer` on top of it) poll for
 //! 100 ms at a time. Timeouts of the client library are whole milliseconds, so rdkafka 0.39 spends
 //! the last one of them on polls that do not wait: close to a hundredth of a core per producer, idle
-//! or not. A poll of a second makes that a thousandth.
+//! or not. Longer polls make that less.
 
 use std::{
     ops::Deref,
@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -22,13 +22,14 @@ use rdkafka::{
 
 use super::KafkaError;
 
-/// How long the thread waits for news at a time. Who drops a producer does not wait for it.
-const POLL: Duration = Duration::from_secs(1);
+/// How long the thread waits for news at a time, and who drops a producer for the thread.
+const POLL: Duration = Duration::from_millis(250);
 
 /// A producer that somebody polls.
 pub(super) struct Polled<C: ProducerContext + 'static> {
     producer: Arc<BaseProducer<C>>,
     is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl<C: ProducerContext + 'static> Polled<C> {
@@ -38,7 +39,7 @@ impl<C: ProducerContext + 'static> Polled<C> {
             config.create_with_context(context).map_err(|e| KafkaError::settings(&e))?;
         let (producer, is_over) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
         let (polled, ends) = (Arc::clone(&producer), Arc::clone(&is_over));
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("kafka producer".to_owned())
             .spawn(move || {
                 while !ends.load(Ordering::Relaxed) {
@@ -46,7 +47,7 @@ impl<C: ProducerContext + 'static> Polled<C> {
                 }
             })
             .map_err(|e| KafkaError::Other(format!("cannot start a thread: {e}")))?;
-        Ok(Self { producer, is_over })
+        Ok(Self { producer, is_over, thread: Some(thread) })
     }
 }
 
@@ -59,7 +60,12 @@ impl<C: ProducerContext + 'static> Deref for Polled<C> {
 }
 
 impl<C: ProducerContext + 'static> Drop for Polled<C> {
+    /// The client must end before the program does: its threads use libraries that the end of the
+    /// program takes from under them.
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a thread that polled a Kafka producer panicked");
+        }
     }
 }
