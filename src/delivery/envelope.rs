@@ -282,7 +282,7 @@ impl AttemptRecord<'_> {
         if let Some(job) = &self.job {
             fields.text("job", job);
         }
-        fields.display("at", self.at);
+        fields.text("at", &compact_str::format_compact!("{}", self.at));
         fields.end()
     }
 }

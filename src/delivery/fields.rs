@@ -3,8 +3,6 @@
 //! `serde_json` looks at each byte of each key and text for something to escape, one after the
 //! other. Keys here are part of this program, and a text is looked at as a whole first.
 
-use std::fmt;
-
 use serde::Serialize;
 
 /// An object that is being written.
@@ -34,16 +32,8 @@ impl Fields {
         self.value(&number.into());
     }
 
-    /// A field that is a text by its `Display`.
-    pub(super) fn display(&mut self, key: &'static str, value: impl fmt::Display) {
-        self.text(key, &compact_str::format_compact!("{value}"));
-    }
-
-    /// The object.
+    /// The object, of one field or more.
     pub(super) fn end(mut self) -> Vec<u8> {
-        if self.0.is_empty() {
-            self.0.push(b'{');
-        }
         self.0.push(b'}');
         self.0
     }
