@@ -19,7 +19,10 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 use crate::{
-    delivery::RetryPolicy, destination::ConnectorType, egress::EgressPolicy, kafka::Connection,
+    delivery::RetryPolicy,
+    destination::ConnectorType,
+    egress::EgressPolicy,
+    kafka::{Connection, StartFrom},
 };
 
 /// The prefix of environment variables; `__` stands between levels.
@@ -37,6 +40,14 @@ pub const KNOWN: &[(&str, &str)] = &[
         "partitions of the state topic when it was first used; only if it got more since",
     ),
     ("group.id", "the consumer group"),
+    (
+        "group.start",
+        "where reading begins when the group's committed offsets are lost: beginning, end, or a time",
+    ),
+    (
+        "group.revoke_timeout",
+        "how long requests under way may take when the group gives their partition to another instance",
+    ),
     ("data_dir", "where the view is kept"),
     ("api.listen", "address of the REST API"),
     ("api.tokens", "who may call the API: a list of { name, sha256, projects }"),
@@ -177,11 +188,22 @@ pub struct GroupSettings {
     /// The consumer group's id.
     #[serde(deserialize_with = "text")]
     pub id: String,
+    /// Where reading begins when the group's committed offsets are lost.
+    #[serde(deserialize_with = "start_from")]
+    pub start: Option<StartFrom>,
+    /// How long what is under way may take when the group takes its partition.
+    #[serde(deserialize_with = "duration")]
+    pub revoke_timeout: Duration,
 }
 
 impl Default for GroupSettings {
     fn default() -> Self {
-        Self { id: "dunmore-connectors".to_owned() }
+        Self {
+            id: "dunmore-connectors".to_owned(),
+            start: None,
+            // As long as the slowest type's answer may take.
+            revoke_timeout: Duration::from_secs(60),
+        }
     }
 }
 
@@ -327,7 +349,8 @@ impl Default for DeliverySettings {
             retry_tiers: RetryPolicy::default(),
             max_in_flight: 4096,
             attempt_log: AttemptLogging::All,
-            shutdown_grace: Duration::from_secs(25),
+            // With five seconds for the rest it is below the 30 s that Kubernetes waits by default.
+            shutdown_grace: Duration::from_secs(20),
         }
     }
 }
@@ -538,6 +561,8 @@ impl Config {
             row("topics.partitions", self.topics.partitions),
             row("topics.replication_factor", self.topics.replication_factor),
             row("group.id", &self.group.id),
+            row("group.start", self.group.start.map(|start| start.to_string()).unwrap_or_default()),
+            row("group.revoke_timeout", humantime::format_duration(self.group.revoke_timeout)),
             row("data_dir", self.data_dir.display()),
             row("api.listen", self.api.listen),
             row("api.tokens", self.shown_tokens()),
@@ -799,6 +824,11 @@ fn cidr_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D
 
 fn retry_policy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryPolicy, D::Error> {
     strings(deserializer)?.join(",").parse().map_err(de::Error::custom)
+}
+
+fn start_from<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<StartFrom>, D::Error> {
+    let text = text(deserializer)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(de::Error::custom) }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

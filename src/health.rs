@@ -10,7 +10,7 @@ use crate::{
     codec::Codec,
     kafka::{Trouble, Watch},
     metrics::Metrics,
-    pipeline::ViewFeed,
+    pipeline::{Supervisor, ViewFeed},
 };
 
 /// How often the cluster is looked at.
@@ -20,6 +20,7 @@ const KAFKA_INTERVAL: Duration = Duration::from_secs(5);
 pub struct ServiceHealth {
     feed: ViewFeed,
     codec: Codec,
+    supervisor: Supervisor,
     checks: Mutex<Checks>,
 }
 
@@ -27,13 +28,31 @@ pub struct ServiceHealth {
 struct Checks {
     waiting_for: Vec<&'static str>,
     troubles: Vec<Trouble>,
+    /// What the consumers and the view have to say.
+    warnings: Vec<String>,
     failure: Option<String>,
+    is_stopping: bool,
 }
 
 impl ServiceHealth {
-    /// Of an instance whose view is fed like this, and that reads and writes records like this.
-    pub fn new(feed: ViewFeed, codec: Codec) -> Self {
-        Self { feed, codec, checks: Mutex::default() }
+    /// Of an instance whose view is fed like this, that reads and writes records like this, and
+    /// whose tasks run like this.
+    pub fn new(feed: ViewFeed, codec: Codec, supervisor: Supervisor) -> Self {
+        Self { feed, codec, supervisor, checks: Mutex::default() }
+    }
+
+    /// The instance stops: from now on it is not ready.
+    pub fn stop(&self) {
+        self.checks.lock().is_stopping = true;
+    }
+
+    /// What an operator should know of at present; each is logged once.
+    pub fn warn(&self, now: Vec<String>) {
+        let mut checks = self.checks.lock();
+        for warning in now.iter().filter(|warning| !checks.warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        checks.warnings = now;
     }
 
     /// The view's feed.
@@ -69,6 +88,9 @@ impl Health for ServiceHealth {
         let checks = self.checks.lock();
         let mut waiting_for: Vec<String> =
             checks.waiting_for.iter().map(|what| (*what).to_owned()).collect();
+        if checks.is_stopping {
+            waiting_for.push("the end of this instance, which is stopping".to_owned());
+        }
         if !self.feed.is_caught_up() {
             waiting_for.push("the view to catch up".to_owned());
         }
@@ -83,11 +105,13 @@ impl Health for ServiceHealth {
     fn warnings(&self) -> Vec<String> {
         let checks = self.checks.lock();
         let others = checks.troubles.iter().filter(|trouble| !trouble.kind.stops_work());
-        others.map(|trouble| trouble.words.clone()).collect()
+        let others = others.map(|trouble| trouble.words.clone());
+        others.chain(checks.warnings.iter().cloned()).collect()
     }
 
     fn failure(&self) -> Option<String> {
-        self.checks.lock().failure.clone().or_else(|| self.feed.failure())
+        let failure = self.checks.lock().failure.clone();
+        failure.or_else(|| self.feed.failure()).or_else(|| self.supervisor.failure())
     }
 }
 

@@ -9,6 +9,15 @@
 //!
 //! The rooms, in that order. The pure ones do no I/O and get the time as an argument.
 
+/// A place where the tests of this crate can make this program panic; nothing in a build of the
+/// program.
+macro_rules! fault_point {
+    ($name:literal) => {
+        #[cfg(test)]
+        crate::faults::pass($name);
+    };
+}
+
 pub mod admin;
 pub mod api;
 pub mod cli;
@@ -22,6 +31,8 @@ pub mod demo;
 pub mod destination;
 pub mod egress;
 pub mod event;
+#[cfg(test)]
+mod faults;
 pub mod health;
 pub mod id;
 pub mod kafka;

@@ -1,6 +1,12 @@
 //! The service: the parts of `dunmore serve`, put together and taken apart.
 
-use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow};
 use futures_util::future::join_all;
@@ -14,14 +20,14 @@ use crate::{
     console::Console,
     health::{ServiceHealth, watch_kafka},
     kafka::{
-        Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, Producer,
-        TopicKind, Topics, Watch,
+        Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, GroupTopics,
+        Producer, TopicKind, Topics, Watch, recover_lost_offsets,
     },
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
-        DeliveryEvents, DispatchOptions, Dispatcher, Registrar, RegistrarEvents, TypeLimits,
-        ViewFeed, delivery_topics,
+        DeliveryEvents, DispatchOptions, Dispatcher, Registrar, RegistrarEvents, Supervisor,
+        TypeLimits, ViewFeed, watch_view_ends,
     },
     secrets::Keyring,
     telemetry::Traces,
@@ -31,6 +37,14 @@ use crate::{
 
 /// How often the service looks after itself.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// What a stop may take beyond `delivery.shutdown_grace`.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// What of that is for what comes after the groups are left.
+const FLUSH_MARGIN: Duration = Duration::from_secs(2);
+/// The API answers for a little longer than the instance is ready: a load balancer has to notice.
+const API_LINGER: Duration = Duration::from_secs(1);
+/// A view that has not had everything for so long shows in `/readyz`.
+const VIEW_BEHIND: Duration = Duration::from_secs(10);
 
 /// A part that an instance can play.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -70,6 +84,9 @@ pub struct Service {
     dispatcher: Option<Arc<Dispatcher>>,
     /// What each consumer's partitions are called, and the consumer.
     groups: Vec<(&'static str, GroupConsumer)>,
+    supervisor: Supervisor,
+    /// Over how many partitions the projects are spread.
+    partitions: i32,
     attempt_log: Option<Arc<AttemptLog>>,
     traces: Option<Arc<Traces>>,
     api: Option<Api>,
@@ -124,7 +141,8 @@ impl Service {
             config.topics.state_partitions,
         )?;
         let partitions = feed.partitions();
-        let health = Arc::new(ServiceHealth::new(feed, codec.clone()));
+        let supervisor = Supervisor::default();
+        let health = Arc::new(ServiceHealth::new(feed, codec.clone(), supervisor.clone()));
         health.wait_for(vec!["the consumers to join their groups"]);
         let console = Console::new(&config, codec.clone())?;
         let mut tasks = Vec::new();
@@ -146,6 +164,15 @@ impl Service {
         }
         let watch = Watch::new(&connection, topics.clone())?;
         tasks.push(tokio::spawn(watch_kafka(watch, Arc::clone(&health), Arc::clone(&metrics))));
+        {
+            let (connection, view) = (connection.clone(), Arc::clone(&view));
+            let supervisor = supervisor.clone();
+            tasks.push(tokio::spawn(async move {
+                if let Err(error) = watch_view_ends(connection, state, view, partitions).await {
+                    supervisor.fail(format!("the ends of the state topic: {error}"));
+                }
+            }));
+        }
 
         let producer = Producer::new(&connection, metrics.kafka_client(KafkaClient::Producer))?;
         let mut service = Self {
@@ -155,6 +182,8 @@ impl Service {
             view,
             dispatcher: None,
             groups: Vec::new(),
+            supervisor,
+            partitions,
             attempt_log: None,
             traces,
             api: None,
@@ -196,12 +225,12 @@ impl Service {
         let options = GroupOptions {
             group: format!("{}.registrar", self.config.group.id),
             topics: vec![topics.name(TopicKind::Commands)],
-            grace: self.config.delivery.shutdown_grace,
+            revoke_timeout: self.config.group.revoke_timeout,
             metrics: self.metrics.kafka_client(KafkaClient::Registrar),
         };
         let events = Arc::new(RegistrarEvents(Arc::clone(&registrar)));
         let consumer = GroupConsumer::start(connection, &options, events)?;
-        self.groups.push(("the registrar group's partitions", consumer));
+        self.groups.push((REGISTRAR_PARTITIONS, consumer));
         let health = Arc::clone(&self.health);
         self.tasks.push(tokio::spawn(async move {
             loop {
@@ -267,6 +296,8 @@ impl Service {
             codec: self.codec.clone(),
             policy: delivery.retry_tiers.clone(),
             limits: limits.collect(),
+            state_partitions: self.partitions,
+            supervisor: self.supervisor.clone(),
             max_in_flight: delivery.max_in_flight,
             traces: self.traces.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -275,15 +306,25 @@ impl Service {
         // A group for each kind of topic: the sticky assignment shares out the partitions of all of
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
-        let (mut live, mut retry, mut replay) = (Vec::new(), Vec::new(), Vec::new());
-        for kind in delivery_topics(topics) {
-            let group = match kind {
-                TopicKind::Retry(_) => &mut retry,
-                TopicKind::Replay => &mut replay,
-                _ => &mut live,
-            };
-            group.push(topics.name(kind));
-        }
+        let live = vec![topics.name(TopicKind::Events)];
+        let replay = vec![topics.name(TopicKind::Replay)];
+        // By a pattern: what waits in a tier that is not in the settings any more is delivered too.
+        let retry = vec![topics.all_retries()];
+        let group = &self.config.group;
+        let (retry_group, replay_group) =
+            (format!("{}.retry", group.id), format!("{}.replay", group.id));
+        let tiers: Vec<String> = topics
+            .all()
+            .into_iter()
+            .filter(|kind| matches!(kind, TopicKind::Retry(_)))
+            .map(|kind| topics.name(kind))
+            .collect();
+        let groups = [
+            GroupTopics { group: &group.id, topics: &live },
+            GroupTopics { group: &retry_group, topics: &tiers },
+            GroupTopics { group: &replay_group, topics: &replay },
+        ];
+        recover_lost_offsets(connection, &groups, &topics.name(TopicKind::Attempts), group.start)?;
         for (name, suffix, client, topics) in [
             ("the delivery group's partitions", "", KafkaClient::Events, live),
             ("the retry group's partitions", ".retry", KafkaClient::Retry, retry),
@@ -292,7 +333,7 @@ impl Service {
             let options = GroupOptions {
                 group: format!("{}{suffix}", self.config.group.id),
                 topics,
-                grace: delivery.shutdown_grace,
+                revoke_timeout: self.config.group.revoke_timeout,
                 metrics: self.metrics.kafka_client(client),
             };
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(&events) as _)?;
@@ -312,8 +353,9 @@ impl Service {
             partitions.map(|partition| partition.repeat_bound()).sum()
         });
         let health = Arc::clone(&self.health);
+        let (metrics, view) = (Arc::clone(&self.metrics), Arc::clone(&self.view));
         let look = move || {
-            let mut waiting_for = Vec::new();
+            let (mut waiting_for, mut warnings, mut stalled) = (Vec::new(), Vec::new(), 0);
             for (name, group) in &groups {
                 if !group.is_assigned() {
                     waiting_for.push(*name);
@@ -321,8 +363,31 @@ impl Service {
                 if let Some(failure) = group.fatal() {
                     health.fail(failure);
                 }
+                warnings.extend(group.replaced().into_iter().map(|topic| {
+                    format!("topic {topic} was created anew: it is read from its beginning")
+                }));
+                for partition in group.stalled(Instant::now()) {
+                    stalled += 1;
+                    warnings.push(format!(
+                        "partition {} of {} has something to do and does not move",
+                        partition.number(),
+                        partition.topic()
+                    ));
+                }
+            }
+            metrics.set_partitions_stalled(stalled);
+            if let Some(age) = view.as_of().age() {
+                metrics.set_view_age(age);
+                if age >= VIEW_BEHIND {
+                    warnings.push(
+                        "the view is behind the state topic: events wait until it is known which \
+                         connectors want them"
+                            .to_owned(),
+                    );
+                }
             }
             health.wait_for(waiting_for);
+            health.warn(warnings);
         };
         look();
         self.tasks.push(tokio::spawn(async move {
@@ -375,25 +440,42 @@ impl Service {
         self.api.as_ref().map(Api::address)
     }
 
-    /// Stops: no new records, what is in flight is finished within the grace time, offsets are
-    /// committed, the groups are left.
-    pub async fn stop(mut self) {
-        self.console.stopped().await;
-        // Requests that are under way still need the registrar.
-        if let Some(api) = self.api.take() {
-            api.stopped().await;
-        }
-        let groups = std::mem::take(&mut self.groups);
-        join_all(groups.into_iter().map(|(_, consumer)| consumer.stopped())).await;
-        if let Some(dispatcher) = &self.dispatcher {
-            dispatcher.stopped(Duration::from_secs(5)).await;
-        }
-        if let Some(log) = self.attempt_log.take() {
-            log.flush(Duration::from_secs(5)).await;
-        }
-        self.producer.flush(Duration::from_secs(5)).await;
+    /// Stops: not ready from now on, no new records, what is in flight is finished within the grace
+    /// time and committed as it ends, the groups are left. False when a broker that does not answer
+    /// kept this from its end: threads of the client library still run then.
+    pub async fn stop(mut self) -> bool {
+        let until = Instant::now() + self.config.delivery.shutdown_grace + STOP_MARGIN;
+        let groups_until = until.checked_sub(FLUSH_MARGIN).unwrap_or(until);
+        self.health.stop();
+        let mut groups = std::mem::take(&mut self.groups);
+        let is_registrar = |(name, _): &(&str, _)| *name == REGISTRAR_PARTITIONS;
+        let registrar: Vec<_> = groups.extract_if(.., |group| is_registrar(group)).collect();
+        let delivery = groups.into_iter().map(|(_, consumer)| consumer.stopped(groups_until));
+        let (api, console) = (self.api.take(), Arc::clone(&self.console));
+        let control = async {
+            let console = console.stopped();
+            if let Some(api) = api {
+                tokio::time::sleep(API_LINGER).await;
+                api.stopped().await;
+            }
+            // Requests that were under way needed the registrar.
+            let registrar = registrar.into_iter().map(|(_, one)| one.stopped(groups_until));
+            let (left, ()) = tokio::join!(join_all(registrar), console);
+            left
+        };
+        let (delivery, control) = tokio::join!(join_all(delivery), control);
+        let are_left = delivery.into_iter().chain(control).all(|is_left| is_left);
+        let left = || until.saturating_duration_since(Instant::now());
+        self.supervisor.stopped(left()).await;
+        let log = self.attempt_log.take();
+        let log = async {
+            if let Some(log) = log {
+                log.flush(left()).await;
+            }
+        };
+        tokio::join!(log, self.producer.flush(left()));
         if let Some(traces) = self.traces.take() {
-            traces.stopped().await;
+            let _ = tokio::time::timeout(left(), traces.stopped()).await;
         }
         for task in &self.tasks {
             task.abort();
@@ -401,8 +483,17 @@ impl Service {
         if let Err(error) = self.view.store().flush() {
             tracing::warn!(%error, "the view was not flushed; Kafka supplies what is missing");
         }
+        if !are_left {
+            tracing::warn!("Kafka did not answer in time: what was not committed may repeat");
+            // Taking the clients down would wait for the brokers once more.
+            std::mem::forget(self);
+        }
+        are_left
     }
 }
+
+/// What the registrar waits for.
+const REGISTRAR_PARTITIONS: &str = "the registrar group's partitions";
 
 /// Opens the view, or makes it anew when it does not fit the topic that feeds it.
 fn open_view(

@@ -90,6 +90,7 @@ fn codec() -> Vec<Piece> {
         delivery_id: DeliveryNamespace::of(&key(1)).delivery(&event.id),
         connector: key(1),
         connector_type: ConnectorType::Zapier,
+        connector_created_at: None,
         event: event.clone(),
         attempts: 1,
         steps: 1,

@@ -34,7 +34,7 @@ use output::Output;
 use crate::{
     codec::Codec,
     config::{Config, ConfigError, LogSettings},
-    kafka::Topics,
+    kafka::{StartFrom, Topics},
     metrics::Metrics,
     operations::Operations,
     service::Role,
@@ -94,6 +94,9 @@ enum Command {
         /// Start the embedded broker, for trying out: everything is gone at exit.
         #[arg(long)]
         embedded: bool,
+        /// Where to begin when the group's committed offsets are lost: beginning, end, or a time.
+        #[arg(long, value_name = "WHERE")]
+        from: Option<StartFrom>,
     },
     /// Create or check the Kafka topics.
     Topics {
@@ -212,7 +215,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 Err(Said.into())
             }
         }
-        Command::Serve { roles, embedded } => serve::run(&common, roles, embedded).await,
+        Command::Serve { roles, embedded, from } => {
+            serve::run(&common, roles, embedded, from).await
+        }
         Command::Topics { command } => topics::run(&common, command).await,
         Command::Project { command } => connector::project(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,

@@ -8,15 +8,21 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Common, load, output};
 use crate::{
-    kafka::{EmbeddedBroker, Topics},
+    kafka::{EmbeddedBroker, StartFrom, Topics},
     secrets::Keyring,
     service::{Role, Service},
     telemetry, tokens,
 };
 
 /// `dunmore serve`
-pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::Result<()> {
+pub async fn run(
+    common: &Common,
+    roles: Vec<Role>,
+    embedded: bool,
+    from: Option<StartFrom>,
+) -> anyhow::Result<()> {
     let mut config = load(common)?;
+    config.group.start = from.or(config.group.start);
     if common.verbose > 0 {
         let filter = if common.verbose == 1 { "debug" } else { "trace" };
         filter.clone_into(&mut config.log.filter);
@@ -70,13 +76,31 @@ pub async fn run(common: &Common, roles: Vec<Role>, embedded: bool) -> anyhow::R
         _ = interrupt.recv() => None,
     };
     tracing::info!("stopping: finishing what is in flight");
-    tokio::select! {
-        () = service.stop() => {}
-        _ = terminate.recv() => tracing::warn!("stopped at once by a second signal"),
-        _ = interrupt.recv() => tracing::warn!("stopped at once by a second signal"),
+    let is_over = tokio::select! {
+        is_over = service.stop() => is_over,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    if !is_over {
+        tracing::warn!("ending although threads of the Kafka client still run");
+        if let Some(failure) = &failure {
+            tracing::error!("{failure}");
+        }
+        end_at_once(i32::from(failure.is_some()));
     }
+    tracing::info!("stopped");
     match failure {
         None => Ok(()),
         Some(failure) => Err(anyhow!(failure)),
+    }
+}
+
+/// Ends the process without what a usual end does: threads of the Kafka client that wait for a
+/// broker use libraries that it would take from under them.
+fn end_at_once(code: i32) -> ! {
+    #[expect(unsafe_code, reason = "the standard library has no such end")]
+    // SAFETY: nothing of this process is used any more; the system takes back what it has.
+    unsafe {
+        libc::_exit(code)
     }
 }

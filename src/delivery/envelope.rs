@@ -11,7 +11,7 @@ use super::{History, Outcome, Reason, fields::Fields};
 use crate::{
     clock::Timestamp,
     destination::ConnectorType,
-    event::{Event, EventError},
+    event::{Event, EventError, EventType},
     id::{ConnectorId, ConnectorKey, DeliveryId},
 };
 
@@ -62,8 +62,8 @@ pub struct Origin {
 /// Why the last step did not deliver.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LastError {
-    /// The reason.
-    pub reason: Reason,
+    /// The reason's name; that of a newer release may be one that is not known here.
+    pub reason: Cow<'static, str>,
     /// The destination's words.
     pub detail: String,
 }
@@ -79,6 +79,8 @@ pub struct DeliveryRecord {
     pub connector: ConnectorKey,
     /// The connector's type when the record was written.
     pub connector_type: ConnectorType,
+    /// When the connector was created; records of the first release do not say.
+    pub connector_created_at: Option<Timestamp>,
     /// The event.
     pub event: Event,
     /// Requests made so far.
@@ -110,6 +112,30 @@ pub enum EnvelopeError {
     /// The event in it is wrong.
     #[error("event: {0}")]
     Event(#[from] EventError),
+    /// A newer release wrote it, with a connector type or an event type that is not known here.
+    #[error("a newer release wrote it")]
+    Foreign,
+}
+
+/// What tells a delivery record of a newer release from something else.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marks<'a> {
+    #[serde(rename = "deliveryId")]
+    _delivery_id: DeliveryId,
+    #[serde(rename = "connectorId")]
+    _connector_id: ConnectorId,
+    #[serde(borrow)]
+    connector_type: Cow<'a, str>,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+}
+
+/// Whether a record names a connector type or an event type that this release does not know.
+fn is_foreign(json: &[u8]) -> bool {
+    let Ok(marks) = serde_json::from_slice::<Marks<'_>>(json) else { return false };
+    marks.connector_type.parse::<ConnectorType>().is_err()
+        || marks.event_type.parse::<EventType>().is_err()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -119,6 +145,8 @@ struct Wire<'a> {
     project_id: Cow<'a, str>,
     connector_id: ConnectorId,
     connector_type: ConnectorType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    connector_created_at: Option<Timestamp>,
     event_id: Cow<'a, str>,
     event_type: Cow<'a, str>,
     attempts: u32,
@@ -160,6 +188,7 @@ impl DeliveryRecord {
             project_id: self.connector.project.as_str().into(),
             connector_id: self.connector.connector.clone(),
             connector_type: self.connector_type,
+            connector_created_at: self.connector_created_at,
             event_id: self.event.id.as_str().into(),
             event_type: self.event.kind.as_str().into(),
             attempts: self.attempts,
@@ -179,8 +208,14 @@ impl DeliveryRecord {
 
     /// Reads a record's value.
     pub fn from_json(json: &[u8]) -> Result<Self, EnvelopeError> {
-        let wire: Wire<'_> = serde_json::from_slice(json)?;
-        let event = Event::from_json(Bytes::copy_from_slice(wire.event.get().as_bytes()))?;
+        let wire: Wire<'_> = match serde_json::from_slice(json) {
+            Err(_) if is_foreign(json) => return Err(EnvelopeError::Foreign),
+            read => read?,
+        };
+        let event = match Event::from_json(Bytes::copy_from_slice(wire.event.get().as_bytes())) {
+            Err(_) if is_foreign(json) => return Err(EnvelopeError::Foreign),
+            read => read?,
+        };
         Ok(Self {
             delivery_id: wire.delivery_id,
             connector: ConnectorKey {
@@ -188,6 +223,7 @@ impl DeliveryRecord {
                 connector: wire.connector_id,
             },
             connector_type: wire.connector_type,
+            connector_created_at: wire.connector_created_at,
             event,
             attempts: wire.attempts,
             steps: wire.steps,

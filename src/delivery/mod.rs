@@ -8,7 +8,7 @@ mod step;
 mod verdict;
 
 pub use envelope::{AttemptRecord, DeliveryRecord, EnvelopeError, LastError, Origin, Source};
-pub use policy::{Next, RetryPolicy, Tier};
+pub use policy::{MAX_DEFERRED_AGE, Next, RetryPolicy, Tier};
 pub use reason::Reason;
 pub use step::{Ask, Ending, History, Park, left_to_wait};
 pub use verdict::{Outcome, Skip, Verdict};

@@ -56,6 +56,7 @@ reasons! {
     Suspended => "suspended", "The connector is suspended until its owner changes its configuration.";
     Unusable => "unusable", "The connector's stored configuration cannot be read or used.";
     Bug => "bug", "This program failed on the delivery; please report it.";
+    RecordTooLarge => "record_too_large", "The retry topic takes no record of this size (max.message.bytes).";
     // Why a delivery was cancelled.
     ConnectorDeleted => "connector_deleted", "The connector was deleted meanwhile.";
     ConnectorDisabled => "connector_disabled", "The connector was disabled meanwhile.";

@@ -45,6 +45,15 @@ pub struct Park {
     pub detail: String,
 }
 
+impl Park {
+    /// The same for a record that its tier does not take.
+    #[must_use]
+    pub fn into_dead(self, reason: Reason, now: Timestamp) -> Self {
+        let detail = format!("{}; before that {}: {}", reason.help(), self.reason, self.detail);
+        Self { next: Next::Dead, due_at: now, outcome: Outcome::Dead, reason, detail }
+    }
+}
+
 /// What the registrar is to be asked because of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ask {
@@ -126,7 +135,8 @@ impl History {
         detail: String,
         now: Timestamp,
     ) -> Park {
-        self.last_error = Some(LastError { reason, detail: detail.clone() });
+        self.last_error =
+            Some(LastError { reason: reason.as_str().into(), detail: detail.clone() });
         match next {
             Next::Wait { tier, steps } => {
                 self.steps = steps;

@@ -279,7 +279,7 @@ impl Stage {
 
     /// Stops the service and reads what the topics still have to tell.
     async fn strike(self) -> anyhow::Result<()> {
-        self.service.stop().await;
+        let _ = self.service.stop().await;
         for watch in self.watches {
             watch.finished().await?;
         }

@@ -215,6 +215,62 @@ impl Admin {
         Ok(differences)
     }
 
+    /// The topics that take smaller records than this program may write, with their limit.
+    pub fn record_limits(&self, topics: &Topics) -> Result<Vec<(String, usize)>, KafkaError> {
+        const LIMIT: &str = "max.message.bytes";
+        if self.connection.is_embedded() {
+            return Ok(Vec::new());
+        }
+        let kinds = topics.all().into_iter().map(|kind| topics.plan(kind));
+        let names: Vec<String> = kinds
+            .filter(|plan| plan.settings.iter().any(|(key, _)| *key == LIMIT))
+            .map(|plan| plan.name)
+            .collect();
+        let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let described = block_on(self.client.describe_configs(&resources, &options))
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        // What may not be described, or is missing, shows elsewhere.
+        let limits = names.into_iter().zip(described).filter_map(|(name, config)| {
+            let config = config.ok()?;
+            let limit: usize = config.get(LIMIT)?.value.as_deref()?.parse().ok()?;
+            (limit < super::MAX_RECORD_BYTES).then_some((name, limit))
+        });
+        Ok(limits.collect())
+    }
+
+    /// Retry topics that are not tiers any more and still hold records.
+    pub fn former_tiers(&self, topics: &Topics) -> Result<Vec<String>, KafkaError> {
+        let metadata = self
+            .client
+            .inner()
+            .fetch_metadata(None, REQUEST_TIMEOUT)
+            .map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let present: Vec<String> = topics.all().into_iter().map(|kind| topics.name(kind)).collect();
+        let prefix = topics.retry_prefix();
+        let mut former = Vec::new();
+        for topic in metadata.topics() {
+            let is_tier = |name: &str| humantime::parse_duration(name).is_ok();
+            if present.iter().any(|name| name == topic.name())
+                || !topic.name().strip_prefix(&prefix).is_some_and(is_tier)
+            {
+                continue;
+            }
+            for partition in topic.partitions() {
+                let (oldest, end) = self
+                    .client
+                    .inner()
+                    .fetch_watermarks(topic.name(), partition.id(), REQUEST_TIMEOUT)
+                    .map_err(|e| KafkaError::request(&self.connection, &e))?;
+                if oldest < end {
+                    former.push(topic.name().to_owned());
+                    break;
+                }
+            }
+        }
+        Ok(former)
+    }
+
     /// Fails when a topic that `serve` needs is missing.
     pub fn require(&self, topics: &Topics) -> Result<(), KafkaError> {
         let metadata =
@@ -224,10 +280,24 @@ impl Admin {
         for kind in topics.all() {
             let name = topics.name(kind);
             if !metadata.topics().iter().any(|topic| topic.name() == name) {
-                return Err(KafkaError::TopicMissing(name));
+                return Err(self.why_missing(name));
             }
         }
         Ok(())
+    }
+
+    /// A topic that may not be described is not listed, as if it did not exist; asked for by its name
+    /// the broker says which of the two it is.
+    fn why_missing(&self, name: String) -> KafkaError {
+        let asked = self.client.inner().fetch_metadata(Some(&name), REQUEST_TIMEOUT);
+        let denied = RDKafkaErrorCode::TopicAuthorizationFailed;
+        let is_denied = asked.is_ok_and(|metadata| {
+            let found = metadata.topics().iter().find(|topic| topic.name() == name);
+            found
+                .and_then(|topic| topic.error())
+                .is_some_and(|e| RDKafkaErrorCode::from(e) == denied)
+        });
+        if is_denied { KafkaError::Forbidden(name) } else { KafkaError::TopicMissing(name) }
     }
 
     /// Deletes every record of a topic's partitions before these offsets. Kafka can delete the
@@ -260,4 +330,9 @@ impl Admin {
         }
         Ok(())
     }
+}
+
+/// Waits for a request on a thread that may block.
+fn block_on<T>(request: impl Future<Output = T>) -> T {
+    tokio::runtime::Handle::current().block_on(request)
 }

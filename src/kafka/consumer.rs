@@ -74,7 +74,11 @@ impl Record {
         self.read_at.elapsed()
     }
 
-    /// When this program read it.
+    pub(super) fn set_read_at(&mut self, at: Instant) {
+        self.read_at = at;
+    }
+
+    /// When this program read it: it was in the log by then.
     pub fn read_at(&self) -> Instant {
         self.read_at
     }

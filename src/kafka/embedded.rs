@@ -4,6 +4,7 @@
 //! about 5 MB or 100,000 records per partition, and everything is gone with the process: never
 //! use it for data that matters.
 
+use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig,
     bindings::{rd_kafka_handle_mock_cluster, rd_kafka_mock_group_initial_rebalance_delay_ms},
@@ -15,6 +16,14 @@ use super::{KafkaError, Topics};
 /// How long a new group waits for further members, in milliseconds. A real broker's default is
 /// 3,000; here nobody else is coming.
 const GROUP_DELAY_MS: i32 = 100;
+
+/// The addresses of the brokers in this process.
+static ADDRESSES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Whether this is the address of a broker in this process.
+pub(super) fn is_embedded(bootstrap_servers: &str) -> bool {
+    ADDRESSES.lock().iter().any(|address| address == bootstrap_servers)
+}
 
 /// A broker that lives as long as this value.
 pub struct EmbeddedBroker {
@@ -37,6 +46,7 @@ impl EmbeddedBroker {
         for kind in topics.all() {
             cluster.create_topic(&topics.name(kind), partitions, 1).map_err(other)?;
         }
+        ADDRESSES.lock().push(cluster.bootstrap_servers());
         drop(cluster);
         Ok(broker)
     }

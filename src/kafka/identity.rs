@@ -51,6 +51,18 @@ impl Identities {
         topics: &[&str],
         timeout: Duration,
     ) -> Result<BTreeMap<String, TopicFacts>, KafkaError> {
+        if self.connection.is_embedded() {
+            let metadata = self
+                .client
+                .fetch_metadata(None, timeout)
+                .map_err(|e| KafkaError::request(&self.connection, &e))?;
+            let found = metadata.topics().iter().filter(|found| topics.contains(&found.name()));
+            let facts = found.map(|found| {
+                let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+                (found.name().to_owned(), TopicFacts { id: None, partitions })
+            });
+            return Ok(facts.collect());
+        }
         describe(self.client.client().native_ptr(), topics, timeout).map_err(|code| {
             let error = rdkafka::error::KafkaError::AdminOp(code);
             KafkaError::request(&self.connection, &error)
@@ -104,7 +116,8 @@ pub(super) fn describe(
         for index in 0..count {
             let description = *descriptions.add(index);
             let error = sys::rd_kafka_TopicDescription_error(description);
-            if sys::rd_kafka_error_code(error) != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            if sys::rd_kafka_error_code(error)
+                != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
             {
                 continue;
             }

@@ -5,8 +5,10 @@ mod bookmarks;
 mod bootstrap;
 mod consumer;
 mod embedded;
+mod ends;
 mod group;
 mod identity;
+mod lost;
 mod partition;
 mod polled;
 mod producer;
@@ -15,6 +17,7 @@ mod refusal;
 mod scan;
 mod statistics;
 mod topics;
+mod wakeup;
 mod watch;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -27,8 +30,10 @@ pub use admin::{Admin, Difference};
 pub use bookmarks::{Bookmark, BookmarkMap, Bookmarks, MAX_NOTE_BYTES};
 pub use consumer::{Record, headers_of};
 pub use embedded::EmbeddedBroker;
-pub use group::{Assigned, GroupConsumer, GroupEvents, GroupHandle, GroupOptions};
+pub use ends::Ends;
+pub use group::{Assigned, GroupConsumer, GroupEvents, GroupHandle, GroupOptions, STALLED_AFTER};
 pub use identity::{Identities, TopicFacts};
+pub use lost::{GroupTopics, StartFrom, recover_lost_offsets};
 pub use partition::{NotNow, Partition};
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
 pub use reader::{Reader, ReaderEvent};
@@ -52,22 +57,25 @@ pub const MAX_RECORD_BYTES: usize = 4 << 20;
 pub struct Connection {
     bootstrap_servers: String,
     properties: BTreeMap<String, String>,
+    is_embedded: bool,
 }
 
 impl Connection {
     /// A connection to these brokers; the properties go to librdkafka as they are.
     pub fn new(bootstrap_servers: String, properties: BTreeMap<String, String>) -> Self {
-        Self { bootstrap_servers, properties }
+        let is_embedded = embedded::is_embedded(&bootstrap_servers);
+        Self { bootstrap_servers, properties, is_embedded }
+    }
+
+    /// Whether this is the broker in this process, which knows no topic ids and answers no request
+    /// of an administrator.
+    const fn is_embedded(&self) -> bool {
+        self.is_embedded
     }
 
     /// The addresses.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
-    }
-
-    /// What the operator set of the client library's properties.
-    fn property(&self, name: &str) -> Option<&str> {
-        self.properties.get(name).map(String::as_str)
     }
 
     /// The common settings of every client; `own` are this client's, which the operator's
@@ -124,6 +132,23 @@ pub enum KafkaError {
     /// A topic that this program needs is not there.
     #[error("topic {0} does not exist; create the topics with `dunmore topics ensure`")]
     TopicMissing(String),
+    /// The brokers do not let this program see the topic.
+    #[error("topic {0} may not be described: the ACLs of this program's user need DESCRIBE on it")]
+    Forbidden(String),
+    /// A group without committed offsets that is not a new one.
+    #[error(
+        "the consumer group {group} has no committed offsets, but this installation has delivered before: \
+         the group's name was changed, or no instance ran for longer than the broker keeps offsets (seven \
+         days by default). Choose where {topics} are read from: `dunmore serve --from beginning` repeats \
+         what the topics still hold, `--from end` leaves out what was not delivered, `--from \
+         2026-11-30T08:00:00Z` begins at a time (setting group.start)"
+    )]
+    LostOffsets {
+        /// The group.
+        group: String,
+        /// The topics that hold records.
+        topics: String,
+    },
     /// Something else.
     #[error("Kafka: {0}")]
     Other(String),

@@ -4,17 +4,15 @@
 //! old one find its own tracker and change nothing for the new one. That is the epoch rule, made
 //! by construction.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::wakeup::Wakeup;
 use crate::offsets::{Begin, MAX_INCOMPLETE, Tracker};
 
 /// Why a record may not be worked on now.
@@ -37,24 +35,44 @@ pub struct Partition {
     closed: AtomicBool,
     /// Requests and produces under way for this partition.
     active: Mutex<usize>,
-    quiet: Condvar,
     /// Records and bytes handed over and not yet taken up by the worker.
     queued_records: AtomicUsize,
     queued_bytes: AtomicUsize,
+    /// One beyond the last record that was handed over.
+    read_to: AtomicI64,
+    /// How often something was begun or completed.
+    steps: AtomicU64,
+    /// Whether the worker waits for the moment at which its next record falls due.
+    waits_until_due: AtomicBool,
+    /// The fetch position of the client library's last statistics, when nothing was under way then.
+    idle_at: AtomicI64,
+    /// Whether its worker ended although the partition was not given up.
+    failed: AtomicBool,
+    /// Wakes the commit loop.
+    completed: OnceLock<Arc<Wakeup>>,
 }
+
+/// Stands for an offset that is not known.
+const UNKNOWN: i64 = -1;
 
 impl Partition {
     /// A partition that was just assigned, with what its last owner had done.
     pub fn new(topic: Arc<str>, number: i32, tracker: Tracker) -> Self {
+        let read_to = AtomicI64::new(tracker.watermark().unwrap_or(UNKNOWN));
         Self {
             topic,
             number,
+            read_to,
+            steps: AtomicU64::new(0),
+            waits_until_due: AtomicBool::new(false),
+            idle_at: AtomicI64::new(UNKNOWN),
+            failed: AtomicBool::new(false),
+            completed: OnceLock::new(),
             tracker: Mutex::new(tracker),
             room: Notify::new(),
             released: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             active: Mutex::new(0),
-            quiet: Condvar::new(),
             queued_records: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
         }
@@ -89,7 +107,13 @@ impl Partition {
             return Err(NotNow::Released);
         }
         let mut tracker = self.tracker.lock();
-        if tracker.is_full() { Err(NotNow::Full) } else { Ok(tracker.begin(offset)) }
+        if tracker.is_full() {
+            return Err(NotNow::Full);
+        }
+        let begin = tracker.begin(offset);
+        drop(tracker);
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        Ok(begin)
     }
 
     /// The offset is complete.
@@ -98,9 +122,18 @@ impl Partition {
         let was_full = tracker.is_full();
         tracker.complete(offset);
         drop(tracker);
+        self.steps.fetch_add(1, Ordering::Relaxed);
         if was_full {
             self.room.notify_waiters();
         }
+        if let Some(completed) = self.completed.get() {
+            completed.ring();
+        }
+    }
+
+    /// What is to be woken when something is complete; the first one stays.
+    pub(super) fn wakes(&self, completed: Arc<Wakeup>) {
+        let _ = self.completed.set(completed);
     }
 
     /// Whether half of the offsets that may be incomplete are.
@@ -136,13 +169,15 @@ impl Partition {
         true
     }
 
+    /// The same for more of what has entered: it is finished even when the partition was given up.
+    pub fn enter_begun(&self, count: usize) {
+        *self.active.lock() += count;
+    }
+
     /// It ended.
     pub fn leave(&self) {
         let mut active = self.active.lock();
         *active = active.saturating_sub(1);
-        if *active == 0 {
-            self.quiet.notify_all();
-        }
     }
 
     /// What is done, and what is to be committed.
@@ -161,6 +196,57 @@ impl Partition {
         tracker.incomplete() as u64 + tracker.uncommitted()
     }
 
+    /// Looks at the client library's statistics: the offset that it fetches next, and whether it
+    /// holds records that were not taken. When that was the same twice and nothing was under way,
+    /// what lies before it is no record (transaction markers, aborted or compacted records), and
+    /// counts as done. Once is not enough: the library moves its position a moment before what it
+    /// has fetched can be seen.
+    pub(super) fn note_fetch_position(&self, next: Option<i64>, is_holding: bool) {
+        let is_idle = !is_holding && self.queued().0 == 0 && self.tracker.lock().incomplete() == 0;
+        let next = next.filter(|_| is_idle).unwrap_or(UNKNOWN);
+        if self.idle_at.swap(next, Ordering::Relaxed) == next && next != UNKNOWN {
+            let mut tracker = self.tracker.lock();
+            let before = tracker.watermark();
+            tracker.skip_to(next);
+            let moved = tracker.watermark() != before;
+            drop(tracker);
+            if moved && let Some(completed) = self.completed.get() {
+                completed.ring();
+            }
+        }
+    }
+
+    /// How often something was begun or completed.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Whether records wait here or are under way, and time alone will not move them.
+    pub(super) fn has_work(&self) -> bool {
+        !self.waits_until_due.load(Ordering::Relaxed)
+            && (self.queued().0 > 0 || self.tracker.lock().incomplete() > 0)
+    }
+
+    /// The worker has ended although the partition was not given up: nothing reads it any more.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether the worker has ended although the partition was not given up.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether the worker waits until its next record falls due.
+    pub fn set_waits_until_due(&self, waits: bool) {
+        self.waits_until_due.store(waits, Ordering::Relaxed);
+    }
+
+    /// One beyond the last record that was handed over, or where reading begins, if that is known.
+    pub(super) fn read_to(&self) -> Option<i64> {
+        Some(self.read_to.load(Ordering::Relaxed)).filter(|offset| *offset != UNKNOWN)
+    }
+
     /// Gives the partition up: nothing more starts for it.
     pub fn release(&self) {
         {
@@ -176,23 +262,14 @@ impl Partition {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Waits until nothing is under way, on the polling thread.
-    pub(super) fn wait_quiet(&self, deadline: Instant) -> bool {
-        let mut active = self.active.lock();
-        while *active > 0 {
-            if self.quiet.wait_until(&mut active, deadline).timed_out() {
-                return *active == 0;
-            }
-        }
-        true
-    }
-
     /// Whether nothing is under way.
     pub fn is_quiet(&self) -> bool {
         *self.active.lock() == 0
     }
 
-    pub(super) fn queue(&self, records: usize, bytes: usize) {
+    /// So many records, the last one before `next`, are handed over.
+    pub(super) fn queue(&self, records: usize, bytes: usize, next: i64) {
+        self.read_to.store(next, Ordering::Relaxed);
         self.queued_records.fetch_add(records, Ordering::Relaxed);
         self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -207,9 +284,4 @@ impl Partition {
         let records = self.queued_records.load(Ordering::Relaxed);
         (records, self.queued_bytes.load(Ordering::Relaxed))
     }
-}
-
-/// How long a partition that is revoked may finish what is under way.
-pub(super) fn revoke_grace(session_timeout: Duration) -> Duration {
-    Duration::from_secs(2).min(session_timeout / 4)
 }

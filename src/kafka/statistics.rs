@@ -57,22 +57,15 @@ struct Topic {
 struct PartitionStatistics {
     fetchq_cnt: i64,
     fetchq_size: i64,
-    committed_offset: i64,
-    lo_offset: i64,
+    /// The offset that is fetched next: beyond markers and aborted records too.
+    next_offset: i64,
     hi_offset: i64,
     ls_offset: i64,
 }
 
 impl Default for PartitionStatistics {
     fn default() -> Self {
-        Self {
-            fetchq_cnt: 0,
-            fetchq_size: 0,
-            committed_offset: -1,
-            lo_offset: -1,
-            hi_offset: -1,
-            ls_offset: -1,
-        }
+        Self { fetchq_cnt: 0, fetchq_size: 0, next_offset: -1, hi_offset: -1, ls_offset: -1 }
     }
 }
 
@@ -109,8 +102,9 @@ impl Statistics {
         self.brokers.values().any(is_real)
     }
 
-    /// Shows how far a partition is behind its end.
-    pub(super) fn show_lag(&self, partition: &Partition, metrics: &ClientMetrics) {
+    /// Looks at a partition: how far it is behind its end, and how much waits behind a transaction
+    /// that is still open.
+    pub(super) fn look_at(&self, partition: &Partition, metrics: &ClientMetrics) {
         let (topic, number) = (partition.topic(), partition.number());
         let Some(found) = self
             .topics
@@ -119,15 +113,14 @@ impl Statistics {
         else {
             return;
         };
-        // What the tracker knows is newer than the last commit. A partition that nothing was read
-        // of begins where its last owner committed, or at its beginning.
-        let watermark = partition
-            .watermark()
-            .or_else(|| known(found.committed_offset))
-            .or_else(|| known(found.lo_offset));
+        partition.note_fetch_position(known(found.next_offset), found.fetchq_cnt > 0);
+        // Only what consumers may read counts: the end of the last transaction that is over.
         let end = known(found.ls_offset).or_else(|| known(found.hi_offset));
-        if let (Some(watermark), Some(end)) = (watermark, end) {
+        if let (Some(watermark), Some(end)) = (partition.watermark(), end) {
             metrics.set_lag(topic, number, watermark, end);
+        }
+        if let (Some(stable), Some(end)) = (known(found.ls_offset), known(found.hi_offset)) {
+            metrics.set_open_transaction(topic, number, (end - stable).max(0));
         }
     }
 }
@@ -139,7 +132,7 @@ mod tests {
     use super::*;
     use crate::{
         metrics::{KafkaClient, Metrics},
-        offsets::{CompletionMap, Tracker},
+        offsets::Tracker,
     };
 
     /// Shortened from what librdkafka 2.12 wrote.
@@ -149,12 +142,16 @@ mod tests {
         "GroupCoordinator":{"nodeid":1,"state":"UP","rtt":{"avg":700}},
         "localhost:9093/2":{"nodeid":2,"state":"CONNECT"}},
         "topics":{"t":{"partitions":{
-            "0":{"fetchq_cnt":3,"fetchq_size":300,"committed_offset":7,"lo_offset":0,"hi_offset":12,"ls_offset":10},
-            "1":{"committed_offset":-1001,"lo_offset":5,"hi_offset":9,"ls_offset":-1001},
+            "0":{"fetchq_cnt":3,"fetchq_size":300,"next_offset":7,"hi_offset":12,"ls_offset":10},
+            "1":{"next_offset":5,"hi_offset":9,"ls_offset":-1001},
             "-1":{}}}}}"#;
 
     fn partition(number: i32) -> Partition {
-        Partition::new(Arc::from("t"), number, Tracker::new(CompletionMap::default()))
+        Partition::new(
+            Arc::from("t"),
+            number,
+            Tracker::begin_at([7, 5, 0][usize::try_from(number).unwrap()]),
+        )
     }
 
     #[tokio::test]
@@ -164,9 +161,9 @@ mod tests {
         let statistics = Statistics::parse(TEXT.as_bytes()).unwrap();
         statistics.show(&client);
         let first = partition(0);
-        statistics.show_lag(&first, &client);
-        statistics.show_lag(&partition(1), &client);
-        statistics.show_lag(&partition(2), &client);
+        statistics.look_at(&first, &client);
+        statistics.look_at(&partition(1), &client);
+        statistics.look_at(&partition(2), &client);
         let text = metrics.render();
         for line in [
             r#"dunmore_kafka_brokers_connected{client="events"} 1"#,
@@ -176,6 +173,7 @@ mod tests {
             r#"dunmore_kafka_queue_records{client="events"} 3"#,
             r#"dunmore_consumer_lag_records{partition="0",topic="t"} 3"#,
             r#"dunmore_consumer_lag_records{partition="1",topic="t"} 4"#,
+            r#"dunmore_open_transaction_records{partition="0",topic="t"} 2"#,
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
@@ -185,7 +183,7 @@ mod tests {
         first.begin(8).await;
         first.begin(9).await;
         first.complete(9);
-        statistics.show_lag(&first, &client);
+        statistics.look_at(&first, &client);
         let lag = r#"dunmore_consumer_lag_records{partition="0",topic="t"} 2"#;
         assert!(metrics.render().contains(lag));
         client.forget_lag("t", 0);

@@ -77,6 +77,17 @@ impl Topics {
         }
     }
 
+    /// What the names of all retry topics begin with, those of former tiers too.
+    pub fn retry_prefix(&self) -> String {
+        format!("{}deliveries.retry.", self.prefix)
+    }
+
+    /// A subscription to every retry topic: those of the tiers, and those of former tiers, in which
+    /// deliveries may still wait. A tier's name begins with a digit.
+    pub fn all_retries(&self) -> String {
+        format!("^{}[0-9][0-9A-Za-z]*$", regex_text(&self.retry_prefix()))
+    }
+
     /// Every topic.
     pub fn all(&self) -> Vec<TopicKind> {
         let mut kinds =
@@ -102,7 +113,11 @@ impl Topics {
                 ],
             ),
             TopicKind::Results => (Cleanup::DeleteAfterDays(1), Vec::new()),
-            TopicKind::Events => (Cleanup::DeleteAfterDays(30), vec![large]),
+            TopicKind::Events => {
+                // Times choose what is replayed; those of producers' clocks are theirs.
+                let append = ("message.timestamp.type", "LogAppendTime".to_owned());
+                (Cleanup::DeleteAfterDays(30), vec![large, append])
+            }
             TopicKind::Retry(_) | TopicKind::Replay => (Cleanup::DeleteAfterDays(7), vec![large]),
             TopicKind::Dead => (Cleanup::DeleteAfterDays(30), vec![large]),
             TopicKind::Attempts => (Cleanup::DeleteAfterDays(7), Vec::new()),
@@ -124,6 +139,12 @@ impl TopicPlan {
         settings.extend(self.settings.iter().cloned());
         settings
     }
+}
+
+/// A text as a part of a regular expression that means itself: topic names have letters, digits and
+/// `. _ -` only.
+fn regex_text(text: &str) -> String {
+    text.replace('.', "\\.")
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ pub(super) struct KafkaMetrics {
     rebalances: IntCounterVec,
     lag: IntGaugeVec,
     position: IntGaugeVec,
+    open_transaction: IntGaugeVec,
+    replaced: IntCounterVec,
     brokers_connected: IntGaugeVec,
     round_trip: GaugeVec,
     round_trip_p99: GaugeVec,
@@ -87,6 +89,18 @@ impl KafkaMetrics {
                 "dunmore_consumer_watermark_offset",
                 "The oldest offset that is not done: what a commit would say now.",
                 &["topic", "partition"],
+            )?,
+            open_transaction: make.gauges(
+                "dunmore_open_transaction_records",
+                "Offsets from the last stable one to the partition's end: what waits behind a \
+                 producer's open transaction and cannot be read yet.",
+                &["topic", "partition"],
+            )?,
+            replaced: make.counters(
+                "dunmore_topics_replaced_total",
+                "Partitions whose topic was found to be another one than before, under the same \
+                 name: they were read from their beginning.",
+                &["topic"],
             )?,
             brokers_connected: make.gauges(
                 "dunmore_kafka_brokers_connected",
@@ -134,6 +148,8 @@ impl KafkaMetrics {
             rebalances: self.rebalances.with_label_values(label),
             lag: self.lag.clone(),
             position: self.position.clone(),
+            open_transaction: self.open_transaction.clone(),
+            replaced: self.replaced.clone(),
             brokers_connected: self.brokers_connected.with_label_values(label),
             round_trip: self.round_trip.with_label_values(label),
             round_trip_p99: self.round_trip_p99.with_label_values(label),
@@ -170,6 +186,8 @@ pub struct ClientMetrics {
     rebalances: IntCounter,
     lag: IntGaugeVec,
     position: IntGaugeVec,
+    open_transaction: IntGaugeVec,
+    replaced: IntCounterVec,
     brokers_connected: IntGauge,
     round_trip: Gauge,
     round_trip_p99: Gauge,
@@ -207,6 +225,17 @@ impl ClientMetrics {
         self.lag.with_label_values(&labels).set((end - watermark).max(0));
     }
 
+    /// So many offsets of a partition wait behind an open transaction.
+    pub fn set_open_transaction(&self, topic: &str, partition: i32, offsets: i64) {
+        let partition = partition.to_string();
+        self.open_transaction.with_label_values(&[topic, partition.as_str()]).set(offsets);
+    }
+
+    /// A partition's topic was created anew.
+    pub fn topic_replaced(&self, topic: &str) {
+        self.replaced.with_label_values(&[topic]).inc();
+    }
+
     /// A partition is not ours any more: a series of it would stand still for ever.
     pub fn forget_lag(&self, topic: &str, partition: i32) {
         let partition = partition.to_string();
@@ -214,6 +243,7 @@ impl ClientMetrics {
         // Removing what was never set is an error that says nothing.
         let _ = self.position.remove_label_values(&labels);
         let _ = self.lag.remove_label_values(&labels);
+        let _ = self.open_transaction.remove_label_values(&labels);
     }
 
     /// The client library's statistics.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry, TextEncoder,
 };
 
 pub use kafka::{ClientMetrics, ClientState, KafkaClient};
@@ -51,7 +51,10 @@ const REJECTIONS: &[Reason] = &[
     Reason::UnknownEventType,
     Reason::MissingProject,
     Reason::EventTooLarge,
+    Reason::UnknownSchema,
     Reason::InvalidRecord,
+    Reason::RecordTooLarge,
+    Reason::Bug,
 ];
 
 type RepeatBoundSource = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -86,6 +89,9 @@ pub struct Metrics {
     view_disk: IntGauge,
     view_rebuilds: IntCounterVec,
     view_unreadable: IntCounter,
+    view_age: Gauge,
+    newer_records: IntCounter,
+    partitions_stalled: IntGauge,
     attempts_dropped: IntCounter,
     registry_requests: IntCounterVec,
     registry_waiting: IntGauge,
@@ -268,6 +274,20 @@ impl Metrics {
                 "dunmore_view_unreadable_records_total",
                 "Records of the state topic that the view could not read and left out.",
             )?,
+            view_age: make.float_gauge(
+                "dunmore_view_age_seconds",
+                "How long ago the view had everything that was in the state topic, of the \
+                 partition that is furthest behind.",
+            )?,
+            newer_records: make.counter(
+                "dunmore_newer_records_deferred_total",
+                "Deliveries of a newer release that this one does not understand, put back into \
+                 their tier.",
+            )?,
+            partitions_stalled: make.gauge(
+                "dunmore_partitions_stalled",
+                "Partitions of this instance that have something to do and do not move.",
+            )?,
             registry_requests: make.counters(
                 "dunmore_schema_registry_requests_total",
                 "Requests to the schema registry by what came of them.",
@@ -440,6 +460,21 @@ impl Metrics {
     /// What the view takes on disk.
     pub fn set_view_disk(&self, bytes: u64) {
         self.view_disk.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// How long ago the view had everything.
+    pub fn set_view_age(&self, age: Duration) {
+        self.view_age.set(age.as_secs_f64());
+    }
+
+    /// A delivery of a newer release was put back into its tier.
+    pub fn newer_record_deferred(&self) {
+        self.newer_records.inc();
+    }
+
+    /// So many partitions have something to do and do not move.
+    pub fn set_partitions_stalled(&self, count: usize) {
+        self.partitions_stalled.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The view is rebuilt from Kafka.

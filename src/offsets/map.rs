@@ -9,13 +9,37 @@ use std::collections::BTreeSet;
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 
+use crate::id::TopicId;
+
 /// The most bytes of metadata that a Kafka broker takes by default.
 pub const MAX_METADATA_BYTES: usize = 4096;
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 5;
+/// Stands between the map and the topic's id. It is no character of base64, so a release without
+/// topic ids takes such a text for damaged: it repeats more, and loses nothing.
+const TOPIC_MARK: char = '@';
+/// The mark and the 22 characters of a topic id.
+const TOPIC_BYTES: usize = 23;
 /// What remains for varints: base64 makes four characters of three bytes.
-const MAX_PAYLOAD_BYTES: usize = MAX_METADATA_BYTES / 4 * 3 - HEADER_BYTES;
+const MAX_PAYLOAD_BYTES: usize = (MAX_METADATA_BYTES - TOPIC_BYTES) / 4 * 3 - HEADER_BYTES;
+
+/// The metadata of a commit: a map's text, and the id of the topic that the offsets belong to.
+pub(super) fn with_topic(mut map: String, topic: Option<TopicId>) -> String {
+    if let Some(topic) = topic {
+        map.push(TOPIC_MARK);
+        map.push_str(&topic.to_string());
+    }
+    map
+}
+
+/// Takes the metadata of a commit apart.
+pub(super) fn split_topic(metadata: &str) -> (&str, Option<TopicId>) {
+    match metadata.split_once(TOPIC_MARK) {
+        Some((map, topic)) => (map, TopicId::parse(topic)),
+        None => (metadata, None),
+    }
+}
 
 /// Why a text is no map. The safe reading of such a text is "nothing is known": more repeats,
 /// never a loss.

@@ -7,10 +7,14 @@
 //! parallel consumer).
 
 mod map;
+mod start;
 
 use std::collections::BTreeSet;
 
 pub use map::{CompletionMap, MAX_METADATA_BYTES, MapError};
+pub use start::{GoOn, Start};
+
+use crate::id::TopicId;
 
 /// The most offsets of a partition that may be incomplete at once. So many always fit into the
 /// commit metadata; at the cap the partition waits.
@@ -21,7 +25,7 @@ pub const MAX_INCOMPLETE: usize = 1000;
 pub struct Commit {
     /// The watermark: the offset to read next.
     pub offset: i64,
-    /// What is complete beyond it, as text; empty when nothing is.
+    /// What is complete beyond it, and the topic's id, as text; empty when neither is known.
     pub metadata: String,
     /// How many completions this commit makes durable.
     pub covers: u64,
@@ -40,9 +44,11 @@ pub enum Begin {
 #[derive(Debug)]
 pub struct Tracker {
     incomplete: BTreeSet<i64>,
-    /// One beyond the highest offset begun; `None` until something is known.
+    /// One beyond the highest offset begun, or where reading begins; `None` until that is known.
     next: Option<i64>,
     restored: CompletionMap,
+    /// The topic that the offsets belong to.
+    topic: Option<TopicId>,
     completions: u64,
     committed_completions: u64,
     last_committed: Option<(i64, String)>,
@@ -55,9 +61,41 @@ impl Tracker {
             incomplete: BTreeSet::new(),
             next: None,
             restored,
+            topic: None,
             completions: 0,
             committed_completions: 0,
             last_committed: None,
+        }
+    }
+
+    /// Goes on where the last owner's commit says.
+    pub fn resume(offset: i64, restored: CompletionMap, metadata: String) -> Self {
+        let next = Some(offset.max(restored.watermark()));
+        Self { next, last_committed: Some((offset, metadata)), ..Self::new(restored) }
+    }
+
+    /// Begins at this offset, which is committed before anything is read: a group without any
+    /// commit has then lost its offsets, and did not just begin.
+    pub fn begin_at(offset: i64) -> Self {
+        Self { next: Some(offset), ..Self::new(CompletionMap::default()) }
+    }
+
+    /// The id of the topic became known.
+    pub fn identify(&mut self, topic: Option<TopicId>) {
+        self.topic = topic.or(self.topic);
+    }
+
+    /// The topic that the offsets belong to, if that is known.
+    pub fn topic(&self) -> Option<TopicId> {
+        self.topic
+    }
+
+    /// Everything before this offset that was to be read has been read: what lies between is no
+    /// record (transaction markers, aborted or compacted records). It changes nothing while
+    /// something is incomplete.
+    pub fn skip_to(&mut self, offset: i64) {
+        if self.incomplete.is_empty() && self.next.is_some_and(|next| next < offset) {
+            self.next = Some(offset);
         }
     }
 
@@ -84,7 +122,7 @@ impl Tracker {
         }
     }
 
-    /// The lowest offset that is not complete; `None` until something was read.
+    /// The lowest offset that is not complete; `None` until it is known where reading begins.
     pub fn watermark(&self) -> Option<i64> {
         self.incomplete.first().copied().or(self.next)
     }
@@ -109,7 +147,7 @@ impl Tracker {
         let next = self.next?;
         let offset = self.watermark()?;
         let seen = next.max(self.restored.end());
-        let metadata = if self.incomplete.is_empty() && seen <= offset {
+        let map = if self.incomplete.is_empty() && seen <= offset {
             String::new()
         } else {
             // Beyond what this assignment has read, what the last owner had done still counts.
@@ -121,6 +159,7 @@ impl Tracker {
                 .collect();
             CompletionMap::new(offset, seen, incomplete).encode()
         };
+        let metadata = map::with_topic(map, self.topic);
         if self.last_committed.as_ref().is_some_and(|(o, m)| *o == offset && *m == metadata) {
             return None;
         }

@@ -293,6 +293,7 @@ fn asked_for(
         delivery_id: id,
         connector: known.key.clone(),
         connector_type: known.kind,
+        connector_created_at: Some(known.created_at),
         event: event.clone(),
         attempts: 0,
         steps: 0,

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -20,7 +21,7 @@ use crate::{
     lane::{Deferral, Report, Start},
     outbound::SendError,
     telemetry::{Attempt, Step},
-    view::Target,
+    view::{MAX_AGE, Target},
 };
 
 /// What a request said of one delivery.
@@ -38,35 +39,24 @@ pub struct Judged {
 pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
     loop {
         let ticket = start.ticket;
-        let kind = start.items.first().map(|delivery| delivery.target.kind);
-        if let Some(wait) = kind.and_then(|kind| dispatcher.shared_pause(kind)) {
-            let mut starts = dispatcher.finish(ticket, Report::Unused);
-            for item in start.items {
-                let reason = Reason::RateLimited;
-                park::spawn_deferral(&dispatcher, Deferral { item, reason, wait });
-            }
-            match starts.pop() {
-                Some(next) => start = next,
-                None => return,
-            }
-            dispatcher.launch(starts);
-            continue;
-        }
-        // What belongs to a partition that was given up is its next owner's.
-        let deliveries: Vec<Delivery> =
-            start.items.into_iter().filter(|d| d.work.start()).collect();
-        let (report, judged) = if deliveries.is_empty() {
-            (Report::Unused, Vec::new())
-        } else {
-            let judged = send_all(&dispatcher, &deliveries).await;
-            let answers = deliveries.iter().zip(&judged);
-            let report = Report::of(answers.map(|(d, j)| (d.target.version, &j.verdict)));
-            (report, judged)
-        };
+        let (report, ended) = AssertUnwindSafe(attempt(&dispatcher, start.items))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| {
+                // What it had in hand is incomplete and would stay so: only a restart reads it again.
+                dispatcher.supervisor().fail("sending a delivery panicked".to_owned());
+                (Report::Unused, Ended::default())
+            });
         // The lane first: what may start next need not wait for records to be written.
         let mut starts = dispatcher.finish(ticket, report);
-        for (delivery, judged) in deliveries.into_iter().zip(judged) {
+        for (delivery, judged) in ended.judged {
             park::settle(&dispatcher, delivery, judged);
+        }
+        for deferral in ended.deferred {
+            park::spawn_deferral(&dispatcher, deferral);
+        }
+        for (delivery, reason, words) in ended.held {
+            park::spawn_held(&dispatcher, delivery, reason, words);
         }
         match starts.pop() {
             Some(next) => start = next,
@@ -74,6 +64,66 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
         }
         dispatcher.launch(starts);
     }
+}
+
+/// What became of the deliveries of a start.
+#[derive(Default)]
+struct Ended {
+    judged: Vec<(Delivery, Judged)>,
+    deferred: Vec<Deferral<Delivery>>,
+    held: Vec<(Delivery, Reason, String)>,
+}
+
+/// Sends deliveries of one connector, as it is now.
+async fn attempt(dispatcher: &Arc<Dispatcher>, mut items: Vec<Delivery>) -> (Report, Ended) {
+    let mut ended = Ended::default();
+    let Some(first) = items.first() else { return (Report::Unused, ended) };
+    let (kind, key) = (first.target.kind, first.target.key.clone());
+    if let Some(wait) = dispatcher.shared_pause(kind) {
+        let defer = |item| Deferral { item, reason: Reason::RateLimited, wait };
+        ended.deferred.extend(items.into_iter().map(defer));
+        return (Report::Unused, ended);
+    }
+    // What stood still while others went on must not send as things were then.
+    let partition = dispatcher.state_partition(&key.project);
+    let given_up = || items.iter().all(|delivery| delivery.work.is_given_up());
+    let Some(oldest) = Instant::now().checked_sub(MAX_AGE) else { return (Report::Unused, ended) };
+    if !dispatcher.view().as_of().complete(partition, oldest, given_up).await {
+        return (Report::Unused, ended);
+    }
+    // The connector as it is now, not as it was when each of these was matched: a new secret is used
+    // at once, what was deleted gets nothing more, and the answer is about what was sent.
+    let now = dispatcher.subscriptions(&key.project).await;
+    let mut deliveries = Vec::with_capacity(items.len());
+    for mut delivery in items.drain(..) {
+        let created_at = Some(delivery.target.created_at);
+        match now.still_wanted(&key.connector, delivery.event.kind, created_at) {
+            // What belongs to a partition that was given up is its next owner's.
+            _ if !delivery.work.start() => {}
+            Err(reason) => park::cancel_started(dispatcher, delivery, reason),
+            Ok(target) => {
+                if let Some((reason, words)) = target.held() {
+                    ended.held.push((delivery, reason, words.to_owned()));
+                    continue;
+                }
+                if target.version > delivery.target.version {
+                    delivery.target = Arc::clone(target);
+                }
+                deliveries.push(delivery);
+            }
+        }
+    }
+    if deliveries.is_empty() {
+        return (Report::Unused, ended);
+    }
+    let judged = AssertUnwindSafe(send_all(dispatcher, &deliveries)).catch_unwind().await;
+    let judged = judged.unwrap_or_else(|_| {
+        deliveries.iter().map(|_| unsent(Verdict::dead(Reason::Bug, Reason::Bug.help()))).collect()
+    });
+    let answers = deliveries.iter().zip(&judged);
+    let report = Report::of(answers.map(|(d, j)| (d.target.version, &j.verdict)));
+    ended.judged = deliveries.into_iter().zip(judged).collect();
+    (report, ended)
 }
 
 /// Sends deliveries of one connector, in as many requests as needed; one judgement for each.
@@ -205,10 +255,13 @@ impl Sender<'_> {
         traceparents: &[Option<&str>],
     ) -> Vec<Judged> {
         let batching = destination.batching();
-        let built = guarded(|| match (batching, items) {
-            (None, [item]) => destination.build(item),
-            (None, _) => Err(Verdict::dead(Reason::Bug, "no batches here")),
-            (Some(batching), _) => batching.build(items),
+        let built = guarded(|| {
+            fault_point!("build");
+            match (batching, items) {
+                (None, [item]) => destination.build(item),
+                (None, _) => Err(Verdict::dead(Reason::Bug, "no batches here")),
+                (Some(batching), _) => batching.build(items),
+            }
         });
         let request = match built.and_then(|built| built) {
             Ok(request) => request,
@@ -247,10 +300,13 @@ impl Sender<'_> {
             }
             Ok(response) => {
                 let status = Some(response.status);
-                let verdicts = guarded(|| match (batching, items) {
-                    (None, [item]) => vec![destination.judge(item, &response)],
-                    (None, _) => Vec::new(),
-                    (Some(batching), _) => batching.judge(items, &response),
+                let verdicts = guarded(|| {
+                    fault_point!("judge");
+                    match (batching, items) {
+                        (None, [item]) => vec![destination.judge(item, &response)],
+                        (None, _) => Vec::new(),
+                        (Some(batching), _) => batching.judge(items, &response),
+                    }
                 });
                 let verdicts = match verdicts {
                     Ok(verdicts) if verdicts.len() == items.len() => verdicts,
@@ -275,7 +331,7 @@ impl Sender<'_> {
 
     /// A span for each item whose trace is sampled.
     fn steps(&self, items: &[Item<'_>], traceparents: &[Option<&str>]) -> Vec<Option<Step>> {
-        let Some(traces) = &self.dispatcher.options.traces else { return Vec::new() };
+        let Some(traces) = self.dispatcher.traces() else { return Vec::new() };
         let (connector, kind) = (&self.target.key, self.target.kind);
         let step = |(item, parent): (_, Option<&str>)| {
             let batch = items.len();
@@ -289,7 +345,7 @@ impl Sender<'_> {
         let began = Instant::now();
         let outbound = &self.dispatcher.options.outbound;
         let sent = outbound.send(request, self.target.trusted, self.timeout).await;
-        let metrics = &self.dispatcher.options.metrics;
+        let metrics = self.dispatcher.metrics();
         let duration = began.elapsed();
         metrics.attempt(self.target.kind, self.source, duration);
         if let Ok(response) = &sent {

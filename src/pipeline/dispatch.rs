@@ -11,9 +11,8 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
 
-use super::{attempt, budget::Budgets, park, work::Delivery};
+use super::{attempt, budget::Budgets, park, supervisor::Supervisor, work::Delivery};
 use crate::{
     codec::Codec,
     config::AttemptLogging,
@@ -70,6 +69,10 @@ pub struct DispatchOptions {
     pub policy: RetryPolicy,
     /// What the operator set per type.
     pub limits: BTreeMap<ConnectorType, TypeLimits>,
+    /// Over how many partitions of the state topic the projects are spread.
+    pub state_partitions: i32,
+    /// Runs the tasks.
+    pub supervisor: Supervisor,
     /// Deliveries at once.
     pub max_in_flight: u32,
     /// Traces, when there is a collector.
@@ -94,8 +97,8 @@ pub struct Dispatcher {
     wake: Notify,
     next_round: AtomicU64,
     pub(super) budgets: Budgets,
-    tasks: TaskTracker,
-    pub(super) suspending: Mutex<BTreeMap<ConnectorKey, i64>>,
+    /// By connector, the version of which a change was asked for.
+    asked: Mutex<BTreeMap<ConnectorKey, i64>>,
 }
 
 impl Dispatcher {
@@ -121,13 +124,43 @@ impl Dispatcher {
             wake: Notify::new(),
             next_round: AtomicU64::new(0),
             budgets: Budgets::new(permits),
-            tasks: TaskTracker::new(),
-            suspending: Mutex::new(BTreeMap::new()),
+            asked: Mutex::new(BTreeMap::new()),
             options,
         });
         dispatcher.options.metrics.set_in_flight_limit(dispatcher.budgets.limit());
-        tokio::spawn(housekeeping(Arc::downgrade(&dispatcher)));
+        let housekeeping = housekeeping(Arc::downgrade(&dispatcher));
+        dispatcher.supervisor().spawn("looking after the lanes", housekeeping);
         dispatcher
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.options.metrics
+    }
+
+    pub(super) fn view(&self) -> &View {
+        &self.options.view
+    }
+
+    pub(super) fn codec(&self) -> &Codec {
+        &self.options.codec
+    }
+
+    pub(super) fn traces(&self) -> Option<&Arc<Traces>> {
+        self.options.traces.as_ref()
+    }
+
+    /// Runs the tasks of the delivery plane.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.options.supervisor
+    }
+
+    /// Whether nothing was asked for yet because of this version of the connector.
+    pub(super) fn asks_once(&self, target: &Target) -> bool {
+        let mut asked = self.asked.lock();
+        if asked.len() >= park::MAX_ASKED {
+            asked.clear();
+        }
+        asked.insert(target.key.clone(), target.version) != Some(target.version)
     }
 
     /// Who of a project wants what. The view is on local disk: when it cannot be read, nothing can
@@ -239,7 +272,7 @@ impl Dispatcher {
     /// Runs each start in a task of its own.
     pub(super) fn launch(self: &Arc<Self>, starts: Vec<Start<Delivery>>) {
         for start in starts {
-            self.tasks.spawn(attempt::run(Arc::clone(self), start));
+            self.supervisor().spawn("sending a delivery", attempt::run(Arc::clone(self), start));
         }
     }
 
@@ -267,8 +300,12 @@ impl Dispatcher {
     }
 
     /// A task that the shutdown waits for.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+    pub(super) fn spawn(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.supervisor().spawn(what, task);
     }
 
     /// Drops what waits for partitions that are given up: their next owner delivers it. Records of
@@ -283,8 +320,7 @@ impl Dispatcher {
 
     /// Waits until every task has ended, at most so long.
     pub async fn stopped(&self, timeout: Duration) {
-        self.tasks.close();
-        let _ = tokio::time::timeout(timeout, self.tasks.wait()).await;
+        self.supervisor().stopped(timeout).await;
     }
 
     fn sweep(self: &Arc<Self>) {
@@ -298,8 +334,8 @@ impl Dispatcher {
             park::spawn_deferral(self, deferral);
         }
         self.launch(starts);
-        self.options.metrics.set_lanes(&counts);
-        self.options.metrics.set_in_flight(self.budgets.in_flight());
+        self.metrics().set_lanes(&counts);
+        self.metrics().set_in_flight(self.budgets.in_flight());
     }
 }
 

@@ -5,25 +5,28 @@ mod account;
 mod attempt;
 mod budget;
 mod dispatch;
-mod live;
+#[cfg(test)]
+mod panic_tests;
 mod park;
 mod registrar;
-mod retries;
+mod supervisor;
+mod view_ends;
 mod view_feed;
 mod work;
+mod worker;
 
 pub use attempt::test_send;
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
 pub use registrar::{Registrar, RegistrarEvents};
+pub use supervisor::Supervisor;
+pub use view_ends::watch as watch_view_ends;
 pub use view_feed::ViewFeed;
 pub use work::{Delivery, RecordWork, Share};
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use crate::{
-    delivery::Source,
-    kafka::{Assigned, GroupEvents, Partition, TopicKind, Topics},
-};
+use crate::kafka::{Assigned, GroupEvents, Partition, TopicKind, Topics};
+use worker::Records;
 
 /// Header of a state record: the offset of the command that caused it.
 pub const COMMAND_OFFSET: &str = "dunmore-command-offset";
@@ -32,55 +35,52 @@ pub const COMMAND_ID: &str = "dunmore-command-id";
 /// Header that is carried through from the event to the destination.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// What the delivery group's consumer tells, turned into workers.
+/// The delivery group's partitions, turned into workers.
 pub struct DeliveryEvents {
     dispatcher: Arc<Dispatcher>,
-    /// Topic name and what its records are.
-    topics: Vec<(String, TopicKind)>,
+    /// What a topic's records are; a topic that is not listed is a retry tier.
+    topics: HashMap<String, Records>,
+    prefix: String,
     runtime: tokio::runtime::Handle,
 }
 
 impl DeliveryEvents {
     /// Workers run on the current runtime.
     pub fn new(dispatcher: Arc<Dispatcher>, topics: &Topics) -> Self {
-        let topics = delivery_topics(topics).into_iter().map(|kind| (topics.name(kind), kind));
-        let topics = topics.collect();
-        Self { dispatcher, topics, runtime: tokio::runtime::Handle::current() }
+        let policy = &dispatcher.options.policy;
+        let known = topics.all().into_iter().filter_map(|kind| {
+            let records = match kind {
+                TopicKind::Events => Records::Events,
+                TopicKind::Replay => Records::Replays,
+                TopicKind::Retry(tier) => Records::Retries(policy.tiers().get(tier)?.delay()),
+                _ => return None,
+            };
+            Some((topics.name(kind), records))
+        });
+        let (topics, prefix) = (known.collect(), topics.retry_prefix());
+        Self { dispatcher, topics, prefix, runtime: tokio::runtime::Handle::current() }
     }
-}
 
-/// The topics that the delivery group reads.
-pub fn delivery_topics(topics: &Topics) -> Vec<TopicKind> {
-    topics
-        .all()
-        .into_iter()
-        .filter(|kind| matches!(kind, TopicKind::Events | TopicKind::Retry(_) | TopicKind::Replay))
-        .collect()
+    /// A tier that is not in the settings any more: its name says how long its records wait.
+    fn former_tier(&self, topic: &str) -> Option<Records> {
+        let name = topic.strip_prefix(&self.prefix)?;
+        let delay = humantime::parse_duration(name).ok()?;
+        tracing::info!(topic, "records of a retry tier that is not in delivery.retry_tiers");
+        Some(Records::Retries(delay))
+    }
 }
 
 impl GroupEvents for DeliveryEvents {
     fn assigned(&self, assigned: Assigned) {
-        let dispatcher = Arc::clone(&self.dispatcher);
-        let kind = self
-            .topics
-            .iter()
-            .find(|(name, _)| **name == **assigned.partition.topic())
-            .map(|(_, kind)| *kind);
-        match kind {
-            Some(TopicKind::Events) => {
-                self.runtime.spawn(live::run(dispatcher, assigned));
-            }
-            Some(TopicKind::Retry(tier)) => {
-                self.runtime.spawn(retries::run(dispatcher, assigned, Source::Retry, Some(tier)));
-            }
-            Some(TopicKind::Replay) => {
-                self.runtime.spawn(retries::run(dispatcher, assigned, Source::Replay, None));
-            }
-            _ => {
-                let topic = assigned.partition.topic();
-                tracing::error!(%topic, "nothing reads this topic; please report this bug");
-            }
-        }
+        let topic = Arc::clone(assigned.partition.topic());
+        let known = self.topics.get(topic.as_ref()).copied();
+        let supervisor = self.dispatcher.supervisor();
+        let Some(records) = known.or_else(|| self.former_tier(&topic)) else {
+            supervisor.fail(format!("nothing reads the topic {topic}; please report this bug"));
+            return;
+        };
+        let worker = worker::run(Arc::clone(&self.dispatcher), assigned, records);
+        supervisor.spawn_on(&self.runtime, "the worker of a partition", worker);
     }
 
     fn released(&self, partitions: &[Arc<Partition>]) {

@@ -11,12 +11,13 @@ use super::{
     work::Delivery,
 };
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     connector::{Command, CommandBody, Patch},
     delivery::{
         Ask, AttemptRecord, DeliveryRecord, Ending, Next, Outcome, Park, Reason, Source, Tier,
         Verdict,
     },
+    destination::cut,
     id::CommandId,
     kafka::{Outgoing, Partition, ProduceError, Record, TopicKind},
     lane::Deferral,
@@ -27,9 +28,14 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// … up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Connectors whose suspension was asked for, to ask once. Forgetting them asks again, which the
-/// registrar answers with a rejection.
-const MAX_SUSPENDING: usize = 10_000;
+/// Connectors of which a change was asked for, to ask once for each version. Forgetting them asks
+/// again, which the registrar answers with a rejection.
+pub const MAX_ASKED: usize = 10_000;
+/// The longest detail in a dead letter's header, in characters.
+const MAX_DETAIL_CHARS: usize = 1000;
+/// What a refused record's own headers may take in its dead letter, in bytes; the rest is left out.
+/// The limit of a topic counts headers too, and the value is worth more.
+const MAX_CARRIED_HEADER_BYTES: usize = 64 << 10;
 
 /// The header names of dead letters.
 mod header {
@@ -41,6 +47,32 @@ mod header {
     pub const ATTEMPTS: &str = "dunmore-attempts";
     pub const CONNECTOR_ID: &str = "dunmore-connector-id";
     pub const CONNECTOR_TYPE: &str = "dunmore-connector-type";
+    pub const EVENT_ID: &str = "dunmore-event-id";
+    pub const DELIVERY_ID: &str = "dunmore-delivery-id";
+    /// How many bytes the value has that is left out; it stands where the source says.
+    pub const VALUE_OMITTED: &str = "dunmore-value-omitted";
+    /// How many of the record's own headers are left out.
+    pub const HEADERS_OMITTED: &str = "dunmore-headers-omitted";
+    /// When a record was put back into its tier for the first time, in milliseconds since 1970.
+    pub const DEFERRED_SINCE: &str = "dunmore-deferred-since";
+}
+
+/// Why a record is refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub reason: Reason,
+    pub detail: String,
+}
+
+/// What became of a record that was to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Written {
+    /// It is durable.
+    Durable,
+    /// The topic takes no record of this size.
+    TooLarge,
+    /// The partition was given up before: its next owner does the work again.
+    GivenUp,
 }
 
 /// Ends an attempt. The delivery was started before it.
@@ -58,7 +90,7 @@ pub fn settle(dispatcher: &Arc<Dispatcher>, mut delivery: Delivery, judged: Judg
             let latency = now.since(delivery.accepted_at);
             let (kind, event) = (delivery.target.kind, delivery.event.kind);
             let cause = cause(delivery.source, delivery.job.as_deref());
-            dispatcher.options.metrics.delivered(kind, event, cause, latency);
+            dispatcher.metrics().delivered(kind, event, cause, latency);
             let entry = Entry { status, duration, ..Entry::plain(Outcome::Delivered) };
             log_attempt(dispatcher, &delivery, &entry, now);
             delivery.work.done();
@@ -103,12 +135,23 @@ pub fn skip(dispatcher: &Arc<Dispatcher>, delivery: Delivery) -> Option<Delivery
     let Ok(destination) = &delivery.target.destination else { return Some(delivery) };
     let Some(why) = destination.skips(&delivery.event) else { return Some(delivery) };
     let entry = Entry { detail: Some(why), ..Entry::plain(Outcome::Skipped) };
-    let metrics = &dispatcher.options.metrics;
+    let metrics = dispatcher.metrics();
     let cause = cause(delivery.source, delivery.job.as_deref());
     metrics.step(delivery.target.kind, delivery.event.kind, cause, Outcome::Skipped);
     log_attempt(dispatcher, &delivery, &entry, clock::now());
     delivery.work.done();
     None
+}
+
+/// Ends a delivery that is not wanted any more when its request could start.
+pub fn cancel_started(dispatcher: &Arc<Dispatcher>, delivery: Delivery, reason: Reason) {
+    let cause = cause(delivery.source, delivery.job.as_deref());
+    let (kind, event) = (delivery.target.kind, delivery.event.kind);
+    dispatcher.metrics().step(kind, event, cause, Outcome::Cancelled);
+    let (reason, detail) = (Some(reason), Some(reason.help()));
+    let entry = Entry { reason, detail, ..Entry::plain(Outcome::Cancelled) };
+    log_attempt(dispatcher, &delivery, &entry, clock::now());
+    delivery.work.done();
 }
 
 /// Records that a waiting delivery is not wanted any more.
@@ -121,7 +164,7 @@ pub fn cancel(
 ) {
     let kind = waited.connector_type;
     let cause = cause(source, waited.job.as_deref());
-    dispatcher.options.metrics.step(kind, waited.event.kind, cause, Outcome::Cancelled);
+    dispatcher.metrics().step(kind, waited.event.kind, cause, Outcome::Cancelled);
     let record = AttemptRecord {
         delivery_id: waited.delivery_id,
         project_id: waited.connector.project.as_str().into(),
@@ -151,35 +194,43 @@ fn spawn(
     duration: Option<Duration>,
 ) {
     let task = write_and_complete(Arc::clone(dispatcher), delivery, park, status, duration);
-    dispatcher.spawn(task);
+    dispatcher.spawn("writing an outcome", task);
 }
 
 /// Writes the record in which the delivery goes on, and completes it when that is durable.
 async fn write_and_complete(
     dispatcher: Arc<Dispatcher>,
     delivery: Delivery,
-    park: Park,
+    mut park: Park,
     status: Option<u16>,
     duration: Option<Duration>,
 ) {
     let now = clock::now();
+    fault_point!("write");
     let value = delivery.record(park.due_at).to_json();
-    let (kind, topic, headers, tier) = match park.next {
+    let mut written = match park.next {
         Next::Wait { tier, .. } => {
-            let name = dispatcher.options.policy.tiers().get(tier).map(Tier::name);
             let tier = tier.min(dispatcher.retry_topics.len() - 1);
+            let value = dispatcher.codec().encode(TopicKind::Retry(tier), value.clone());
             let topic = &dispatcher.retry_topics[tier];
-            (TopicKind::Retry(tier), topic, trace_header(&delivery), name)
+            write(&dispatcher, &delivery, topic, &value, trace_header(&delivery)).await
         }
-        Next::Dead => {
-            (TopicKind::Dead, &dispatcher.dead_topic, dead_headers(&delivery, &park), None)
-        }
+        Next::Dead => Written::TooLarge,
     };
-    let value = dispatcher.options.codec.encode(kind, value);
-    if !write(&dispatcher, &delivery, topic, &value, headers).await {
+    if written == Written::TooLarge {
+        if park.next != Next::Dead {
+            park = park.into_dead(Reason::RecordTooLarge, now);
+        }
+        written = write_dead(&dispatcher, &delivery, &park, value).await;
+    }
+    if written == Written::GivenUp {
         return;
     }
-    let metrics = &dispatcher.options.metrics;
+    let tier = match park.next {
+        Next::Wait { tier, .. } => dispatcher.options.policy.tiers().get(tier).map(Tier::name),
+        Next::Dead => None,
+    };
+    let metrics = dispatcher.metrics();
     let cause = cause(delivery.source, delivery.job.as_deref());
     metrics.step(delivery.target.kind, delivery.event.kind, cause, park.outcome);
     match tier {
@@ -198,6 +249,26 @@ async fn write_and_complete(
     delivery.work.done();
 }
 
+/// Writes a dead letter; one that is too large without its value, which stands where the event came
+/// from.
+async fn write_dead(
+    dispatcher: &Arc<Dispatcher>,
+    delivery: &Delivery,
+    park: &Park,
+    value: Vec<u8>,
+) -> Written {
+    let value = dispatcher.codec().encode(TopicKind::Dead, value);
+    let mut headers = dead_headers(delivery, park);
+    let topic = &dispatcher.dead_topic;
+    match write(dispatcher, delivery, topic, &value, headers.clone()).await {
+        Written::TooLarge => {
+            headers.push((header::VALUE_OMITTED, value.len().to_string().into_bytes()));
+            write(dispatcher, delivery, topic, b"", headers).await
+        }
+        written => written,
+    }
+}
+
 fn trace_header(delivery: &Delivery) -> Vec<(&'static str, Vec<u8>)> {
     let trace = delivery.traceparent.as_ref();
     trace.map(|trace| (TRACEPARENT, trace.as_bytes().to_vec())).into_iter().collect()
@@ -214,6 +285,8 @@ fn dead_headers(delivery: &Delivery, park: &Park) -> Vec<(&'static str, Vec<u8>)
     );
     headers.push((header::CONNECTOR_ID, delivery.target.key.connector.as_str().into()));
     headers.push((header::CONNECTOR_TYPE, delivery.target.kind.as_str().into()));
+    headers.push((header::EVENT_ID, delivery.event.id.as_str().into()));
+    headers.push((header::DELIVERY_ID, delivery.id.to_string().into_bytes()));
     headers.extend(trace_header(delivery));
     headers
 }
@@ -228,7 +301,7 @@ fn error_headers(
 ) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         (header::REASON, reason.as_str().into()),
-        (header::DETAIL, detail.as_bytes().to_vec()),
+        (header::DETAIL, cut(detail, MAX_DETAIL_CHARS).into_bytes()),
         (header::SOURCE_TOPIC, topic.as_bytes().to_vec()),
         (header::SOURCE_PARTITION, partition.to_string().into_bytes()),
         (header::SOURCE_OFFSET, offset.to_string().into_bytes()),
@@ -236,19 +309,19 @@ fn error_headers(
     ]
 }
 
-/// Writes until it is durable. False when the partition was given up before: then its next owner
-/// does the work again.
 async fn write(
     dispatcher: &Arc<Dispatcher>,
     delivery: &Delivery,
     topic: &str,
     value: &[u8],
     headers: Vec<(&str, Vec<u8>)>,
-) -> bool {
+) -> Written {
     let key = delivery.target.key.project.as_str().as_bytes();
     write_until_durable(dispatcher, delivery.work.partition(), topic, key, value, headers).await
 }
 
+/// Writes until it is durable, or will never be. What was begun is finished while there is time,
+/// else all of it repeats.
 async fn write_until_durable(
     dispatcher: &Arc<Dispatcher>,
     partition: &Partition,
@@ -256,27 +329,23 @@ async fn write_until_durable(
     key: &[u8],
     value: &[u8],
     headers: Vec<(&str, Vec<u8>)>,
-) -> bool {
-    let producer = &dispatcher.options.producer;
-    let mut record = Outgoing { topic, partition: None, key, value: Some(value), headers };
+) -> Written {
+    let record = Outgoing { topic, partition: None, key, value: Some(value), headers };
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match producer.send(&record).await {
-            Ok(_) => return true,
-            Err(ProduceError::TooLarge) if record.value.is_some_and(|value| !value.is_empty()) => {
-                // The payload stays where it came from; the headers say where that is.
+        match dispatcher.options.producer.send(&record).await {
+            Ok(_) => return Written::Durable,
+            Err(ProduceError::TooLarge) => {
                 tracing::error!(
                     topic,
-                    "a record is larger than the topic takes; only its headers are kept: raise max.message.bytes (dunmore topics check)"
+                    bytes = value.len(),
+                    "a record is larger than the topic takes: raise max.message.bytes (dunmore \
+                     topics check)"
                 );
-                record.topic = &dispatcher.dead_topic;
-                record.value = Some(b"");
+                return Written::TooLarge;
             }
+            Err(_) if partition.is_closed() => return Written::GivenUp,
             Err(error) => {
-                // What was begun is finished while there is time, else all of it repeats.
-                if partition.is_closed() {
-                    return false;
-                }
                 tracing::warn!(topic, %error, "a record could not be written; trying again");
             }
         }
@@ -285,7 +354,8 @@ async fn write_until_durable(
     }
 }
 
-/// The headers of the dead letter of a record: where it came from and why, then its own.
+/// The headers of the dead letter of a record: where it came from and why, then its own as far as
+/// there is room.
 pub fn record_headers(
     reason: Reason,
     detail: &str,
@@ -293,53 +363,123 @@ pub fn record_headers(
     record: &Record,
 ) -> Vec<(String, Vec<u8>)> {
     let found = error_headers(reason, detail, topic, record.partition, record.offset, 0);
-    let found = found.into_iter().map(|(key, value)| (key.to_owned(), value));
-    let own = record.headers.iter().filter(|(key, _)| !key.starts_with("dunmore-"));
-    found.chain(own.map(|(key, value)| (key.clone(), value.to_vec()))).collect()
+    let mut headers: Vec<(String, Vec<u8>)> =
+        found.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let (mut bytes, mut omitted) = (0, 0_usize);
+    for (key, value) in record.headers.iter().filter(|(key, _)| !key.starts_with("dunmore-")) {
+        bytes += key.len() + value.len();
+        if bytes <= MAX_CARRIED_HEADER_BYTES {
+            headers.push((key.clone(), value.to_vec()));
+        } else {
+            omitted += 1;
+        }
+    }
+    if omitted > 0 {
+        headers.push((header::HEADERS_OMITTED.to_owned(), omitted.to_string().into_bytes()));
+    }
+    headers
 }
 
-/// A record that cannot be understood goes to the dead letters as it is.
-pub fn spawn_poison(
+/// A record that cannot be understood goes to the dead letters as it is. It waits for its share of
+/// the memory, then goes on by itself.
+pub async fn refuse(
     dispatcher: &Arc<Dispatcher>,
     partition: &Arc<Partition>,
+    source: Source,
     record: Record,
-    reason: Reason,
-    detail: String,
+    refused: Refused,
 ) {
+    let memory = dispatcher.budgets.event(source, record.size()).await;
     if !partition.enter() {
         return;
     }
+    let Refused { reason, detail } = refused;
     tracing::warn!(
         topic = %partition.topic(), partition = record.partition, offset = record.offset,
-        %reason, detail, "record refused; it is in the dead letters"
+        %reason, detail = cut(&detail, MAX_DETAIL_CHARS),
+        "record refused; it is in the dead letters"
     );
-    let (dispatcher, partition) = (Arc::clone(dispatcher), Arc::clone(partition));
-    let task_owner = Arc::clone(&dispatcher);
-    task_owner.spawn(async move {
-        let topic = dispatcher.dead_topic.clone();
-        let headers = record_headers(reason, &detail, partition.topic(), &record);
-        let headers = headers.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let (writer, partition) = (Arc::clone(dispatcher), Arc::clone(partition));
+    dispatcher.spawn("writing the dead letter of a record", async move {
+        let _memory = memory;
+        let topic = &writer.dead_topic;
+        let mut owned = record_headers(reason, &detail, partition.topic(), &record);
         let value = record.value.as_deref().unwrap_or_default();
         let key = record.key.as_deref().unwrap_or_default();
-        if write_until_durable(&dispatcher, &partition, &topic, key, value, headers).await {
+        let mut written = write_owned(&writer, &partition, topic, (key, value), &owned).await;
+        if written == Written::TooLarge {
+            let omitted = (header::VALUE_OMITTED.to_owned(), value.len().to_string().into_bytes());
+            owned.push(omitted);
+            written = write_owned(&writer, &partition, topic, (key, b""), &owned).await;
+        }
+        if written == Written::TooLarge {
+            // Nothing but where it stands: an own header or the key may be large as well.
+            owned.retain(|(key, _)| key.starts_with("dunmore-"));
+            written = write_owned(&writer, &partition, topic, (b"", b""), &owned).await;
+        }
+        if written == Written::Durable {
             partition.complete(record.offset);
         }
         partition.leave();
     });
 }
 
-/// Asks the registrar to suspend the connector, once per version of it.
+async fn write_owned(
+    dispatcher: &Arc<Dispatcher>,
+    partition: &Partition,
+    topic: &str,
+    (key, value): (&[u8], &[u8]),
+    headers: &[(String, Vec<u8>)],
+) -> Written {
+    let headers = headers.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    write_until_durable(dispatcher, partition, topic, key, value, headers).await
+}
+
+/// When a record was put back into its tier for the first time: now, if it never was.
+pub fn deferred_since(record: &Record) -> Timestamp {
+    let since = record.header_text(header::DEFERRED_SINCE).and_then(|text| text.parse().ok());
+    since.map_or(record.timestamp, Timestamp::from_millis)
+}
+
+/// Writes a record to the end of the longest tier as it is, and completes it when that is durable.
+pub fn put_back(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: &Record) {
+    if !partition.enter() {
+        return;
+    }
+    dispatcher.metrics().newer_record_deferred();
+    let (writer, partition, record) =
+        (Arc::clone(dispatcher), Arc::clone(partition), record.clone());
+    dispatcher.spawn("putting a record of a newer release back", async move {
+        let tier = writer.retry_topics.len() - 1;
+        let since = deferred_since(&record).millis().to_string().into_bytes();
+        let mut headers = vec![(header::DEFERRED_SINCE.to_owned(), since)];
+        let own = record.headers.iter().filter(|(key, _)| key != header::DEFERRED_SINCE);
+        headers.extend(own.map(|(key, value)| (key.clone(), value.to_vec())));
+        let value = record.value.as_deref().unwrap_or_default();
+        let key = record.key.as_deref().unwrap_or_default();
+        let topic = &writer.retry_topics[tier];
+        let written = write_owned(&writer, &partition, topic, (key, value), &headers).await;
+        if written == Written::Durable {
+            partition.complete(record.offset);
+        }
+        partition.leave();
+        match written {
+            Written::Durable | Written::GivenUp => {}
+            Written::TooLarge => {
+                let detail = "a newer release wrote it, and its tier takes no record of this size";
+                let refused = Refused { reason: Reason::RecordTooLarge, detail: detail.to_owned() };
+                refuse(&writer, &partition, Source::Retry, record, refused).await;
+            }
+        }
+    });
+}
+
+/// Asks the registrar to suspend the connector.
 fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, verdict: &Verdict) {
     let Verdict::Broken { reason, detail } = verdict else { return };
     let target = &delivery.target;
-    {
-        let mut suspending = dispatcher.suspending.lock();
-        if suspending.len() >= MAX_SUSPENDING {
-            suspending.clear();
-        }
-        if suspending.insert(target.key.clone(), target.version) == Some(target.version) {
-            return;
-        }
+    if !dispatcher.asks_once(target) {
+        return;
     }
     tracing::warn!(
         connector = %target.key, kind = %target.kind, %reason, detail,
@@ -353,11 +493,17 @@ fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, verdict: &Verdict)
     send_command(dispatcher, delivery, body);
 }
 
+/// Asks the registrar to store a setting's new value, unless the connector changes before.
 fn change_setting(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, field: &str, value: &str) {
+    let target = &delivery.target;
+    if !dispatcher.asks_once(target) {
+        return;
+    }
     let config = [(field.to_owned(), value.into())].into_iter().collect();
     let patch = Patch { config: Some(config), ..Patch::default() };
-    let connector = delivery.target.key.connector.clone();
-    send_command(dispatcher, delivery, CommandBody::Update { connector, patch, if_version: None });
+    let connector = target.key.connector.clone();
+    let if_version = Some(target.version);
+    send_command(dispatcher, delivery, CommandBody::Update { connector, patch, if_version });
 }
 
 fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: CommandBody) {
@@ -366,7 +512,7 @@ fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: Command
     let command = Command { id, project, body };
     let value = dispatcher.options.codec.encode(TopicKind::Commands, command.to_json());
     let sender = Arc::clone(dispatcher);
-    dispatcher.spawn(async move {
+    dispatcher.spawn("sending a command", async move {
         let record = Outgoing {
             topic: &sender.commands_topic,
             partition: None,

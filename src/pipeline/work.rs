@@ -77,6 +77,16 @@ impl Share {
         progress.begun
     }
 
+    /// So many more shares of the same record.
+    pub fn split(&self, count: usize) -> Vec<Self> {
+        let mut progress = self.work.progress.lock();
+        progress.left += count;
+        if progress.begun {
+            self.work.partition.enter_begun(count);
+        }
+        (0..count).map(|_| Self { work: Arc::clone(&self.work), done: false }).collect()
+    }
+
     /// Whether the delivery belongs to the partition's next owner.
     pub fn is_given_up(&self) -> bool {
         let partition = &self.work.partition;
@@ -152,6 +162,7 @@ impl Delivery {
             delivery_id: self.id,
             connector: self.target.key.clone(),
             connector_type: self.target.kind,
+            connector_created_at: Some(self.target.created_at),
             event: (*self.event).clone(),
             attempts: self.history.attempts,
             steps: self.history.steps,

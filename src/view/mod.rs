@@ -4,6 +4,7 @@
 //! can answer. The store on disk is derived data; in front of it a bounded cache keeps what the
 //! hot path asks for, compiled.
 
+mod as_of;
 mod cache;
 mod fold;
 mod freshness;
@@ -14,6 +15,7 @@ use std::{path::Path, sync::Arc};
 
 use tokio::sync::watch;
 
+pub use as_of::{AsOf, MAX_AGE};
 pub use cache::MAX_CACHED_PROJECTS;
 pub use fold::{
     Applied, Folded, Known, MAX_REMEMBERED_COMMANDS, Newest, Position, Remembered, Shelf,
@@ -39,6 +41,7 @@ pub struct View {
     base_urls: BaseUrls,
     /// Counts the changes of positions, to wake those who wait for one.
     moved: watch::Sender<u64>,
+    as_of: AsOf,
 }
 
 impl View {
@@ -46,7 +49,7 @@ impl View {
     #[must_use]
     pub fn new(store: Store, keyring: Arc<Keyring>, base_urls: BaseUrls) -> Self {
         let (moved, _) = watch::channel(0);
-        Self { store, cache: Cache::default(), keyring, base_urls, moved }
+        Self { store, cache: Cache::default(), keyring, base_urls, moved, as_of: AsOf::default() }
     }
 
     /// Opens the view that a data folder holds, or an empty one.
@@ -76,6 +79,12 @@ impl View {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// As of when it has everything.
+    #[must_use]
+    pub const fn as_of(&self) -> &AsOf {
+        &self.as_of
     }
 
     /// The keys that open the secrets of connectors.

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::{
+    clock::Timestamp,
     connector::{Connector, ProjectState},
     delivery::Reason,
     destination::{ConnectorType, Destination, Settings},
@@ -54,6 +55,8 @@ pub struct Target {
     pub event_types: EventTypes,
     /// Whether its owner has it switched on.
     pub is_active: bool,
+    /// When it was created: an id may be used again after a deletion.
+    pub created_at: Timestamp,
     /// Why its deliveries are held, if they are.
     pub suspended: Option<String>,
     /// Its half of the delivery ids.
@@ -86,6 +89,7 @@ impl Target {
             version: connector.version,
             event_types: connector.event_types.clone(),
             is_active: connector.is_active,
+            created_at: connector.created_at,
             suspended: connector.suspended_reason.clone(),
             namespace: DeliveryNamespace::of(&connector.key),
             destination,
@@ -170,13 +174,16 @@ impl Subscriptions {
         self.by_id.get(connector)
     }
 
-    /// The connector of a delivery that has waited, if it is still wanted; else why not.
+    /// The connector of a delivery that has waited, if it is still wanted; else why not. A connector
+    /// that was created at another time than the delivery's is another one with the same id.
     pub fn still_wanted(
         &self,
         connector: &ConnectorId,
         kind: EventType,
+        created_at: Option<Timestamp>,
     ) -> Result<&Arc<Target>, Reason> {
-        let target = self.target(connector).ok_or(Reason::ConnectorDeleted)?;
+        let is_it = |target: &&Arc<Target>| created_at.is_none_or(|at| at == target.created_at);
+        let target = self.target(connector).filter(is_it).ok_or(Reason::ConnectorDeleted)?;
         if !target.is_active {
             Err(Reason::ConnectorDisabled)
         } else if !target.event_types.contains(kind) {

@@ -104,7 +104,7 @@ pub async fn deliver(
     let options = GroupOptions {
         group: format!("{events}.panics"),
         topics: vec![events.clone()],
-        grace: Duration::from_secs(1),
+        revoke_timeout: Duration::from_secs(1),
         metrics: service.metrics().kafka_client(KafkaClient::Events),
     };
     let group = GroupConsumer::start(connection, &options, Arc::clone(&keeping) as _).unwrap();
@@ -121,6 +121,7 @@ pub async fn deliver(
             version: i64::MAX,
             event_types: EventTypes::All,
             is_active: true,
+            created_at: service.view().connector(&key).unwrap().unwrap().created_at,
             suspended: None,
             namespace: DeliveryNamespace::of(&key),
             destination: Ok(Box::new(Panicking { url: url.to_owned(), in_build })),
@@ -157,5 +158,5 @@ pub async fn deliver(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    group.stopped().await;
+    assert!(group.stopped(Instant::now() + Duration::from_secs(20)).await);
 }

@@ -176,7 +176,11 @@ impl Live {
         let work = RecordWork::shares(partition, offset, 1, None).pop().unwrap();
         let subscriptions = self.sight.subscriptions(&record.connector.project, &shared.keyring);
         let kind = record.event.kind;
-        let Ok(target) = subscriptions.still_wanted(&record.connector.connector, kind) else {
+        let Ok(target) = subscriptions.still_wanted(
+            &record.connector.connector,
+            kind,
+            record.connector_created_at,
+        ) else {
             shared.ledger.durable(task, 0, true);
             work.done();
             return Some(());

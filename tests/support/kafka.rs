@@ -10,9 +10,9 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, CommitMode, Consumer},
     message::{Header, Headers, Message, OwnedHeaders},
     producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer},
 };
@@ -192,6 +192,25 @@ impl Kafka {
         });
     }
 
+    /// Changes a setting of a topic.
+    pub(crate) fn set_topic(&self, topic: &str, name: &str, value: &str) {
+        let (admin, options) = self.admin();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        let changed = block_on(admin.alter_configs(&[change], &options)).unwrap();
+        assert!(changed.iter().all(Result::is_ok), "{changed:?}");
+    }
+
+    /// Commits for a group that has no members, with metadata, as a mirror does.
+    pub(crate) fn commit(&self, group: &str, topic: &str, committed: &[Committed]) {
+        let mut list = TopicPartitionList::new();
+        for one in committed.iter().filter(|one| one.offset.is_some()) {
+            let mut element = list.add_partition(topic, one.partition);
+            element.set_offset(Offset::Offset(one.offset.unwrap())).unwrap();
+            element.set_metadata(&one.metadata);
+        }
+        self.consumer(group).commit(&list, CommitMode::Sync).unwrap();
+    }
+
     /// Gives a topic more partitions.
     pub(crate) fn grow_topic(&self, topic: &str, partitions: usize) {
         let (admin, options) = self.admin();
@@ -203,11 +222,13 @@ impl Kafka {
         });
     }
 
-    /// Removes a partition's records before an offset, as retention does.
+    /// Removes a partition's records before an offset (all of them, where that is negative), as
+    /// retention does.
     pub(crate) fn delete_records_before(&self, topic: &str, partition: i32, offset: i64) {
         let (admin, options) = self.admin();
         let mut before = TopicPartitionList::new();
-        before.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        let offset = if offset < 0 { Offset::End } else { Offset::Offset(offset) };
+        before.add_partition_offset(topic, partition, offset).unwrap();
         block_on(admin.delete_records(&before, &options)).unwrap();
     }
 
@@ -291,9 +312,14 @@ impl Kafka {
     pub(crate) fn is_committed_to_the_end(&self, group: &str, topic: &str) -> bool {
         self.committed(group, topic).iter().all(|partition| {
             partition.end == 0
-                || (partition.offset == Some(partition.end) && partition.metadata.is_empty())
+                || (partition.offset == Some(partition.end) && is_empty_map(&partition.metadata))
         })
     }
+}
+
+/// Metadata that lists no offset: at most the topic's id.
+fn is_empty_map(metadata: &str) -> bool {
+    metadata.is_empty() || metadata.starts_with('@')
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

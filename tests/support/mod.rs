@@ -7,6 +7,7 @@ pub(crate) mod broker;
 pub(crate) mod certificates;
 pub(crate) mod events;
 pub(crate) mod fault_server;
+pub(crate) mod foreign;
 pub(crate) mod kafka;
 pub(crate) mod load;
 pub(crate) mod registry;

@@ -11,11 +11,13 @@ use super::{
     sink::Sink,
 };
 
-/// Topics of two partitions, a sink, and a project `proj_1` on the largest tier.
+/// Topics of two partitions (unless the settings say otherwise), a sink, and a project `proj_1` on the
+/// largest tier.
 pub(crate) fn stage(tiers: &str, more: &str) -> Option<(Stage, Sink)> {
     let broker = broker()?;
     let sink = Sink::start();
-    let more = format!("topics.partitions = 2\n{more}");
+    let partitions = if more.contains("topics.partitions") { "" } else { "topics.partitions = 2" };
+    let more = format!("{partitions}\n{more}");
     let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), tiers, &more);
     stage.command_all(&[set_tier("cmd_tier", "proj_1", "enterprise")]);
     Some((stage, sink))

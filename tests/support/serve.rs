@@ -176,6 +176,13 @@ impl Stage {
         })
     }
 
+    /// The same with an instance that runs for it alone.
+    pub(crate) fn set_up_with(&self, name: &str, commands: &[Value]) {
+        let serve = self.serve(name);
+        self.set_up(commands);
+        serve.stop();
+    }
+
     /// Writes commands and waits until the last one's result is there; all must be accepted.
     pub(crate) fn set_up(&self, commands: &[Value]) {
         self.command_all(commands);

@@ -2,42 +2,58 @@
 
 use std::{
     io,
-    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
+    time::Duration,
 };
 
-/// Commits when it is asked to, so that the polling thread waits for no answer: records would wait
-/// with it, for tens of milliseconds several times a second.
-pub struct Committer {
-    ask: SyncSender<()>,
+use super::super::wakeup::Wakeup;
+
+/// Between two commits: what a kill repeats is what completes in this time, and little more. A
+/// commit costs some tenths of a millisecond of CPU here and at the broker.
+const INTERVAL: Duration = Duration::from_millis(40);
+/// How often it looks whether it is to end while nothing completes.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Commits soon after something completed, on a thread of its own: the polling thread waits for no
+/// answer.
+pub struct CommitLoop {
+    wakeup: Arc<Wakeup>,
+    is_over: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
 }
 
-impl Committer {
-    /// Starts a thread that calls this each time it is asked to.
-    pub fn start(mut commit: impl FnMut() + Send + 'static) -> Result<Self, io::Error> {
-        // Without room for a request: who asks while it is busy asks again.
-        let (ask, asked) = sync_channel(0);
+impl CommitLoop {
+    /// Starts a thread that calls this after each ring, several times a second at most.
+    pub fn start(
+        wakeup: Arc<Wakeup>,
+        mut commit: impl FnMut() + Send + 'static,
+    ) -> Result<Self, io::Error> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (rung, ends) = (Arc::clone(&wakeup), Arc::clone(&is_over));
         let thread = thread::Builder::new().name("kafka commit".to_owned()).spawn(move || {
-            while asked.recv().is_ok() {
-                commit();
+            while !ends.load(Ordering::Acquire) {
+                if rung.wait(LOOK) && !ends.load(Ordering::Acquire) {
+                    commit();
+                    thread::sleep(INTERVAL);
+                }
             }
         })?;
-        Ok(Self { ask, thread })
+        Ok(Self { wakeup, is_over, thread })
     }
 
-    /// Whether it takes the request; an error when it has ended, which only a panic can cause.
-    pub fn ask(&self) -> Result<bool, String> {
-        match self.ask.try_send(()) {
-            Ok(()) => Ok(true),
-            Err(TrySendError::Full(())) => Ok(false),
-            Err(TrySendError::Disconnected(())) => Err("the committing thread panicked".to_owned()),
-        }
+    /// Whether the thread has ended although it was not asked to, which only a panic can cause.
+    pub fn has_failed(&self) -> bool {
+        self.thread.is_finished()
     }
 
-    /// Waits for the commit under way.
+    /// Waits for the commit under way; none follows.
     pub fn stop(self) {
-        drop(self.ask);
+        self.is_over.store(true, Ordering::Release);
+        self.wakeup.ring();
         if self.thread.join().is_err() {
             tracing::error!("the committing thread panicked");
         }
@@ -46,55 +62,41 @@ impl Committer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::channel,
-    };
+    use std::sync::mpsc::channel;
 
     use super::*;
 
-    fn ask(committer: &Committer) {
-        while !committer.ask().unwrap() {
-            thread::yield_now();
-        }
-    }
-
     #[test]
-    fn it_commits_once_for_each_request_it_takes_and_ends_with_the_one_under_way() {
+    fn it_commits_after_a_ring_and_ends_with_the_commit_under_way() {
         let (began, begins) = channel();
         let (let_go, goes) = channel::<()>();
-        let ended = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&ended);
-        let committer = Committer::start(move || {
+        let wakeup = Arc::new(Wakeup::default());
+        let commits = CommitLoop::start(Arc::clone(&wakeup), move || {
             began.send(()).unwrap();
             goes.recv().unwrap();
-            count.fetch_add(1, Ordering::SeqCst);
         })
         .unwrap();
-        ask(&committer);
+        assert!(begins.try_recv().is_err(), "nothing has completed");
+        wakeup.ring();
         begins.recv().unwrap();
-        assert_eq!(committer.ask(), Ok(false), "it is busy");
+        // What completes during a commit makes another one.
+        wakeup.ring();
         let_go.send(()).unwrap();
-        ask(&committer);
         begins.recv().unwrap();
         let_go.send(()).unwrap();
-        committer.stop();
-        assert_eq!(ended.load(Ordering::SeqCst), 2);
-        assert!(begins.recv().is_err(), "none that nobody asked for");
+        commits.stop();
+        assert!(begins.recv().is_err(), "none after the end");
     }
 
     #[test]
-    fn a_panic_is_told_to_who_asks_next() {
-        let committer = Committer::start(|| panic!("on purpose")).unwrap();
-        ask(&committer);
-        let error = loop {
-            match committer.ask() {
-                Ok(_) => thread::yield_now(),
-                Err(error) => break error,
-            }
-        };
-        assert!(error.contains("panicked"));
-        committer.stop();
+    fn a_panic_shows() {
+        let wakeup = Arc::new(Wakeup::default());
+        let commits = CommitLoop::start(Arc::clone(&wakeup), || panic!("on purpose")).unwrap();
+        assert!(!commits.has_failed());
+        wakeup.ring();
+        while !commits.has_failed() {
+            thread::yield_now();
+        }
+        commits.stop();
     }
 }

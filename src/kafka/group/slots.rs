@@ -89,11 +89,6 @@ impl<Q> Slots<Q> {
         self.all.is_empty()
     }
 
-    /// Completions that no commit covers yet.
-    pub fn uncommitted(&self) -> u64 {
-        self.all.iter().map(|slot| slot.partition.tracker().lock().uncommitted()).sum()
-    }
-
     /// What may be taken in, and whether a partition has no room.
     pub fn rooms(&mut self) -> (Vec<Room<Q>>, bool) {
         let most = part_of_bytes(self.all.len());
@@ -128,11 +123,13 @@ impl<Q> Room<Q> {
         if records.is_empty() {
             return;
         }
+        let next = records.last().map_or(0, |record| record.offset + 1);
         // Before the worker can take any of it.
-        self.partition.queue(records.len(), bytes);
-        // Nobody else fills the queue, so it has room still. A worker that has ended was told that
-        // its partition is given up.
-        let _ = self.worker.try_send(records);
+        self.partition.queue(records.len(), bytes, next);
+        // Nothing else fills the queue, so it has room still.
+        if self.worker.try_send(records).is_err() && !self.partition.is_released() {
+            self.partition.fail();
+        }
     }
 }
 
