@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Behaviour, Call, Memory, has_only, is_moment, is_text, list};
+use super::{Answer, Behaviour, Call, Memory, has_only, is_currency, is_moment, is_text, list};
 
 fn has_bearer(call: &Call) -> bool {
     call.header("authorization").strip_prefix("Bearer ").is_some_and(|token| token.len() >= 10)
@@ -22,7 +22,49 @@ fn google_error(status: u16, reason: &str) -> Answer {
     Answer::new(status, json!({"error": error}))
 }
 
-/// The columns of the sandbox's table, by their types; others are ignored, as the request asks.
+/// The columns of the sandbox's table and their types; `without NAME` is a fact about one.
+const COLUMNS: &[(&str, &str)] = &[
+    ("id", "STRING"),
+    ("type", "STRING"),
+    ("projectId", "STRING"),
+    ("occurredAt", "TIMESTAMP"),
+    ("payload", "JSON"),
+    ("paymentId", "STRING"),
+    ("endpointId", "STRING"),
+    ("customerId", "STRING"),
+    ("amount", "BIGNUMERIC"),
+    ("currency", "STRING"),
+    ("network", "STRING"),
+    ("txHash", "STRING"),
+    ("stage", "STRING"),
+    ("reason", "STRING"),
+    ("milestone", "STRING"),
+    ("totalSpent", "BIGNUMERIC"),
+    ("path", "STRING"),
+    ("price", "BIGNUMERIC"),
+    ("oldPrice", "BIGNUMERIC"),
+    ("newPrice", "BIGNUMERIC"),
+    ("date", "DATE"),
+    ("revenue", "BIGNUMERIC"),
+    ("paymentCount", "INTEGER"),
+    ("customerCount", "INTEGER"),
+    ("failedCount", "INTEGER"),
+];
+
+fn has_column(memory: &Memory, name: &str) -> bool {
+    COLUMNS.iter().any(|(known, _)| *known == name)
+        && !memory.made.contains(&format!("without {name}"))
+}
+
+fn bigquery_table(memory: &Memory) -> Answer {
+    let fields = COLUMNS.iter().filter(|(name, _)| has_column(memory, name));
+    let fields: Vec<Value> = fields
+        .map(|(name, kind)| json!({"name": name, "type": kind, "mode": "NULLABLE"}))
+        .collect();
+    Answer::new(200, json!({"schema": {"fields": fields}}))
+}
+
+/// Whether a value can be kept in a column.
 fn fits_column(name: &str, value: &Value) -> bool {
     let is_decimal = |value: &Value| value.as_str().is_some_and(|text| text.parse::<f64>().is_ok());
     match name {
@@ -43,11 +85,19 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
         parts[..],
         ["bigquery", "v2", "projects", _, "datasets", _, "tables", _, "insertAll"]
     );
-    if call.method != "POST" || !is_ours {
+    let is_table = call.method == "GET"
+        && matches!(parts[..], ["bigquery", "v2", "projects", _, "datasets", _, "tables", _]);
+    if !is_table && (call.method != "POST" || !is_ours) {
         return google_error(404, "notFound");
     }
     if !has_bearer(call) {
-        return google_error(401, "authError");
+        return Answer { is_setup: is_table, ..google_error(401, "authError") };
+    }
+    if is_table && memory.made.contains("no tables.get") {
+        return google_error(403, "accessDenied").setup();
+    }
+    if is_table {
+        return bigquery_table(memory).setup();
     }
     if call.body.len() > 10 * 1024 * 1024 {
         return google_error(413, "uploadTooLarge");
@@ -55,6 +105,7 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let body = call.json();
     let rows = list(&body["rows"]);
     let skips = body["skipInvalidRows"] == true;
+    let ignores = body["ignoreUnknownValues"] == true;
     let good = call.is_json()
         && (1..=50_000).contains(&rows.len())
         && rows.iter().all(|row| row["json"].is_object() && is_text(&row["insertId"], 1..=128))
@@ -66,21 +117,35 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let mut answer = Answer::new(200, "");
     for (index, row) in rows.iter().enumerate() {
         let fields = row["json"].as_object().unwrap();
+        let unknown = fields.keys().find(|name| !has_column(memory, name));
         let wrong = fields.iter().find(|(name, value)| !fits_column(name, value));
-        let lacks = ["id", "type", "projectId", "occurredAt"]
-            .iter()
-            .any(|name| fields.get(*name).is_none());
-        if wrong.is_some() || lacks || refused(refuse_odd, index, rows.len()) {
-            let location = wrong.map_or("", |(name, _)| name);
+        let lacks = !fields.contains_key("id") || !fields.contains_key("occurredAt");
+        let refusal = if let Some(name) = unknown.filter(|_| !ignores) {
+            Some((name.as_str(), format!("no such field: {name}.")))
+        } else if let Some((name, _)) = wrong {
+            Some((name.as_str(), "Cannot convert value".to_owned()))
+        } else if lacks || refused(refuse_odd, index, rows.len()) {
+            Some(("", "Cannot convert value".to_owned()))
+        } else {
+            None
+        };
+        if let Some((location, message)) = refusal {
             errors.push(
                 json!({"index": index, "errors": [{"reason": "invalid", "location": location,
-                "debugInfo": "", "message": "Cannot convert value"}]}),
+                "debugInfo": "", "message": message}]}),
             );
             continue;
         }
-        let key = row["insertId"].as_str().unwrap_or_default();
-        if memory.made.insert(key.to_owned()) {
-            answer = answer.took(key, row);
+        // What is kept of the row: unknown values are dropped without a word, as was asked.
+        let mut kept = row.clone();
+        kept["json"] = fields
+            .iter()
+            .filter(|(name, _)| has_column(memory, name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let key = row["insertId"].as_str().unwrap_or_default().to_owned();
+        if memory.made.insert(key.clone()) {
+            answer = answer.took(&key, &kept);
         }
     }
     let mut reply = json!({"kind": "bigquery#tableDataInsertAllResponse"});
@@ -113,7 +178,8 @@ fn hubspot_error(status: u16, category: &str, message: &str) -> Answer {
 
 pub fn hubspot(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let properties = "/crm/properties/2026-09/contacts";
-    let is_setup = call.path.starts_with(properties);
+    let read = "/crm/objects/2026-09/contacts/batch/read";
+    let is_setup = call.path.starts_with(properties) || call.path == read;
     if !has_bearer(call) {
         let answer =
             hubspot_error(401, "INVALID_AUTHENTICATION", "Authentication credentials not found.");
@@ -140,10 +206,47 @@ pub fn hubspot(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     if call.path == properties {
         return hubspot_property(&body, memory).setup();
     }
+    if call.path == read {
+        return hubspot_read(&body, memory).setup();
+    }
     if call.path != "/crm/objects/2026-09/contacts/batch/upsert" {
         return hubspot_error(404, "OBJECT_NOT_FOUND", "resource not found");
     }
     hubspot_upsert(&body, memory, refuse_odd)
+}
+
+fn hubspot_read(body: &Value, memory: &Memory) -> Answer {
+    if memory.made.contains("no contacts.read") {
+        return hubspot_error(403, "MISSING_SCOPES", "crm.objects.contacts.read is required");
+    }
+    let key = body["idProperty"].as_str().unwrap_or_default();
+    let inputs = list(&body["inputs"]);
+    if !memory.made.contains(&format!("unique {key}")) || !(1..=100).contains(&inputs.len()) {
+        return hubspot_error(400, "VALIDATION_ERROR", "1 to 100 inputs by a unique property");
+    }
+    let wanted = list(&body["properties"]);
+    let ids = inputs.iter().filter_map(|input| input["id"].as_str());
+    let (found, missing): (Vec<&str>, Vec<&str>) =
+        ids.partition(|id| memory.contacts.contains_key(*id));
+    let results: Vec<Value> = found
+        .iter()
+        .map(|id| {
+            let shown = |name: &Value| {
+                let name = name.as_str()?;
+                Some((name.to_owned(), memory.contacts[*id].get(name)?.clone()))
+            };
+            let properties: serde_json::Map<_, _> = wanted.iter().filter_map(shown).collect();
+            json!({"id": "1", "properties": properties, "archived": false})
+        })
+        .collect();
+    let mut reply = json!({"status": "COMPLETE", "results": results});
+    if missing.is_empty() {
+        return Answer::new(200, reply);
+    }
+    reply["numErrors"] = 1.into();
+    reply["errors"] = json!([{"status": "error", "category": "OBJECT_NOT_FOUND",
+        "message": "Could not get some CONTACT objects", "context": {"ids": missing}}]);
+    Answer::new(207, reply)
 }
 
 fn hubspot_property(body: &Value, memory: &mut Memory) -> Answer {
@@ -176,6 +279,10 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
         return hubspot_error(400, "VALIDATION_ERROR", "1 to 100 inputs with different ids");
     }
     let known = ["email", "firstname", "lastname"];
+    if let required @ ("phone" | "company") = memory.told("required", "") {
+        let message = format!("Required property '{required}' is missing for CONTACT");
+        return hubspot_error(400, "VALIDATION_ERROR", &message);
+    }
     for input in inputs {
         let key = input["idProperty"].as_str().unwrap_or_default();
         let unknown = input["properties"].as_object().and_then(|fields| {
@@ -201,7 +308,8 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
         };
         let is_date = |name: &str| fields[name].is_null() || is_moment(&fields[name]);
         let good = is_text(&input["id"], 1..=255)
-            && fields["lastname"].is_string()
+            && (memory.contacts.contains_key(input["id"].as_str().unwrap_or_default())
+                || known.iter().any(|name| fields[name].is_string()))
             && fields.as_object().is_some_and(|f| f.values().all(|v| is_text(v, 0..=65_536)))
             && is_number("dunmore_last_amount")
             && is_number("dunmore_total_spent")
@@ -209,7 +317,12 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
             && is_date("dunmore_first_payment_at");
         let trace = input["objectWriteTraceId"].as_str().unwrap_or_default();
         if good && !refused(refuse_odd, index, inputs.len()) {
-            let is_new = memory.made.insert(format!("contact {}", input["id"]));
+            let id = input["id"].as_str().unwrap_or_default().to_owned();
+            let is_new = !memory.contacts.contains_key(&id);
+            let contact = memory.contacts.entry(id).or_insert_with(|| json!({}));
+            for (name, value) in fields.as_object().into_iter().flatten() {
+                contact[name] = value.clone();
+            }
             results.push(json!({"id": index.to_string(), "new": is_new, "properties": fields,
                 "objectWriteTraceId": trace}));
             answer = answer.took(trace, input);
@@ -256,7 +369,7 @@ pub fn salesforce(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer 
         return salesforce_error(404, "NOT_FOUND", "The requested resource does not exist");
     };
     let number = version.strip_prefix('v').and_then(|number| number.parse::<f64>().ok());
-    let is_setup = *rest == ["query"];
+    let is_setup = call.method == "GET";
     if number.is_none_or(|number| !(31.0..=67.0).contains(&number)) {
         return salesforce_error(404, "NOT_FOUND", "The requested resource does not exist");
     }
@@ -266,12 +379,26 @@ pub fn salesforce(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer 
     }
     let field = "Dunmore_Delivery_Id__c";
     let has_field = memory.made.contains(field);
+    let is_external = has_field && !memory.made.contains("not external");
     match (call.method.as_str(), rest) {
         ("GET", ["query"]) if has_field || !call.param("q").contains(field) => {
             Answer::new(200, json!({"totalSize": 0, "done": true, "records": []})).setup()
         }
         ("GET", ["query"]) => {
             salesforce_error(400, "INVALID_FIELD", "No such column on entity 'Task'.").setup()
+        }
+        ("GET", ["sobjects", "Task", name, _]) if *name == field && is_external => {
+            salesforce_error(404, "NOT_FOUND", "The requested resource does not exist").setup()
+        }
+        ("GET", ["sobjects", "Task", name, _]) => {
+            let message = format!(
+                "Provided external ID field does not exist or is not accessible: {name}"
+            );
+            salesforce_error(404, "NOT_FOUND", &message).setup()
+        }
+        ("PATCH", ["composite", "sobjects", "Task", name]) if *name == field && !is_external => {
+            let message = format!("{field} is not an External ID field of Task");
+            salesforce_error(400, "INVALID_FIELD", &message)
         }
         ("POST", ["composite", "sobjects"]) => salesforce_rows(call, memory, refuse_odd, None),
         ("PATCH", ["composite", "sobjects", "Task", name]) if *name == field && has_field => {
@@ -370,12 +497,24 @@ fn intuit_fault(status: u16, code: &str, message: &str) -> Answer {
 /// The item of the sandbox's company.
 const ITEM: &str = "17";
 
+/// What a unit of a currency is worth in dollars, as the sandbox has it.
+fn dollars(code: &str) -> f64 {
+    match code {
+        "USD" => 1.0,
+        "EUR" => 1.1,
+        "GBP" => 1.25,
+        "JPY" => 0.0064,
+        _ => 0.5,
+    }
+}
+
+/// A company is told by facts: `home EUR`, `country GB`, `only home`, `lacks EUR`, `no item`.
 pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     let parts: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();
     let ["v3", "company", realm, resource] = parts[..] else {
         return Answer::new(404, "");
     };
-    let is_setup = resource == "query";
+    let is_setup = ["query", "preferences", "exchangerate"].contains(&resource);
     if !has_bearer(call) {
         let answer = intuit_fault(
             401,
@@ -390,16 +529,8 @@ pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     if call.header("accept") != "application/json" {
         return Answer::new(200, "<IntuitResponse/>");
     }
-    if resource == "query" {
-        let question = call.param("query").to_ascii_lowercase();
-        let good = question.starts_with("select id, name from item where active = true");
-        return if call.method == "GET" && good {
-            let items =
-                json!({"Item": [{"Name": "Hours", "Id": "3"}, {"Name": "Dunmore", "Id": ITEM}]});
-            Answer::new(200, json!({"QueryResponse": items})).setup()
-        } else {
-            intuit_fault(400, "4000", "Error parsing query").setup()
-        };
+    if is_setup {
+        return quickbooks_question(call, memory, resource).setup();
     }
     if call.method != "POST" || resource != "salesreceipt" || !call.is_json() {
         return intuit_fault(400, "2010", "Request has invalid or unsupported property");
@@ -411,13 +542,96 @@ pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     if let Some((_, first)) = memory.seen.get(request) {
         return Answer { accepted: Vec::new(), ..first.clone() };
     }
-    let body = call.json();
+    let receipt = match quickbooks_receipt(&call.json(), memory) {
+        Ok(_) if refuse => return intuit_fault(400, "6210", "Account Period Closed"),
+        Ok(receipt) => receipt,
+        Err(fault) => return fault,
+    };
+    let answer = Answer::new(
+        200,
+        json!({"SalesReceipt": receipt, "time": "2026-11-20T02:16:30.000-08:00"}),
+    );
+    let answer = answer.took(request, &receipt);
+    memory.seen.insert(request.to_owned(), (call.body.clone(), answer.clone()));
+    answer
+}
+
+fn quickbooks_question(call: &Call, memory: &Memory, resource: &str) -> Answer {
+    if call.method != "GET" {
+        return intuit_fault(400, "2010", "Unsupported operation");
+    }
+    let home = memory.told("home", "USD");
+    let is_multi = !memory.made.contains("only home");
+    match resource {
+        "preferences" => {
+            let currency = json!({"MultiCurrencyEnabled": is_multi, "HomeCurrency": {"value": home}});
+            Answer::new(200, json!({"Preferences": {"CurrencyPrefs": currency, "Id": "1"}}))
+        }
+        "exchangerate" => {
+            let source = json!(call.param("sourcecurrencycode"));
+            let code = source.as_str().unwrap_or_default();
+            let day = json!(call.param("asofdate"));
+            if !is_multi || !is_currency(&source) || memory.made.contains(&format!("lacks {code}")) {
+                return intuit_fault(400, "2500", "Invalid Reference Id : currency");
+            }
+            if !is_day(&day) {
+                return intuit_fault(400, "2020", "asofdate");
+            }
+            let rate = json!({"SourceCurrencyCode": source, "TargetCurrencyCode": home,
+                "Rate": dollars(code) / dollars(home), "AsOfDate": day});
+            Answer::new(200, json!({"ExchangeRate": rate}))
+        }
+        _ => {
+            let question = call.param("query").to_ascii_lowercase();
+            let Some(condition) =
+                question.strip_prefix("select id, name from item where active = true and ")
+            else {
+                return intuit_fault(400, "4000", "Error parsing query");
+            };
+            let has_ours = !memory.made.contains("no item");
+            let mut items = vec![json!({"Name": "Hours", "Id": "3"})];
+            if condition.starts_with("name = 'dunmore'") {
+                items.clear();
+            }
+            if has_ours {
+                items.push(json!({"Name": "Dunmore", "Id": ITEM}));
+            }
+            Answer::new(200, json!({"QueryResponse": {"Item": items}}))
+        }
+    }
+}
+
+/// The receipt as the company books it: what the request leaves out is taken for granted.
+fn quickbooks_receipt(body: &Value, memory: &Memory) -> Result<Value, Answer> {
     let line = &body["Line"][0];
     let detail = &line["SalesItemLineDetail"];
     let amount = line["Amount"].as_f64().unwrap_or(-1.0);
     let is_cents = ((amount * 100.0).round() - amount * 100.0).abs() < 1e-3;
-    if detail["ItemRef"]["value"] != ITEM {
-        return intuit_fault(400, "2500", "Invalid Reference Id : Item elements id not found");
+    let invalid = |element: &str| {
+        let mut fault = intuit_fault(400, "2500", "Invalid Reference Id");
+        fault.body = json!({"Fault": {"Error": [{"Message": "Invalid Reference Id",
+            "Detail": format!("Invalid Reference Id : {element}"), "code": "2500",
+            "element": element}], "type": "ValidationFault"}})
+        .to_string();
+        Err(fault)
+    };
+    let is_item = |id: &str| detail["ItemRef"]["value"] == id;
+    if !is_item("3") && !(is_item(ITEM) && !memory.made.contains("no item")) {
+        return invalid("Line.SalesItemLineDetail.ItemRef");
+    }
+    let home = memory.told("home", "USD");
+    let currency = body["CurrencyRef"]["value"].as_str().unwrap_or(home);
+    if !is_currency(&json!(currency)) || memory.made.contains(&format!("lacks {currency}")) {
+        return invalid("CurrencyRef");
+    }
+    let is_abroad = memory.told("country", "US") != "US";
+    let tax_code = detail["TaxCodeRef"]["value"].as_str();
+    if is_abroad && tax_code.is_none() {
+        let message = "Business Validation Error: Make sure all your transactions have a VAT rate";
+        return Err(intuit_fault(400, "6000", message));
+    }
+    if tax_code.is_some_and(|code| !["5", "TAX", "NON"].contains(&code)) {
+        return invalid("TaxCodeRef");
     }
     let good = is_day(&body["TxnDate"])
         && is_text(&body["PrivateNote"], 0..=4_000)
@@ -426,22 +640,25 @@ pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
         && amount > 0.0
         && amount <= 99_999_999_999.99
         && is_cents
+        && (currency == home || !memory.made.contains("only home"))
         && detail["Qty"]
             .as_f64()
             .zip(detail["UnitPrice"].as_f64())
-            .is_some_and(|(quantity, price)| (quantity * price - amount).abs() < 0.005)
-        && (body["CurrencyRef"].is_null() || is_text(&body["CurrencyRef"]["value"], 3..=3));
-    if !good || refuse {
-        return intuit_fault(400, "6000", "A business validation error has occurred");
+            .is_some_and(|(quantity, price)| (quantity * price - amount).abs() < 0.005);
+    if !good {
+        return Err(intuit_fault(400, "6000", "A business validation error has occurred"));
     }
+    // A tax that is not said to be included comes on top.
+    let is_included = body["GlobalTaxCalculation"] == "TaxInclusive";
+    let total = if is_abroad && !is_included { amount * 1.2 } else { amount };
+    let rate = body["ExchangeRate"].as_f64().unwrap_or(1.0);
     let mut receipt = body.clone();
     receipt["Id"] = (memory.seen.len() + 1).to_string().into();
-    receipt["TotalAmt"] = amount.into();
-    let answer =
-        Answer::new(200, json!({"SalesReceipt": receipt, "time": "2026-11-20T02:16:30.000-08:00"}));
-    let answer = answer.took(request, &body);
-    memory.seen.insert(request.to_owned(), (call.body.clone(), answer.clone()));
-    answer
+    receipt["TotalAmt"] = total.into();
+    receipt["CurrencyRef"] = json!({"value": currency});
+    receipt["ExchangeRate"] = rate.into();
+    receipt["HomeTotalAmt"] = ((total * rate * 100.0).round() / 100.0).into();
+    Ok(receipt)
 }
 
 pub fn quickbooks_script(behaviour: &Behaviour) -> Option<Answer> {
@@ -498,16 +715,31 @@ pub fn xero(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let mut answer = Answer::new(200, "");
     for (index, invoice) in invoices.iter().enumerate() {
         let number = invoice["InvoiceNumber"].as_str().unwrap_or_default();
+        // An invoice without a currency is taken to be in the organisation's own.
+        let currency = invoice["CurrencyCode"].as_str().unwrap_or(memory.told("home", "NZD"));
+        let currency = currency.to_owned();
+        let line = &invoice["LineItems"][0];
+        let lacks = memory.made.contains(&format!("lacks {currency}"));
         let error = if !is_invoice(invoice) {
-            Some("A validation exception occurred")
+            Some("A validation exception occurred".to_owned())
+        } else if lacks {
+            Some(format!("Organisation is not subscribed to currency {currency}"))
+        } else if line["AccountCode"].as_str().is_some_and(|code| code != "200") {
+            Some("Account code '999' is not a valid code for this document.".to_owned())
+        } else if line["TaxType"].as_str().is_some_and(|kind| kind != "OUTPUT2") {
+            Some("The TaxType code 'X' does not exist or cannot be used".to_owned())
         } else if refused(refuse_odd, index, invoices.len()) {
-            Some("The document date cannot be before the period lock date")
+            Some("The document date cannot be before the period lock date".to_owned())
         } else if !memory.made.insert(number.to_owned()) {
-            Some("Invoice # must be unique.")
+            Some("Invoice # must be unique.".to_owned())
         } else {
             None
         };
         let mut row = invoice.clone();
+        let amount = line["UnitAmount"].as_f64().unwrap_or_default();
+        let is_added = invoice["LineAmountTypes"] == "Exclusive" && line["TaxType"].is_string();
+        row["CurrencyCode"] = currency.into();
+        row["Total"] = if is_added { amount * 1.15 } else { amount }.into();
         if let Some(message) = error {
             row["StatusAttributeString"] = "ERROR".into();
             row["HasErrors"] = true.into();
@@ -516,7 +748,7 @@ pub fn xero(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
             row["InvoiceID"] = format!("ef5304e6-07fc-4381-8b06-{index:012}").into();
             row["StatusAttributeString"] = "OK".into();
             row["HasErrors"] = false.into();
-            answer = answer.took(number.trim_start_matches("DUNMORE-"), invoice);
+            answer = answer.took(number.trim_start_matches("DUNMORE-"), &row);
         }
         rows.push(row);
     }
@@ -531,6 +763,8 @@ pub fn xero(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
 fn is_invoice(invoice: &Value) -> bool {
     let lines = list(&invoice["LineItems"]);
     invoice["Type"] == "ACCREC"
+        && (invoice["CurrencyCode"].is_null() || is_currency(&invoice["CurrencyCode"]))
+        && invoice["CurrencyRate"].is_null()
         && invoice["Status"] == "DRAFT"
         && is_text(&invoice["InvoiceNumber"], 1..=255)
         && is_text(&invoice["Reference"], 0..=255)
