@@ -53,16 +53,7 @@ impl Amount {
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-        let mut text = String::from(sign);
-        for (index, digit) in whole.chars().enumerate() {
-            if index > 0 && (whole.len() - index).is_multiple_of(3) {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        if whole.is_empty() {
-            text.push('0');
-        }
+        let mut text = format!("{sign}{}", thousands(if whole.is_empty() { "0" } else { whole }));
         if !fraction.is_empty() {
             text.push('.');
             text.push_str(fraction);
@@ -82,6 +73,19 @@ impl Amount {
     pub fn to_f64(&self) -> f64 {
         self.decimal().to_f64().unwrap_or(0.0)
     }
+}
+
+/// Digits with a comma between the thousands.
+#[must_use]
+pub fn thousands(digits: &str) -> String {
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 impl fmt::Display for Amount {

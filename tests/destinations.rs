@@ -9,8 +9,16 @@ mod events;
 mod extension;
 #[path = "destinations/golden.rs"]
 mod golden;
+#[path = "destinations/incidents.rs"]
+mod incidents;
 #[path = "destinations/kit.rs"]
 mod kit;
+#[path = "destinations/messages.rs"]
+mod messages;
+#[path = "destinations/money.rs"]
+mod money;
+#[path = "destinations/rates.rs"]
+mod rates;
 #[path = "destinations/readme.rs"]
 mod readme;
 #[path = "destinations/setup.rs"]

@@ -66,7 +66,13 @@ impl Books {
         }
         // What has no price is not nothing: `Booking::of` refuses it.
         let currency = Currency::of(currency)?;
-        currency.booked(amount).is_zero().then_some("the amount is below the smallest unit of the books")
+        currency.booked(amount).is_zero().then_some(match self {
+            Self::Days => "the day's revenue is below the smallest unit of the books",
+            Self::Payments => {
+                "the amount is below the smallest unit of the books; revenue.daily_summary, named \
+                 instead of payment.settled, adds such payments up"
+            }
+        })
     }
 }
 

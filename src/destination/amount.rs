@@ -155,6 +155,6 @@ mod tests {
         assert_eq!(booked("USDC", "1234.567800"), "1234.57");
         assert_eq!(booked("JPY", "1000000.4"), "1000000");
         assert_eq!(booked("KWD", "1.2345"), "1.23");
-        assert_eq!(booked("EURC", "0.005"), "0.00");
+        assert_eq!(booked("EURC", "0.005"), "0");
     }
 }

@@ -3,7 +3,7 @@
 use super::{explorer::transaction_url, record::wallet};
 use crate::{
     event::{Event, EventData},
-    money::Amount,
+    money::{Amount, thousands},
 };
 
 const TRANSACTION: &str = "Transaction";
@@ -121,9 +121,9 @@ impl Message {
             }
             EventData::RevenueDailySummary(s) => {
                 fact("Day", &s.date);
-                fact("Payments", &s.payment_count.to_string());
-                fact("Customers", &s.customer_count.to_string());
-                fact("Failed payments", &s.failed_count.to_string());
+                fact("Payments", &count(s.payment_count));
+                fact("Customers", &count(s.customer_count));
+                fact("Failed payments", &count(s.failed_count));
                 (money(&s.revenue, &s.currency), Tone::Info)
             }
         };
@@ -167,6 +167,10 @@ impl Message {
         }
         format!("{title} ({})", one_line(&self.headline, MAX_INCIDENT_PART_CHARS))
     }
+}
+
+fn count(count: u64) -> String {
+    thousands(&count.to_string())
 }
 
 fn money(amount: &Amount, currency: &str) -> String {

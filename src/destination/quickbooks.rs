@@ -299,6 +299,10 @@ impl Destination for QuickBooks {
         };
         let json = match answered(answer) {
             Ok(json) => json,
+            // The question is a right one, so it is the currency that the company does not have.
+            Err(Setup::Failed(Verdict::Retry { reason: Reason::PrerequisiteMissing, .. })) => {
+                Value::Null
+            }
             Err(failed) => return Some(failed),
         };
         let rate = &json["ExchangeRate"];
