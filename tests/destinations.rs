@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+#[path = "destinations/checks.rs"]
+mod checks;
 #[path = "destinations/events.rs"]
 mod events;
 #[path = "destinations/extension.rs"]

@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn stablecoins_count_as_their_currency() {
-        for asset in ["USDC", "usdc", "USDC.e", "USDbC", "USDBC", "USDT", "PYUSD", "DAI", "USD", "usd"] {
+        for asset in
+            ["USDC", "usdc", "USDC.e", "USDbC", "USDBC", "USDT", "PYUSD", "DAI", "USD", "usd"]
+        {
             assert_eq!(code(asset), Some("USD"), "{asset}");
         }
         for asset in ["EURC", "eurc", "EURS", "EUR", "eur"] {
@@ -127,8 +129,31 @@ mod tests {
     #[test]
     fn an_asset_has_no_price() {
         for asset in [
-            "ETH", "WETH", "BTC", "cbBTC", "SOL", "POL", "XRP", "TON", "BNB", "OP", "ARB", "MNT",
-            "XAU", "XXX", "XTS", "XDR", "USDe", "UST", "FRAX", "", " ", "US", "USDCE", "USD ", "\u{20ac}",
+            "ETH",
+            "WETH",
+            "BTC",
+            "cbBTC",
+            "SOL",
+            "POL",
+            "XRP",
+            "TON",
+            "BNB",
+            "OP",
+            "ARB",
+            "MNT",
+            "XAU",
+            "XXX",
+            "XTS",
+            "XDR",
+            "USDe",
+            "UST",
+            "FRAX",
+            "",
+            " ",
+            "US",
+            "USDCE",
+            "USD ",
+            "\u{20ac}",
             "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
         ] {
             assert_eq!(code(asset), None, "{asset}");

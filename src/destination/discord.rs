@@ -234,7 +234,8 @@ impl Batching for Discord {
                 Verdict::retry_after(Reason::RateLimited, detail, after)
             }
             (_, 40_333) => Verdict::retry(Reason::NotReady, detail),
-            (_, 10_015) => Verdict::broken(Reason::Gone, detail),
+            // The webhook, its channel or its thread is gone, archived or locked.
+            (_, 10_015 | 10_003 | 50_083 | 160_005) => Verdict::broken(Reason::Gone, detail),
             (_, 50_027) => Verdict::broken(Reason::Unauthorized, detail),
             (_, 220_001) => Verdict::broken(
                 Reason::PrerequisiteMissing,

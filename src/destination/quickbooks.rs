@@ -188,12 +188,12 @@ fn check_tax_code(value: &str, _: &Checks<'_>) -> Result<(), String> {
 }
 
 /// The answer to a question, or why there is none.
-fn answered(response: &Response) -> Result<Value, Setup> {
+fn answered(response: &Response) -> Result<Value, Verdict> {
     let json = response.json();
     if response.is_success() && json["Fault"].is_null() && json.is_object() {
         Ok(json)
     } else {
-        Err(Setup::failed(judge(response, &json)))
+        Err(judge(response, &json))
     }
 }
 
@@ -209,7 +209,7 @@ fn id(item: &Value) -> Option<String> {
 fn known(item: String, answer: &Response) -> Setup {
     let json = match answered(answer) {
         Ok(json) => json,
-        Err(failed) => return failed,
+        Err(verdict) => return Setup::failed(verdict),
     };
     let preferences = &json["Preferences"]["CurrencyPrefs"];
     match preferences["HomeCurrency"]["value"].as_str().and_then(Currency::of) {
@@ -232,40 +232,37 @@ impl Destination for QuickBooks {
     /// Finds the item by its name, then among the services, then the company's home currency.
     fn setup(&self, answers: &[Response]) -> Setup {
         let mut answers = answers.iter();
-        let item = match &self.item {
-            Some(item) => item.clone(),
-            None => {
-                let Some(by_name) = answers.next() else {
-                    return self.ask_items(&format!("Name = '{ITEM_NAME}' maxresults 1"));
+        let item = if let Some(item) = &self.item {
+            item.clone()
+        } else {
+            let Some(by_name) = answers.next() else {
+                return self.ask_items(&format!("Name = '{ITEM_NAME}' maxresults 1"));
+            };
+            let json = match answered(by_name) {
+                Ok(json) => json,
+                Err(verdict) => return Setup::failed(verdict),
+            };
+            let is_ours = |item: &&Value| {
+                item["Name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(ITEM_NAME))
+            };
+            let mut found = items(&json).iter().find(is_ours).and_then(id);
+            if found.is_none() {
+                let Some(services) = answers.next() else {
+                    return self.ask_items("Type = 'Service' maxresults 1");
                 };
-                let json = match answered(by_name) {
-                    Ok(json) => json,
-                    Err(failed) => return failed,
-                };
-                let is_ours = |item: &&Value| {
-                    item["Name"].as_str().is_some_and(|name| name.eq_ignore_ascii_case(ITEM_NAME))
-                };
-                let mut found = items(&json).iter().find(is_ours).and_then(id);
-                if found.is_none() {
-                    let Some(services) = answers.next() else {
-                        return self.ask_items("Type = 'Service' maxresults 1");
-                    };
-                    match answered(services) {
-                        Ok(json) => found = items(&json).first().and_then(id),
-                        Err(failed) => return failed,
-                    }
-                }
-                match found {
-                    Some(item) => item,
-                    None => {
-                        return Setup::Failed(Verdict::broken(
-                            Reason::PrerequisiteMissing,
-                            "the company has no active item of type Service to book on: make \
-                             one, called Dunmore for example, or name one in itemId",
-                        ));
-                    }
+                match answered(services) {
+                    Ok(json) => found = items(&json).first().and_then(id),
+                    Err(verdict) => return Setup::failed(verdict),
                 }
             }
+            let Some(item) = found else {
+                return Setup::Failed(Verdict::broken(
+                    Reason::PrerequisiteMissing,
+                    "the company has no active item of type Service to book on: make one, \
+                         called Dunmore for example, or name one in itemId",
+                ));
+            };
+            item
         };
         match answers.next() {
             Some(preferences) => known(item, preferences),
@@ -300,10 +297,8 @@ impl Destination for QuickBooks {
         let json = match answered(answer) {
             Ok(json) => json,
             // The question is a right one, so it is the currency that the company does not have.
-            Err(Setup::Failed(Verdict::Retry { reason: Reason::PrerequisiteMissing, .. })) => {
-                Value::Null
-            }
-            Err(failed) => return Some(failed),
+            Err(Verdict::Retry { reason: Reason::PrerequisiteMissing, .. }) => Value::Null,
+            Err(verdict) => return Some(Setup::failed(verdict)),
         };
         let rate = &json["ExchangeRate"];
         let is = |field: &str, code: &str| rate[field].as_str().is_none_or(|told| told == code);
@@ -422,9 +417,8 @@ impl QuickBooks {
         let fault = Fault::of(json);
         let detail = response.detail();
         let element = fault.element.to_ascii_lowercase();
-        let broken = |hint: &str| {
-            Verdict::broken(Reason::PrerequisiteMissing, format!("{hint} ({detail})"))
-        };
+        let broken =
+            |hint: &str| Verdict::broken(Reason::PrerequisiteMissing, format!("{hint} ({detail})"));
         match &*fault.code {
             "2500" | "610" if element.contains("currency") => {
                 broken("the company does not have the receipt's currency: add it to its list")
@@ -461,10 +455,7 @@ impl Fault {
             "" => text("Detail"),
             element => element,
         };
-        Self {
-            code: text("code").trim_start_matches('0').to_owned(),
-            element: element.to_owned(),
-        }
+        Self { code: text("code").trim_start_matches('0').to_owned(), element: element.to_owned() }
     }
 }
 

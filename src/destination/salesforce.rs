@@ -81,9 +81,8 @@ impl Salesforce {
             create: settings.endpoint(&format!("{data}/composite/sobjects"))?,
             upsert: settings.endpoint(&format!("{data}/composite/sobjects/Task/{EXTERNAL_ID}"))?,
             query,
-            lookup: settings.endpoint(&format!(
-                "{data}/sobjects/Task/{EXTERNAL_ID}/{NO_DELIVERY}?fields=Id"
-            ))?,
+            lookup: settings
+                .endpoint(&format!("{data}/sobjects/Task/{EXTERNAL_ID}/{NO_DELIVERY}?fields=Id"))?,
             authorization: settings
                 .secret_header("accessToken", |token| format!("Bearer {token}"))?,
             takes_verified: event_types.names(EventType::PaymentVerified),
@@ -249,7 +248,9 @@ fn judge_row(row: &Value) -> Verdict {
             Verdict::broken(Reason::PrerequisiteMissing, format!("{NOT_EXTERNAL} ({detail})"))
         }
         // What the organisation demands of each task, it will demand of the next one too.
-        "REQUIRED_FIELD_MISSING" | "INVALID_FIELD" | "INVALID_FIELD_FOR_INSERT_UPDATE"
+        "REQUIRED_FIELD_MISSING"
+        | "INVALID_FIELD"
+        | "INVALID_FIELD_FOR_INSERT_UPDATE"
         | "INVALID_TYPE" => Verdict::broken(Reason::PrerequisiteMissing, detail),
         "INSUFFICIENT_ACCESS_OR_READONLY" | "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY" => {
             Verdict::broken(Reason::Forbidden, detail)

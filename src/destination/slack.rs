@@ -131,7 +131,9 @@ impl Destination for Slack {
             "ok" if response.status == 200 => Verdict::Delivered,
             "no_service" | "no_active_hooks" | "channel_not_found" | "channel_is_archived"
             | "no_team" | "team_disabled" => Verdict::broken(Reason::Gone, detail),
-            "invalid_token" => Verdict::broken(Reason::Unauthorized, detail),
+            "invalid_token" | "token_revoked" | "account_inactive" => {
+                Verdict::broken(Reason::Unauthorized, detail)
+            }
             "action_prohibited" | "posting_to_general_channel_denied" => {
                 Verdict::broken(Reason::Forbidden, detail)
             }

@@ -101,9 +101,11 @@ fn what_could_never_be_resolved_is_refused() {
             (kind.spec().check)(&settings, event_types)
         };
         assert!(check("endpoint", &EventTypes::All).is_empty());
-        for (dedup, event_types) in
-            [("endpoint_reason", &EventTypes::All), ("event", &EventTypes::All), ("endpoint", &failures)]
-        {
+        for (dedup, event_types) in [
+            ("endpoint_reason", &EventTypes::All),
+            ("event", &EventTypes::All),
+            ("endpoint", &failures),
+        ] {
             let errors = check(dedup, event_types);
             assert_eq!(errors.len(), 1, "{kind} {dedup}");
             assert_eq!(errors[0].0, "resolve", "{kind} {dedup}");

@@ -53,7 +53,8 @@ fn thousands_stand_apart_and_nothing_is_never_negative() {
 fn a_failure_does_not_look_like_a_success() {
     let events = plain();
     for &kind in CHATS {
-        let (good, bad) = (body(kind, &events[1].1).to_string(), body(kind, &events[2].1).to_string());
+        let (good, bad) =
+            (body(kind, &events[1].1).to_string(), body(kind, &events[2].1).to_string());
         assert!(good.contains('\u{2705}') && !good.contains('\u{274c}'), "{kind}: {good}");
         assert!(bad.contains('\u{274c}') && !bad.contains('\u{2705}'), "{kind}: {bad}");
     }
@@ -108,8 +109,9 @@ fn what_turns_text_around_never_reaches_people() {
     for (name, plain) in plain() {
         let mut data: Value = serde_json::from_slice::<Value>(&plain.json).unwrap()["data"].clone();
         for (field, value) in data.as_object_mut().unwrap() {
-            let is_free = !["amount", "totalSpent", "price", "oldPrice", "newPrice", "revenue", "date"]
-                .contains(&field.as_str());
+            let is_free =
+                !["amount", "totalSpent", "price", "oldPrice", "newPrice", "revenue", "date"]
+                    .contains(&field.as_str());
             if value.is_string() && is_free {
                 *value = hostile.clone().into();
             }

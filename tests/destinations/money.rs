@@ -84,7 +84,8 @@ impl Paid {
 }
 
 fn paid() -> impl Strategy<Value = Paid> {
-    let known = proptest::sample::select(ASSETS).prop_map(|(asset, money)| (asset.to_owned(), money));
+    let known =
+        proptest::sample::select(ASSETS).prop_map(|(asset, money)| (asset.to_owned(), money));
     // No currency has four letters or more, and no stablecoin begins like this.
     let unknown = "[W-Zw-z][A-Za-z.]{3,9}".prop_map(|asset| (asset, None));
     let amount = prop_oneof![
@@ -94,14 +95,21 @@ fn paid() -> impl Strategy<Value = Paid> {
         1 => "[1-9][0-9]{12,30}",
         1 => "-[1-9]\\.[0-9]{1,4}",
     ];
-    (prop_oneof![4 => known, 1 => unknown], amount)
-        .prop_map(|((asset, money), amount)| Paid { asset, money, amount })
+    (prop_oneof![4 => known, 1 => unknown], amount).prop_map(|((asset, money), amount)| Paid {
+        asset,
+        money,
+        amount,
+    })
 }
 
 /// How a document came out: what its receiver books, or why there is none.
 enum Booked {
     /// A currency, an amount in it, and how much of the home currency one is taken to be worth.
-    Document { currency: String, total: f64, rate: f64 },
+    Document {
+        currency: String,
+        total: f64,
+        rate: f64,
+    },
     Skipped(&'static str),
     Refused(String),
 }
@@ -170,7 +178,7 @@ fn check_books(paid: &Paid, kind: T, home: &str) {
             }
             (Booked::Document { total, .. }, None) => panic!("{kind} {paid:?}: booked {total}"),
             (Booked::Skipped(why), money) => {
-                let nothing = value == BigDecimal::from(0);
+                let nothing = !value.is_positive() && !value.is_negative();
                 let dust = money.is_some_and(|(_, decimals)| {
                     value.abs().to_f64().unwrap() <= Paid::tolerance(decimals)
                 });
@@ -178,7 +186,8 @@ fn check_books(paid: &Paid, kind: T, home: &str) {
                 assert_eq!(nothing, why == "the amount is zero", "{kind} {paid:?}: {why}");
             }
             (Booked::Refused(why), money) => {
-                let is_odd = value.is_negative() || value > BigDecimal::from(99_999_999_999_i64);
+                let is_odd = value.is_negative()
+                    || value.to_f64().is_some_and(|value| value > 99_999_999_999.0);
                 assert!(money.is_none() || is_odd, "{kind} {paid:?}: {why}");
                 assert!(why.contains("book it by hand"), "{kind} {paid:?}: {why}");
                 assert!(money.is_some() || why.contains("has no price"), "{kind} {paid:?}: {why}");
@@ -246,7 +255,8 @@ fn check_records(paid: &Paid, other: &Paid) {
         let request = destination.batching().unwrap().build(&items).unwrap();
         let body: Value = serde_json::from_slice(&request.body).unwrap();
         let contact = &body["inputs"][0]["properties"];
-        let pair = |amount: &str, currency: &str| (contact[amount].clone(), contact[currency].clone());
+        let pair =
+            |amount: &str, currency: &str| (contact[amount].clone(), contact[currency].clone());
         assert_eq!(
             pair("dunmore_last_amount", "dunmore_last_currency"),
             (json!(paid.amount), json!(paid.asset))
@@ -332,7 +342,10 @@ fn the_settings_of_the_books_are_used() {
 
     let (_, plain) = body(T::Xero, &[]);
     let invoice = &plain["Invoices"][0];
-    assert_eq!((&invoice["CurrencyCode"], &invoice["LineAmountTypes"]), (&json!("EUR"), &json!("NoTax")));
+    assert_eq!(
+        (&invoice["CurrencyCode"], &invoice["LineAmountTypes"]),
+        (&json!("EUR"), &json!("NoTax"))
+    );
     assert_eq!(invoice["Contact"]["Name"], "Dunmore API customers");
     assert!(invoice["LineItems"][0]["AccountCode"].is_null());
     let settings = [("accountCode", "200"), ("taxType", "OUTPUT2"), ("contactName", "API & Co")];

@@ -96,7 +96,8 @@ fn preferences(home: &str, multi: bool) -> String {
 
 #[test]
 fn quickbooks_finds_an_item_to_book_on_and_the_home_currency() {
-    let ours = r#"{"QueryResponse":{"Item":[{"Id":"3","Name":"Hours"},{"Id":"7","Name":"DUNMORE"}]}}"#;
+    let ours =
+        r#"{"QueryResponse":{"Item":[{"Id":"3","Name":"Hours"},{"Id":"7","Name":"DUNMORE"}]}}"#;
     let none = r#"{"QueryResponse":{}}"#;
     let services = r#"{"QueryResponse":{"Item":[{"Id":"3","Name":"Hours"}],"maxResults":1}}"#;
     let (dollars, euros) = (preferences("USD", true), preferences("EUR", false));
@@ -134,8 +135,10 @@ fn quickbooks_asks_for_the_rate_of_the_day_only_where_it_needs_one() {
     let event = &plain()[7].1;
     let lookup = |home: &str, more: &str, answers: &[(u16, &str)]| {
         let setup = format!(r#"{{"item":"7","home":"{home}"{more}}}"#);
-        let answers: Vec<Response> =
-            answers.iter().map(|(status, body)| response(*status, &[], (*body).to_owned())).collect();
+        let answers: Vec<Response> = answers
+            .iter()
+            .map(|(status, body)| response(*status, &[], (*body).to_owned()))
+            .collect();
         match destination.lookup(&[item(event, &setup)], &answers) {
             None => "nothing".to_owned(),
             Some(Setup::Ask(request)) => request.url[url::Position::BeforePath..].to_owned(),
@@ -148,7 +151,8 @@ fn quickbooks_asks_for_the_rate_of_the_day_only_where_it_needs_one() {
         lookup("EUR", "", &[]),
         "/v3/company/9130347798120106/exchangerate?minorversion=75&sourcecurrencycode=USD&asofdate=2026-11-19"
     );
-    let rate = r#"{"ExchangeRate":{"SourceCurrencyCode":"USD","TargetCurrencyCode":"EUR","Rate":0.91}}"#;
+    let rate =
+        r#"{"ExchangeRate":{"SourceCurrencyCode":"USD","TargetCurrencyCode":"EUR","Rate":0.91}}"#;
     assert_eq!(lookup("EUR", "", &[(200, rate)]), r#"{"item":"7","home":"EUR","rate":0.91}"#);
     assert_eq!(lookup("EUR", r#","only_home":true"#, &[]), "broken prerequisite_missing");
     for (status, body, expected) in [
@@ -177,12 +181,12 @@ fn hubspot_asks_which_wallets_have_a_contact() {
     let items = [item(settled, ""), item(first, "")];
     let Some(Setup::Ask(question)) = destination.lookup(&items, &[]) else { panic!() };
     assert_eq!(question.url.path(), "/crm/objects/2026-09/contacts/batch/read");
-    let answer = |status, body: &str| {
-        match destination.lookup(&items, &[response(status, &[], body.to_owned())]) {
-            Some(Setup::Ready(text)) => text.to_string(),
-            Some(Setup::Failed(verdict)) => words(&verdict),
-            _ => "something else".to_owned(),
-        }
+    let answer = |status, body: &str| match destination
+        .lookup(&items, &[response(status, &[], body.to_owned())])
+    {
+        Some(Setup::Ready(text)) => text.to_string(),
+        Some(Setup::Failed(verdict)) => words(&verdict),
+        _ => "something else".to_owned(),
     };
     let known = format!(r#"{{"results":[{{"properties":{{"dunmore_wallet":"{wallet}"}}}}]}}"#);
     assert_eq!(answer(200, &known), format!("[\"{wallet}\"]"));
@@ -208,10 +212,7 @@ fn bigquery_looks_at_the_table_once() {
     assert_eq!(questions, [table]);
     // A column's name has no case.
     let some = schema(&["ID", "Type", "projectid", "occurredAt", "payload", "theirs"]);
-    assert_eq!(
-        end(T::Bigquery, &[(200, &some)]),
-        "ready \"id type projectId occurredAt payload\""
-    );
+    assert_eq!(end(T::Bigquery, &[(200, &some)]), "ready \"id type projectId occurredAt payload\"");
     let snake = schema(&["event_id", "event_type", "project_id", "occurred_at"]);
     assert_eq!(end(T::Bigquery, &[(200, &snake)]), "broken prerequisite_missing");
     assert_eq!(end(T::Bigquery, &[(200, "{}")]), "broken prerequisite_missing");

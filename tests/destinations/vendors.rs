@@ -191,7 +191,10 @@ async fn xero_books_what_was_paid_and_says_what_an_organisation_lacks() {
         let outcome = line.outcome(&day(&format!("evt_{index}"), amount, asset)).await;
         assert_eq!(outcome, "delivered", "{amount} {asset}");
         let invoice = line.last();
-        assert_eq!((&invoice["CurrencyCode"], invoice["Total"].as_f64()), (&json!(code), Some(*booked)));
+        assert_eq!(
+            (&invoice["CurrencyCode"], invoice["Total"].as_f64()),
+            (&json!(code), Some(*booked))
+        );
     }
     let before = line.count();
     assert_eq!(line.outcome(&day("evt_e", "12.5", "ETH")).await, "dead rejected");

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Behaviour, Call, Memory, all_clean, has_only, is_clean, is_moment, is_text, list};
+use super::{
+    Answer, Behaviour, Call, Memory, all_clean, has_only, is_clean, is_moment, is_text, list,
+};
 
 fn chars(value: &Value) -> usize {
     value.as_str().map_or(0, |text| text.chars().count())
@@ -275,7 +277,9 @@ pub fn telegram(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
         Ok(plain) if plain.chars().count() > 4_096 => {
             telegram_error(400, "Bad Request: message is too long")
         }
-        Ok(plain) if !is_clean(&plain) => telegram_error(400, "Bad Request: the sandbox wants clean text"),
+        Ok(plain) if !is_clean(&plain) => {
+            telegram_error(400, "Bad Request: the sandbox wants clean text")
+        }
         Ok(_) if refuse => telegram_error(400, "Bad Request: can't parse entities: refused"),
         Ok(_) => Answer::new(200, json!({"ok": true, "result": {"message_id": 7}})).took("", &body),
     }

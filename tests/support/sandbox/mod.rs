@@ -6,6 +6,7 @@
 //! `destinations.<type>.base_url` replaces only scheme, host and port.
 
 mod analytics;
+mod books;
 mod chat;
 mod hooks;
 mod monitoring;
@@ -232,8 +233,8 @@ fn service(kind: &str) -> (Service, Script) {
         "bigquery" => (records::bigquery, records::bigquery_script),
         "hubspot" => (records::hubspot, records::hubspot_script),
         "salesforce" => (records::salesforce, records::salesforce_script),
-        "quickbooks" => (records::quickbooks, records::quickbooks_script),
-        "xero" => (records::xero, records::xero_script),
+        "quickbooks" => (books::quickbooks, books::quickbooks_script),
+        "xero" => (books::xero, books::xero_script),
         _ => panic!("the sandbox does not know {kind:?}"),
     }
 }

@@ -158,9 +158,9 @@ fn opsgenie_message(status: u16, message: &str) -> Answer {
 
 pub fn opsgenie(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     let places = ["/v2/alerts", "/jsm/ops/integration/v2/alerts"];
-    let closed = places.iter().find_map(|place| {
-        call.path.strip_prefix(place)?.strip_prefix('/')?.strip_suffix("/close")
-    });
+    let closed = places
+        .iter()
+        .find_map(|place| call.path.strip_prefix(place)?.strip_prefix('/')?.strip_suffix("/close"));
     if let (Some(alias), "POST", "alias") = (closed, &*call.method, call.param("identifierType")) {
         // An alias in a path comes encoded.
         let alias = alias.replace("%3A", ":");
