@@ -212,12 +212,12 @@ fn known(item: String, answer: &Response) -> Setup {
         Err(verdict) => return Setup::failed(verdict),
     };
     let preferences = &json["Preferences"]["CurrencyPrefs"];
-    match preferences["HomeCurrency"]["value"].as_str().and_then(Currency::of) {
-        Some(home) => {
+    match preferences["HomeCurrency"]["value"].as_str() {
+        Some(home) if is_word(home, "", 3..=3) => {
             let only_home = preferences["MultiCurrencyEnabled"] == false;
-            Known { item, home: home.code().to_owned(), only_home, rate: None }.to_setup()
+            Known { item, home: home.to_owned(), only_home, rate: None }.to_setup()
         }
-        None => Setup::Failed(Verdict::broken(
+        _ => Setup::Failed(Verdict::broken(
             Reason::PrerequisiteMissing,
             format!("the company's preferences name no home currency ({})", answer.detail()),
         )),
@@ -397,13 +397,13 @@ fn differences(booking: &Booking, known: Option<&Known>, receipt: &Value) -> Vec
     }
     let Some(known) = known else { return wrong };
     let rate = if code == known.home { Some(1.0) } else { known.rate };
-    let home = Currency::of(&known.home);
-    if let (Some(rate), Some(home)) = (rate, home)
+    // The total is rounded in the home currency.
+    let decimals = Currency::of(&known.home).map_or(2, Currency::book_decimals);
+    if let Some(rate) = rate
         && let Some(told) = receipt["HomeTotalAmt"].as_f64()
     {
         let expected = booking.amount * rate;
-        // The total is rounded in the home currency.
-        let step = 0.1_f64.powi(i32::from(home.book_decimals()));
+        let step = 0.1_f64.powi(i32::from(decimals));
         if (told - expected).abs() > step + expected * RATE_TOLERANCE {
             wrong.push(format!("{told} {} instead of {expected:.2}", known.home));
         }

@@ -172,6 +172,35 @@ fn quickbooks_asks_for_the_rate_of_the_day_only_where_it_needs_one() {
     assert_eq!(words(&refused), "retry prerequisite_missing");
 }
 
+/// `QuickBooks` takes a missing rate for 1; what it says it booked is looked at.
+#[test]
+fn a_receipt_at_another_rate_is_noticed() {
+    let destination = make(T::Quickbooks.spec(), &EventTypes::All);
+    let event = &plain()[7].1;
+    let judged = |setup: &str, more: &str| {
+        let receipt = format!(r#"{{"SalesReceipt":{{"Id":"11","TotalAmt":1234.57{more}}}}}"#);
+        words(&destination.judge(&item(event, setup), &response(200, &[], receipt)))
+    };
+    let euros = r#"{"item":"7","home":"EUR","rate":0.91}"#;
+    for (setup, more, expected) in [
+        (euros, "", "delivered"),
+        (euros, r#","HomeTotalAmt":1123.46"#, "delivered"),
+        (euros, r#","HomeTotalAmt":1123.45"#, "delivered"),
+        (euros, r#","HomeTotalAmt":1234.57"#, "dead unexpected_response"),
+        (euros, r#","HomeTotalAmt":1123.49"#, "dead unexpected_response"),
+        (euros, r#","CurrencyRef":{"value":"EUR"}"#, "dead unexpected_response"),
+        (r#"{"item":"7","home":"USD"}"#, r#","HomeTotalAmt":1234.57"#, "delivered"),
+        (r#"{"item":"7","home":"JPY","rate":155.2}"#, r#","HomeTotalAmt":191605"#, "delivered"),
+        (
+            r#"{"item":"7","home":"JPY","rate":155.2}"#,
+            r#","HomeTotalAmt":1235"#,
+            "dead unexpected_response",
+        ),
+    ] {
+        assert_eq!(judged(setup, more), expected, "{setup} {more}");
+    }
+}
+
 #[test]
 fn hubspot_asks_which_wallets_have_a_contact() {
     let destination = make(T::Hubspot.spec(), &EventTypes::All);
