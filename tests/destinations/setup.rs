@@ -221,6 +221,9 @@ fn hubspot_asks_which_wallets_have_a_contact() {
     assert_eq!(answer(200, &known), format!("[\"{wallet}\"]"));
     assert_eq!(answer(207, r#"{"results":[],"numErrors":1}"#), "[]");
     assert_eq!(answer(403, "{}"), "unreadable");
+    assert_eq!(answer(400, r#"{"category":"VALIDATION_ERROR"}"#), "unreadable");
+    let unmade = r#"{"category":"VALIDATION_ERROR","message":"PROPERTY_DOESNT_EXIST"}"#;
+    assert_eq!(answer(400, unmade), "retry prerequisite_missing");
     assert_eq!(answer(401, "{}"), "broken unauthorized");
     assert_eq!(answer(503, ""), "retry server_error");
     assert_eq!(answer(200, "garbage"), "retry unexpected_response");
