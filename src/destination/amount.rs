@@ -16,7 +16,7 @@ pub struct Currency {
 
 /// The codes of ISO 4217, by the number of decimals of their minor unit.
 ///
-/// Left out are funds, metals and units of account, which nobody pays with, and `MNT`: Mongolia's
+/// Left out are funds, metals and units of account, which are not paid with, and `MNT`: Mongolia's
 /// currency has the code, Mantle's token the same ticker and three thousand times the worth.
 const CODES: &[(u8, &str)] = &[
     (0, "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"),

@@ -58,7 +58,7 @@ pub const SPEC: Spec = Spec {
     ..Spec::BASE
 };
 
-/// The columns without which a row cannot be told from another.
+/// The columns that identify a row.
 const KEY_COLUMNS: &[&str] = &["id", "type", "projectId", "occurredAt"];
 /// The column that takes the whole event.
 const PAYLOAD: &str = "payload";

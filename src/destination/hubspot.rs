@@ -271,7 +271,7 @@ impl Destination for HubSpot {
             // The token has no right to read: nothing is named, rather than something twice.
             403 | 404 => Setup::Ready(UNREADABLE.into()),
             _ => match judge_request(answer) {
-                // One odd wallet must not hold up the others: the upsert tells whose fault it is.
+                // One odd wallet must not hold up the others: the answer to the upsert names the wrong one.
                 Verdict::Dead { .. } => Setup::Ready(UNREADABLE.into()),
                 verdict => Setup::Failed(verdict),
             },

@@ -1,4 +1,4 @@
-//! Which failed payments are one incident, and when it is over: for services that wake people.
+//! Which failed payments are one incident, and when it is over: for services that page people.
 
 use super::{Field, Item, Settings, identity, one_of};
 use crate::event::{Event, EventData, EventType, EventTypes};

@@ -25,7 +25,7 @@ pub enum Tone {
 }
 
 impl Tone {
-    /// The sign that tells tones apart where a message has no colour.
+    /// The sign of the tone, for messages without colours.
     #[must_use]
     pub const fn sign(self) -> &'static str {
         match self {

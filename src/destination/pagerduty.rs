@@ -1,5 +1,5 @@
 //! `PagerDuty` Events API v2: a failed payment is an alert, everything else a change event, which
-//! shows on the service's timeline and pages nobody. A settled payment may end the alert instead.
+//! shows on the service's timeline and notifies no one. A settled payment may end the alert instead.
 //!
 //! <https://developer.pagerduty.com/docs/events-api-v2-overview>
 

@@ -273,7 +273,7 @@ impl Destination for QuickBooks {
     /// Asks for the rate of the receipt's day when it is not in the home currency.
     fn lookup(&self, batch: &[Item<'_>], answers: &[Response]) -> Option<Setup> {
         let [item] = batch else { return None };
-        // What cannot be booked is told by `build`.
+        // `build` refuses what cannot be booked.
         let booking = Booking::of(item.event).ok()?;
         let known = Known::read(item.setup).ok()?;
         let code = booking.currency.code();
@@ -301,7 +301,7 @@ impl Destination for QuickBooks {
             Err(verdict) => return Some(Setup::failed(verdict)),
         };
         let rate = &json["ExchangeRate"];
-        let is = |field: &str, code: &str| rate[field].as_str().is_none_or(|told| told == code);
+        let is = |field: &str, code: &str| rate[field].as_str().is_none_or(|stated| stated == code);
         let is_ours = is("SourceCurrencyCode", code) && is("TargetCurrencyCode", &known.home);
         match rate["Rate"].as_f64() {
             Some(rate) if is_ours && rate.is_finite() && rate > 0.0 => {
@@ -390,22 +390,22 @@ fn differences(booking: &Booking, known: Option<&Known>, receipt: &Value) -> Vec
         wrong.push(format!("a total of {total} instead of {}", booking.amount));
     }
     let code = booking.currency.code();
-    if let Some(told) = receipt["CurrencyRef"]["value"].as_str()
-        && told != code
+    if let Some(stated) = receipt["CurrencyRef"]["value"].as_str()
+        && stated != code
     {
-        wrong.push(format!("the currency {} instead of {code}", cut(told, 16)));
+        wrong.push(format!("the currency {} instead of {code}", cut(stated, 16)));
     }
     let Some(known) = known else { return wrong };
     let rate = if code == known.home { Some(1.0) } else { known.rate };
     // The total is rounded in the home currency.
     let decimals = Currency::of(&known.home).map_or(2, Currency::book_decimals);
     if let Some(rate) = rate
-        && let Some(told) = receipt["HomeTotalAmt"].as_f64()
+        && let Some(stated) = receipt["HomeTotalAmt"].as_f64()
     {
         let expected = booking.amount * rate;
         let step = 0.1_f64.powi(i32::from(decimals));
-        if (told - expected).abs() > step + expected * RATE_TOLERANCE {
-            wrong.push(format!("{told} {} instead of {expected:.2}", known.home));
+        if (stated - expected).abs() > step + expected * RATE_TOLERANCE {
+            wrong.push(format!("{stated} {} instead of {expected:.2}", known.home));
         }
     }
     wrong

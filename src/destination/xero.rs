@@ -215,7 +215,7 @@ impl Batching for Xero {
         BatchLimits { items: 20, bytes: 3_500_000 }
     }
 
-    /// What cannot be booked is told alone.
+    /// What cannot be booked makes up a request of its own.
     fn takes(&self, batch: &[Item<'_>], next: &Item<'_>) -> bool {
         batch.iter().chain([next]).all(|item| Booking::of(item.event).is_ok())
     }
@@ -311,17 +311,17 @@ fn judge_invoice(item: &Item<'_>, invoice: &Value) -> Verdict {
 /// Whether an invoice that was made says what was booked.
 fn judge_booked(item: &Item<'_>, invoice: &Value) -> Verdict {
     let Ok(booking) = Booking::of(item.event) else { return Verdict::Delivered };
-    let (code, told) = (booking.currency.code(), invoice["CurrencyCode"].as_str());
+    let (code, stated) = (booking.currency.code(), invoice["CurrencyCode"].as_str());
     let total = invoice["Total"].as_f64();
     let is_total = total.is_none_or(|total| (total - booking.amount).abs() <= 0.005);
-    if is_total && told.is_none_or(|told| told == code) {
+    if is_total && stated.is_none_or(|stated| stated == code) {
         return Verdict::Delivered;
     }
     let detail = format!(
         "invoice {} was made over {} {} instead of {} {code}: correct it by hand",
         number(item),
         invoice["Total"],
-        cut(told.unwrap_or(code), 16),
+        cut(stated.unwrap_or(code), 16),
         booking.amount,
     );
     Verdict::dead(Reason::UnexpectedResponse, detail)

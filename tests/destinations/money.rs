@@ -364,7 +364,7 @@ fn a_wallet_is_one_customer_however_it_is_written() {
             "amount":"1","currency":"USDC","network":"base","txHash":"0xab"});
         event("evt_1", "payment.settled", &data)
     };
-    let who = |kind: T, customer: &str| {
+    let customer_of = |kind: T, customer: &str| {
         let body = body(kind, &pay(customer));
         let place = match kind {
             T::Segment => "/batch/0/userId",
@@ -379,8 +379,16 @@ fn a_wallet_is_one_customer_however_it_is_written() {
     let checksum = "0x52908400098527886E0F7030069857D2E4169EE7";
     let solana = "7EcDhSYGxXyscszYEp35KHN8vvw3svAuLKTzXwCFLtV";
     for kind in [T::Segment, T::Mixpanel, T::Amplitude, T::Ga4, T::Bigquery, T::Hubspot] {
-        assert_eq!(who(kind, checksum), who(kind, &checksum.to_ascii_lowercase()), "{kind}");
-        assert_ne!(who(kind, solana), who(kind, &solana.to_ascii_lowercase()), "{kind}");
+        assert_eq!(
+            customer_of(kind, checksum),
+            customer_of(kind, &checksum.to_ascii_lowercase()),
+            "{kind}"
+        );
+        assert_ne!(
+            customer_of(kind, solana),
+            customer_of(kind, &solana.to_ascii_lowercase()),
+            "{kind}"
+        );
         let text = body(kind, &pay(checksum)).to_string();
         let payload = kind == T::Bigquery;
         assert_eq!(text.contains(checksum), payload, "{kind}: {text}");

@@ -1,5 +1,5 @@
 //! What the services did with what they got: booked, kept, opened. Their accounts differ by facts
-//! that a connector must find out or be told, and each that is wrong is said in words.
+//! that a connector must find out or be given, and each that is wrong is named.
 
 use dunmore_connectors::{
     delivery::Verdict,
@@ -134,8 +134,8 @@ async fn quickbooks_books_what_was_paid_whatever_the_companys_home_currency() {
                 _ => 0.0064,
             };
             let expected = booked * dollars(code) / dollars(home);
-            let told = receipt["HomeTotalAmt"].as_f64().unwrap();
-            assert!((told - expected).abs() < 0.011, "{home} {asset}: {told}, not {expected}");
+            let stated = receipt["HomeTotalAmt"].as_f64().unwrap();
+            assert!((stated - expected).abs() < 0.011, "{home} {asset}: {stated}, not {expected}");
         }
         for (id, amount, asset) in [("evt_e", "12.5", "ETH"), ("evt_b", "0.0049", "BTC")] {
             let before = line.count();

@@ -26,7 +26,7 @@ fn dollars(code: &str) -> f64 {
     }
 }
 
-/// A company is told by facts: `home EUR`, `country GB`, `only home`, `lacks EUR`, `no item`.
+/// Facts about the company: `home EUR`, `country GB`, `only home`, `lacks EUR`, `no item`.
 pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     let parts: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();
     let ["v3", "company", realm, resource] = parts[..] else {
@@ -76,7 +76,7 @@ fn quickbooks_question(call: &Call, memory: &Memory, resource: &str) -> Answer {
     if call.method != "GET" {
         return intuit_fault(400, "2010", "Unsupported operation");
     }
-    let home = memory.told("home", "USD");
+    let home = memory.fact("home", "USD");
     let is_multi = !memory.made.contains("only home");
     match resource {
         "preferences" => {
@@ -138,12 +138,12 @@ fn quickbooks_receipt(body: &Value, memory: &Memory) -> Result<Value, Answer> {
     if item != "3" && (item != ITEM || !has_ours) {
         return invalid("Line.SalesItemLineDetail.ItemRef");
     }
-    let home = memory.told("home", "USD");
+    let home = memory.fact("home", "USD");
     let currency = body["CurrencyRef"]["value"].as_str().unwrap_or(home);
     if !is_currency(&json!(currency)) || memory.made.contains(&format!("lacks {currency}")) {
         return invalid("CurrencyRef");
     }
-    let is_abroad = memory.told("country", "US") != "US";
+    let is_abroad = memory.fact("country", "US") != "US";
     let tax_code = detail["TaxCodeRef"]["value"].as_str();
     if is_abroad && tax_code.is_none() {
         let message = "Business Validation Error: Make sure all your transactions have a VAT rate";
@@ -235,7 +235,7 @@ pub fn xero(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     for (index, invoice) in invoices.iter().enumerate() {
         let number = invoice["InvoiceNumber"].as_str().unwrap_or_default();
         // An invoice without a currency is taken to be in the organisation's own.
-        let currency = invoice["CurrencyCode"].as_str().unwrap_or(memory.told("home", "NZD"));
+        let currency = invoice["CurrencyCode"].as_str().unwrap_or(memory.fact("home", "NZD"));
         let currency = currency.to_owned();
         let line = &invoice["LineItems"][0];
         let lacks = memory.made.contains(&format!("lacks {currency}"));

@@ -193,9 +193,9 @@ pub struct Memory {
 
 impl Memory {
     /// The rest of a fact that begins so, or what it is by default.
-    pub fn told<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
-        let told = self.made.iter().find_map(|fact| fact.strip_prefix(name)?.strip_prefix(' '));
-        told.unwrap_or(default)
+    pub fn fact<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
+        let rest = self.made.iter().find_map(|fact| fact.strip_prefix(name)?.strip_prefix(' '));
+        rest.unwrap_or(default)
     }
 
     /// What the service's limit makes of the next delivery.

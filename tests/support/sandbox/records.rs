@@ -279,7 +279,7 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
         return hubspot_error(400, "VALIDATION_ERROR", "1 to 100 inputs with different ids");
     }
     let known = ["email", "firstname", "lastname"];
-    if let required @ ("phone" | "company") = memory.told("required", "") {
+    if let required @ ("phone" | "company") = memory.fact("required", "") {
         let message = format!("Required property '{required}' is missing for CONTACT");
         return hubspot_error(400, "VALIDATION_ERROR", &message);
     }
