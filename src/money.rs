@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use bigdecimal::{BigDecimal, RoundingMode, ToPrimitive, Zero};
+use bigdecimal::{BigDecimal, ToPrimitive, Zero};
 use compact_str::CompactString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -34,14 +34,31 @@ impl Amount {
         &self.0
     }
 
-    /// The amount without trailing zeros after the point, for people: `1.250000` is `1.25`.
+    /// Whether it is nothing, in whatever form: `0`, `-0.00`.
     #[must_use]
-    pub fn short(&self) -> &str {
-        if self.0.contains('.') {
-            self.0.trim_end_matches('0').trim_end_matches('.')
-        } else {
-            &self.0
+    pub fn is_zero(&self) -> bool {
+        self.0.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'))
+    }
+
+    /// The amount as people read it: without trailing zeros after the point, the thousands apart.
+    /// `1234567.890000` is `1,234,567.89`, and `-0.00` is `0`.
+    #[must_use]
+    pub fn grouped(&self) -> String {
+        if self.is_zero() {
+            return "0".to_owned();
         }
+        let (sign, digits) = match self.0.strip_prefix('-') {
+            Some(digits) => ("-", digits),
+            None => ("", &*self.0),
+        };
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+        let mut text = format!("{sign}{}", thousands(if whole.is_empty() { "0" } else { whole }));
+        if !fraction.is_empty() {
+            text.push('.');
+            text.push_str(fraction);
+        }
+        text
     }
 
     /// The exact decimal value.
@@ -51,17 +68,24 @@ impl Amount {
         BigDecimal::from_str(&self.0).unwrap_or_else(|_| BigDecimal::zero())
     }
 
-    /// Rounded half to even at this many places, as accounting systems expect.
-    #[must_use]
-    pub fn rounded(&self, places: i64) -> BigDecimal {
-        self.decimal().with_scale_round(places, RoundingMode::HalfEven)
-    }
-
     /// The nearest double, for analytics services whose numbers are doubles anyway.
     #[must_use]
     pub fn to_f64(&self) -> f64 {
         self.decimal().to_f64().unwrap_or(0.0)
     }
+}
+
+/// Digits with a comma between the thousands.
+#[must_use]
+pub fn thousands(digits: &str) -> String {
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 impl fmt::Display for Amount {
@@ -113,18 +137,23 @@ mod tests {
     }
 
     #[test]
-    fn people_see_no_trailing_zeros() {
-        let short = |text| Amount::parse(text).unwrap().short().to_owned();
-        assert_eq!(short("1.250000"), "1.25");
-        assert_eq!(short("2.000"), "2");
-        assert_eq!(short("100"), "100");
-    }
-
-    #[test]
-    fn rounding_is_half_to_even() {
-        let rounded = |text| Amount::parse(text).unwrap().rounded(2).to_string();
-        assert_eq!(rounded("0.005"), "0");
-        assert_eq!(rounded("0.015"), "0.02");
-        assert_eq!(rounded("1.250000"), "1.25");
+    fn people_see_no_trailing_zeros_and_thousands_apart() {
+        for (text, expected) in [
+            ("1.250000", "1.25"),
+            ("2.000", "2"),
+            ("100", "100"),
+            ("1000", "1,000"),
+            ("1234567.89", "1,234,567.89"),
+            ("-1234567.8900", "-1,234,567.89"),
+            ("0.1234567", "0.1234567"),
+            ("0", "0"),
+            ("-0", "0"),
+            ("-0.000", "0"),
+            ("000123.4", "123.4"),
+            ("-0.5", "-0.5"),
+            ("123456", "123,456"),
+        ] {
+            assert_eq!(Amount::parse(text).unwrap().grouped(), expected, "{text}");
+        }
     }
 }

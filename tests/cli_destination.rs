@@ -108,14 +108,54 @@ fn every_type_has_a_preview_without_its_secrets() {
     }
 }
 
-#[test]
-fn settings_and_events_are_the_callers() {
-    let mut child = command(&["preview", "telegram", "--set", "chatId=-1001234", "--event", "-"])
-        .args(["--output", "json"])
+/// The preview as JSON of events on standard input.
+fn preview_of(arguments: &[&str], events: &str) -> Value {
+    let mut child = command(&["preview"])
+        .args(arguments)
+        .args(["--event", "-", "--output", "json"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    child.stdin.take().unwrap().write_all(events.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_preview_of_the_books_has_currency_and_rate_or_says_why_there_is_none() {
+    let day = |asset: &str| {
+        format!(
+            "{{\"id\":\"evt_1\",\"type\":\"revenue.daily_summary\",\"projectId\":\"proj_1\",\
+             \"occurredAt\":\"2026-11-23T08:00:00Z\",\"data\":{{\"date\":\"2026-11-22\",\
+             \"revenue\":\"12.5\",\"currency\":\"{asset}\",\"paymentCount\":1,\
+             \"customerCount\":1,\"failedCount\":0}}}}"
+        )
+    };
+    let preview = |kind: &str, asset: &str| {
+        let preview = preview_of(&[kind], &day(asset))["previews"][0].clone();
+        let body = preview["request"]["body"].as_str().unwrap_or("null");
+        (serde_json::from_str::<Value>(body).unwrap(), preview)
+    };
+    let (receipt, shown) = preview("quickbooks", "usdc");
+    assert_eq!(receipt["CurrencyRef"]["value"], "USD");
+    assert!(receipt["ExchangeRate"].is_null() && shown["asksFirst"].is_null(), "{shown}");
+    let (receipt, shown) = preview("quickbooks", "EURC");
+    assert_eq!(receipt["CurrencyRef"]["value"], "EUR");
+    assert_eq!(receipt["ExchangeRate"], 1.0837);
+    let question = shown["asksFirst"]["url"].as_str().unwrap();
+    assert!(question.contains("/exchangerate?") && question.contains("asofdate=2026-11-22"));
+    let (invoice, _) = preview("xero", "JPY");
+    assert_eq!(invoice["Invoices"][0]["CurrencyCode"], "JPY");
+    for kind in ["quickbooks", "xero"] {
+        let (body, shown) = preview(kind, "ETH");
+        let why = shown["refused"].as_str().unwrap();
+        assert!(body.is_null() && why.starts_with("12.5 ETH has no price"), "{kind}: {why}");
+    }
+}
+
+#[test]
+fn settings_and_events_are_the_callers() {
     let event = |id: u32| {
         format!(
             "{{\"id\":\"evt_{id}\",\"type\":\"endpoint.created\",\"projectId\":\"proj_1\",\
@@ -123,10 +163,7 @@ fn settings_and_events_are_the_callers() {
              \"path\":\"/v1\",\"price\":\"0.05\",\"currency\":\"USDC\",\"network\":\"base\"}}}}\n"
         )
     };
-    let input = event(1) + &event(2);
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let printed = preview_of(&["telegram", "--set", "chatId=-1001234"], &(event(1) + &event(2)));
     for (index, id) in ["evt_1", "evt_2"].iter().enumerate() {
         let preview = &printed["previews"][index];
         assert_eq!(preview["eventId"], *id);

@@ -8,6 +8,8 @@ mod events;
 #[expect(dead_code, reason = "other tests look at more of it")]
 #[path = "support/sandbox/mod.rs"]
 mod sandbox;
+#[path = "destinations/vendors.rs"]
+mod vendors;
 
 use std::{collections::HashSet, time::Duration};
 
@@ -60,12 +62,21 @@ async fn set_up(
     client: &reqwest::Client,
     destination: &dyn Destination,
 ) -> Result<String, Verdict> {
+    let found = ask(client, |answers| Some(destination.setup(answers))).await?;
+    Ok(found.unwrap_or_default())
+}
+
+async fn ask(
+    client: &reqwest::Client,
+    next: impl Fn(&[Response]) -> Option<Setup>,
+) -> Result<Option<String>, Verdict> {
     let mut answers = Vec::new();
     loop {
-        match destination.setup(&answers) {
-            Setup::Ready(text) => return Ok(text.to_string()),
-            Setup::Failed(verdict) => return Err(verdict),
-            Setup::Ask(request) => answers.push(send(client, request).await),
+        match next(&answers) {
+            None => return Ok(None),
+            Some(Setup::Ready(text)) => return Ok(Some(text.to_string())),
+            Some(Setup::Failed(verdict)) => return Err(verdict),
+            Some(Setup::Ask(request)) => answers.push(send(client, request).await),
         }
         assert!(answers.len() <= dunmore_connectors::destination::MAX_SETUP_STEPS);
     }
@@ -132,7 +143,16 @@ async fn requests_of_the_largest_events_are_taken() {
             }
             let setup = set_up(&client, &*destination).await.unwrap();
             let item = item(event, &setup);
-            let answer = send(&client, destination.build(&item).unwrap()).await;
+            let request = match destination.build(&item) {
+                Ok(request) => request,
+                // An asset of a million letters has no price.
+                Err(verdict) => {
+                    assert_eq!(words(&verdict), "dead rejected", "{kind} {name}");
+                    assert!(matches!(kind, ConnectorType::Quickbooks | ConnectorType::Xero));
+                    continue;
+                }
+            };
+            let answer = send(&client, request).await;
             let verdict = destination.judge(&item, &answer);
             assert_eq!(verdict, Verdict::Delivered, "{kind} {name}: {}", answer.detail());
         }

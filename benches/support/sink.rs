@@ -88,6 +88,8 @@ fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
         let text = match path.as_deref() {
             Some("/seen") => report(seen),
             Some("/arrivals") => arrivals(seen),
+            // A BigQuery connector looks at its table first.
+            Some(table) if table.contains("/tables/") => schema(),
             _ => {
                 seen.connections.fetch_add(u64::from(is_first), Ordering::Relaxed);
                 note(seen, &body);
@@ -98,6 +100,16 @@ fn answer(stream: TcpStream, seen: &Seen) -> std::io::Result<()> {
         let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
         writer.write_all(response.as_bytes())?;
     }
+}
+
+/// A table with every column that an event may fill.
+fn schema() -> String {
+    const COLUMNS: &str = "id type projectId occurredAt payload paymentId endpointId customerId \
+        amount currency network txHash stage reason milestone totalSpent path price oldPrice \
+        newPrice date revenue paymentCount customerCount failedCount";
+    let fields: Vec<String> =
+        COLUMNS.split_whitespace().map(|name| format!("{{\"name\":\"{name}\"}}")).collect();
+    format!("{{\"schema\":{{\"fields\":[{}]}}}}", fields.join(","))
 }
 
 fn note(seen: &Seen, body: &[u8]) {

@@ -190,7 +190,11 @@ enum Outcome {
     Unsubscribed,
     Skipped(&'static str),
     Refused(Verdict),
-    Sent(Preview),
+    Sent {
+        /// What is asked before this very request, if anything is.
+        question: Option<Preview>,
+        request: Preview,
+    },
 }
 
 /// A connector that exists for a preview only.
@@ -238,7 +242,10 @@ fn preview(common: &Common, flags: &PreviewFlags) -> anyhow::Result<()> {
             Outcome::Unsubscribed => format!("{heading}\nnot subscribed to by the connector\n"),
             Outcome::Skipped(why) => format!("{heading}\nskipped: {why}\n"),
             Outcome::Refused(verdict) => format!("{heading}\nno request: {}\n", words(verdict)),
-            Outcome::Sent(preview) => format!("{heading}\n{preview}"),
+            Outcome::Sent { question: None, request } => format!("{heading}\n{request}"),
+            Outcome::Sent { question: Some(question), request } => {
+                format!("{heading}\n{question}\n# and then\n{request}")
+            }
         });
     }
     Ok(())
@@ -250,7 +257,12 @@ fn told(event: &Event, outcome: &Outcome) -> Value {
         Outcome::Unsubscribed => told["skipped"] = "the connector does not subscribe to it".into(),
         Outcome::Skipped(why) => told["skipped"] = (*why).into(),
         Outcome::Refused(verdict) => told["refused"] = words(verdict).into(),
-        Outcome::Sent(preview) => told["request"] = json!(preview),
+        Outcome::Sent { question, request } => {
+            if let Some(question) = question {
+                told["asksFirst"] = json!(question);
+            }
+            told["request"] = json!(request);
+        }
     }
     told
 }
@@ -281,12 +293,17 @@ impl Connector {
             sent_at: if is_sample { event.occurred_at } else { clock::now() },
             setup: self.spec.setup_example,
         };
+        let question = match self.destination.lookup(&[item], &[]) {
+            Some(Setup::Ask(request)) => Some(self.shown(request)),
+            Some(Setup::Failed(verdict)) => return Outcome::Refused(verdict),
+            _ => None,
+        };
         let built = match self.destination.batching() {
             Some(batching) => batching.build(&[item]),
             None => self.destination.build(&item),
         };
         match built {
-            Ok(request) => Outcome::Sent(self.shown(request)),
+            Ok(request) => Outcome::Sent { question, request: self.shown(request) },
             Err(verdict) => Outcome::Refused(verdict),
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{
-    BatchLimits, Batching, Category, Destination, Field, Item, Rate, Record, Request, Response,
+    BatchLimits, Batching, Category, Currency, Destination, Field, Item, Rate, Record, Request, Response,
     SettingError, Settings, Spec, identity, judge_alone, judge_culprits, judge_status, judge_together,
 };
 use crate::{
@@ -23,8 +23,8 @@ pub const SPEC: Spec = Spec {
         Field::secret("apiKey", "The project's API key.", "0123456789abcdef0123456789abcdef"),
         Field::REGION,
     ],
-    // Starter projects may send 100 batches and 1,000 events per second.
-    rate: Some(Rate { per_second: 20.0, burst: 40 }),
+    // Starter projects may send 100 batches and 1,000 events per second: ten batches of a hundred.
+    rate: Some(Rate { per_second: 5.0, burst: 5 }),
     concurrency: 8,
     dedup: "insert_id, 7 days",
     forgets_repeats_after: Some(Duration::from_secs(7 * 24 * 3600)),
@@ -63,7 +63,7 @@ fn entry(item: &Item<'_>) -> Value {
     let event = item.event;
     let record = Record::of(event);
     let project = event.project.as_str();
-    let customer = record.customer.unwrap_or(project);
+    let customer = record.customer.as_deref().unwrap_or(project);
     let is_nobody =
         customer.is_empty() || NOBODY.contains(&customer.to_ascii_lowercase().as_str());
     let user = if is_nobody { format!("project:{project}") } else { customer.to_owned() };
@@ -77,8 +77,12 @@ fn entry(item: &Item<'_>) -> Value {
         "insert_id": item.delivery_id,
         "event_properties": properties,
     });
-    // Revenue stands on settled payments only, or it would count twice.
-    if let EventData::PaymentSettled(settled) = &event.data {
+    // Revenue stands on settled payments only, or it would count twice; and not without its
+    // currency, or it would count as another.
+    if let EventData::PaymentSettled(settled) = &event.data
+        && let Some(currency) = Currency::of(record.currency)
+    {
+        entry["currency"] = currency.code().into();
         entry["revenue"] = settled.payment.amount.to_f64().into();
         entry["revenueType"] = "api_payment".into();
     }

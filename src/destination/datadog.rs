@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{
     Category, Checks, Destination, Field, Item, Message, Record, Request, Response, SettingError,
-    Settings, Spec, Tone, cut, escaped, is_word, judge_status,
+    Settings, Spec, Tone, blanked, cut, escaped, is_word, judge_status,
 };
 use crate::{
     delivery::{Reason, Verdict},
@@ -76,7 +76,26 @@ fn bare(site: &str) -> &str {
 }
 
 fn check_site(value: &str, _: &Checks<'_>) -> Result<(), String> {
-    if SITES.contains(&bare(value)) { Ok(()) } else { Err(format!("must be one of {}", SITES.join(", "))) }
+    if SITES.contains(&bare(value)) {
+        return Ok(());
+    }
+    let meant = meant(value).map(|site| format!("; did you mean {site}?")).unwrap_or_default();
+    Err(format!("must be one of {}{meant}", SITES.join(", ")))
+}
+
+/// The site that something else stands for: an address, or a short name such as `US5` or `EU`.
+fn meant(value: &str) -> Option<&'static str> {
+    let value = value.trim().to_ascii_lowercase();
+    let host = value.strip_prefix("https://").unwrap_or(&value).trim_end_matches('/');
+    let host = host.strip_prefix("app.").or(host.strip_prefix("api.")).unwrap_or(host);
+    let short = match host {
+        "us" | "us1" => "datadoghq.com",
+        "eu" | "eu1" => "datadoghq.eu",
+        "gov" | "us1-fed" => "ddog-gov.com",
+        "us2-fed" => "us2.ddog-gov.com",
+        other => other,
+    };
+    SITES.iter().find(|site| **site == short || site.strip_suffix(".datadoghq.com") == Some(short)).copied()
 }
 
 fn check_key(value: &str, _: &Checks<'_>) -> Result<(), String> {
@@ -89,7 +108,7 @@ fn plain(text: &str) -> String {
         '@' => Some("@\u{200b}"),
         '%' => Some("%\u{200b}"),
         '`' => Some("'"),
-        _ => c.is_control().then_some(" "),
+        _ => blanked(c),
     })
 }
 
@@ -107,13 +126,16 @@ impl Destination for Datadog {
         let mut text = format!("%%% \n`{}`", plain(&message.headline));
         for fact in &message.facts {
             text.push_str(&format!("\n**{}** `{}`", fact.label, plain(&fact.value)));
+            if let Some(url) = &fact.link {
+                text.push_str(&format!(" [explorer]({url})"));
+            }
         }
         text.push_str(&format!("\n**Event** `{}`\n %%%", event.id));
         let mut tags = vec![tag("event_type", event.kind.as_str()), tag("project", event.project.as_str())];
         let network = Record::of(event).texts(100).remove("network");
         tags.extend(network.as_ref().and_then(|name| name.as_str()).map(|name| tag("network", name)));
         let mut body = json!({
-            "title": cut(&plain(&message.subject()), 100),
+            "title": cut(&plain(&message.incident()), 100),
             "text": text,
             "alert_type": match message.tone {
                 Tone::Good => "success",

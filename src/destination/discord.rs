@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     BatchLimits, Batching, Category, Checks, Destination, Field, Item, Message, Rate, Request,
-    Response, SecretUrl, SettingError, Settings, SharedLimit, Spec, Tone, escaped, is_word,
+    Response, SecretUrl, SettingError, Settings, SharedLimit, Spec, TRAILING_SLASH, Tone, blanked, escaped, is_word,
     json_seconds, judge_alone, judge_culprits, judge_status, judge_together, url_on,
 };
 use crate::delivery::{Reason, Verdict};
@@ -28,7 +28,7 @@ pub const SPEC: Spec = Spec {
     )
     .checked(check_url)],
     // Limits are announced in headers only; seen are 5 in 2 seconds and about 30 a minute.
-    rate: Some(Rate { per_second: 0.5, burst: 5 }),
+    rate: Some(Rate { per_second: 0.4, burst: 4 }),
     concurrency: 1,
     // 10,000 answers of 401, 403 or 429 in ten minutes ban the calling address, which all
     // connectors share: we stop at half of that.
@@ -84,7 +84,14 @@ impl Discord {
 }
 
 fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
-    let hosts = ["discord.com", "discordapp.com", "ptb.discord.com", "canary.discord.com"];
+    let hosts = [
+        "discord.com",
+        "discordapp.com",
+        "ptb.discord.com",
+        "canary.discord.com",
+        "ptb.discordapp.com",
+        "canary.discordapp.com",
+    ];
     let url = url_on(value, checks, &hosts)?;
     let path = url.path().strip_prefix("/api/").unwrap_or_default();
     let path = match path.split_once('/') {
@@ -98,6 +105,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
         ["webhooks", _, _, "slack" | "github"] => {
             return Err("must not end in /slack or /github".to_owned());
         }
+        [.., ""] => return Err(TRAILING_SLASH.to_owned()),
         _ => return Err("must look like https://discord.com/api/webhooks/1234…/…".to_owned()),
     }
     if url.query_pairs().all(|(name, id)| name == "wait" || (name == "thread_id" && is_number(&id)))
@@ -129,7 +137,7 @@ fn markdown(text: &str) -> String {
         '`' => Some("\\`"),
         '\\' => Some("\\\\"),
         '@' => Some("@\u{200b}"),
-        _ => c.is_control().then_some(" "),
+        _ => blanked(c),
     })
 }
 
@@ -137,7 +145,7 @@ fn markdown(text: &str) -> String {
 fn code(text: &str) -> String {
     let value = escaped(text, MAX_VALUE_CHARS, |c| match c {
         '`' => Some("'"),
-        _ => c.is_control().then_some(" "),
+        _ => blanked(c),
     });
     format!("`{value}`")
 }
@@ -149,13 +157,22 @@ fn embed(item: &Item<'_>) -> Value {
         Tone::Bad => 0x00e7_4c3c,
         Tone::Info => 0x0034_98db,
     };
-    let fields: Vec<Value> = message
+    let mut fields: Vec<Value> = message
         .facts
         .iter()
-        .map(|fact| json!({"name": fact.label, "value": code(&fact.value), "inline": true}))
+        .map(|fact| {
+            let value = match &fact.link {
+                Some(url) => format!("[{}]({url})", markdown(&fact.value)),
+                None => code(&fact.value),
+            };
+            json!({"name": fact.label, "value": value, "inline": true})
+        })
         .collect();
+    // Shown in each reader's own time zone.
+    let seconds = item.event.occurred_at.millis().div_euclid(1_000);
+    fields.push(json!({"name": "Time", "value": format!("<t:{seconds}:f>"), "inline": true}));
     json!({
-        "title": message.title,
+        "title": message.heading(),
         "description": markdown(&message.headline),
         "color": color,
         "timestamp": item.event.occurred_at,
@@ -217,7 +234,8 @@ impl Batching for Discord {
                 Verdict::retry_after(Reason::RateLimited, detail, after)
             }
             (_, 40_333) => Verdict::retry(Reason::NotReady, detail),
-            (_, 10_015) => Verdict::broken(Reason::Gone, detail),
+            // The webhook, its channel or its thread is gone, archived or locked.
+            (_, 10_015 | 10_003 | 50_083 | 160_005) => Verdict::broken(Reason::Gone, detail),
             (_, 50_027) => Verdict::broken(Reason::Unauthorized, detail),
             (_, 220_001) => Verdict::broken(
                 Reason::PrerequisiteMissing,

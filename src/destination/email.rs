@@ -34,7 +34,7 @@ pub const SPEC: Spec = Spec {
             .list(),
     ],
     // Five requests per second for one team.
-    rate: Some(Rate { per_second: 5.0, burst: 5 }),
+    rate: Some(Rate { per_second: 4.0, burst: 1 }),
     concurrency: 2,
     dedup: "Idempotency-Key, 24 hours",
     forgets_repeats_after: Some(Duration::from_secs(24 * 3600)),
@@ -100,6 +100,12 @@ fn check_address(value: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err("is no email address".to_owned()) }
 }
 
+/// Whether a refusal names the sender or the recipients: Resend quotes a field's name.
+fn is_about_addresses(message: &serde_json::Value) -> bool {
+    let message = message.as_str().unwrap_or_default();
+    ["`from`", "`to`", "\"from\"", "\"to\""].iter().any(|field| message.contains(field))
+}
+
 impl Destination for Email {
     // The key is kept with the body for a day: the body must come from the event alone.
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
@@ -107,6 +113,9 @@ impl Destination for Email {
         let mut text = format!("{}: {}\n\n", message.title, one_line(&message.headline, 1_000));
         for fact in &message.facts {
             text.push_str(&format!("{}: {}\n", fact.label, one_line(&fact.value, 1_000)));
+            if let Some(url) = &fact.link {
+                text.push_str(&format!("{url}\n"));
+            }
         }
         text.push_str(&format!(
             "\nProject: {}\nTime: {}\nEvent: {}\n",
@@ -132,6 +141,11 @@ impl Destination for Email {
             (200..=299, _) => Verdict::retry(Reason::UnexpectedResponse, detail),
             (_, "missing_api_key" | "restricted_api_key" | "invalid_api_key") => {
                 Verdict::broken(Reason::Unauthorized, detail)
+            }
+            // Both addresses come from the configuration: each mail would be refused.
+            (_, "invalid_from_address") => Verdict::broken(Reason::PrerequisiteMissing, detail),
+            (400 | 422, "validation_error") if is_about_addresses(&json["message"]) => {
+                Verdict::broken(Reason::PrerequisiteMissing, detail)
             }
             // The domain is not verified, or the account may only write to its owner.
             (403, _) => Verdict::broken(Reason::Forbidden, detail),

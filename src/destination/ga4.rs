@@ -12,11 +12,12 @@ use std::{slice, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Record, Request, Response,
-    SecretUrl, SettingError, Settings, Spec, cut, is_word, iso_currency, judge_alone,
-    judge_status, judge_together, record::hashed,
+    BatchLimits, Batching, Category, Checks, Currency, Destination, Field, Item, Record, Request, Response,
+    SecretUrl, SettingError, Settings, Spec, cut, is_word, judge_alone, judge_status,
+    judge_together, record::hashed,
 };
 use crate::{
+    clock::Timestamp,
     delivery::Verdict,
     event::{EventData, EventType},
 };
@@ -50,6 +51,9 @@ const MAX_TEXT_CHARS: usize = 100;
 /// An older event is taken only without its time.
 const MAX_AGE: Duration = Duration::from_secs(72 * 3600);
 
+/// How long a session lasts without a sign of life.
+const SESSION_SECONDS: i64 = 1_800;
+
 #[derive(Debug)]
 struct Ga4 {
     url: SecretUrl,
@@ -80,8 +84,15 @@ fn client_id(item: &Item<'_>) -> String {
     let project = item.event.project.as_str();
     match Record::of(item.event).customer {
         None => project.to_owned(),
-        Some(customer) => format!("{project}.{}", &hashed(customer)[..32]),
+        Some(customer) => format!("{project}.{}", &hashed(&customer)[..32]),
     }
+}
+
+/// The session that an event belongs to; without one it is missing from the reports of the last
+/// half hour. A session ends after half an hour, so the half hours of the clock are as good as any.
+fn session_id(at: Timestamp) -> String {
+    let seconds = at.millis().div_euclid(1_000);
+    (seconds - seconds.rem_euclid(SESSION_SECONDS)).to_string()
 }
 
 fn entry(item: &Item<'_>) -> Value {
@@ -92,12 +103,13 @@ fn entry(item: &Item<'_>) -> Value {
     params.insert("projectId".to_owned(), cut(event.project.as_str(), MAX_TEXT_CHARS).into());
     params.insert("eventId".to_owned(), cut(event.id.as_str(), MAX_TEXT_CHARS).into());
     params.insert("engagement_time_msec".to_owned(), 1.into());
+    params.insert("session_id".to_owned(), session_id(event.occurred_at).into());
     // `currency` is an ISO 4217 code; what was paid with is the asset.
     if let Some(asset) = params.shift_remove("currency") {
         params.insert("asset".to_owned(), asset);
     }
-    if let Some(currency) = iso_currency(record.currency) {
-        params.insert("currency".to_owned(), currency.into());
+    if let Some(currency) = Currency::of(record.currency) {
+        params.insert("currency".to_owned(), currency.code().into());
     }
     let mut name = event.kind.as_str().replace('.', "_");
     // Only a purchase has a `value`, or revenue would count twice.
@@ -106,14 +118,13 @@ fn entry(item: &Item<'_>) -> Value {
         let endpoint = cut(&settled.payment.endpoint_id, MAX_TEXT_CHARS);
         let value = settled.payment.amount.to_f64();
         params.insert("transaction_id".to_owned(), item.delivery_id.to_string().into());
-        params.insert(
-            "items".to_owned(),
-            json!([{"item_id": endpoint, "item_name": endpoint, "price": value, "quantity": 1}]),
-        );
-        // A value without a currency is not counted at all.
+        let mut bought = json!({"item_id": endpoint, "item_name": endpoint, "quantity": 1});
+        // A value without a currency is not counted at all, a price as one in the property's own.
         if params.contains_key("currency") {
             params.insert("value".to_owned(), value.into());
+            bought["price"] = value.into();
         }
+        params.insert("items".to_owned(), json!([bought]));
     }
     let mut entry = json!({"name": name, "params": params});
     if item.sent_at.since(event.occurred_at) < MAX_AGE {

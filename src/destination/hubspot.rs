@@ -2,7 +2,9 @@
 //!
 //! <https://developers.hubspot.com/docs/api-reference/latest/crm/objects/contacts/batch/upsert-contacts>.
 //! A contact is found by the unique property `dunmore_wallet`; this and the others are made once
-//! per connector. Events that arrive late overwrite newer values of the same property.
+//! per connector. Events that arrive late overwrite newer values of the same property. A contact
+//! gets a name when it is made and never again, because people type better ones: which wallets
+//! have a contact is asked before each request.
 
 use std::{slice, time::Duration};
 
@@ -25,12 +27,12 @@ pub const SPEC: Spec = Spec {
     docs: "https://developers.hubspot.com/docs/api-reference/latest/crm/objects/contacts/batch/upsert-contacts",
     fields: &[Field::secret(
         "accessToken",
-        "A private app's token or service key with the scopes crm.objects.contacts.write, \
-         crm.schemas.contacts.read and crm.schemas.contacts.write.",
+        "A private app's token or service key with the scopes crm.objects.contacts.read, \
+         crm.objects.contacts.write, crm.schemas.contacts.read and crm.schemas.contacts.write.",
         "pat-eu1-00000000-1111-2222-3333-444444444444",
     )],
-    // 100 requests in ten seconds for free and starter accounts.
-    rate: Some(Rate { per_second: 9.0, burst: 20 }),
+    // 100 requests in ten seconds for free and starter accounts; each upsert has a question first.
+    rate: Some(Rate { per_second: 4.0, burst: 10 }),
     concurrency: 4,
     dedup: "upsert by the wallet: a repeat changes nothing",
     forgets_repeats_after: None,
@@ -60,7 +62,10 @@ const PROPERTIES: &[(&str, &str, &str, &str)] = &[
     ("dunmore_first_payment_at", "Dunmore first payment at", "datetime", "date"),
     ("dunmore_milestone", "Dunmore milestone", "string", "text"),
     ("dunmore_total_spent", "Dunmore total spent", "number", "number"),
+    ("dunmore_total_currency", "Dunmore total currency", "string", "text"),
 ];
+/// What [`Destination::lookup`] finds out when the token may not read contacts.
+const UNREADABLE: &str = "unreadable";
 const MAX_TEXT_CHARS: usize = 500;
 /// The daily limit ends at midnight of the account's time zone, which nobody tells.
 const DAILY_WAIT: Duration = Duration::from_secs(3600);
@@ -69,6 +74,7 @@ const TEN_SECONDS: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct HubSpot {
     upsert: Url,
+    read: Url,
     properties: Url,
     authorization: HeaderValue,
 }
@@ -79,6 +85,7 @@ impl HubSpot {
         Ok(Self {
             upsert: settings
                 .endpoint(&format!("{api}/objects/{VERSION}/contacts/batch/upsert"))?,
+            read: settings.endpoint(&format!("{api}/objects/{VERSION}/contacts/batch/read"))?,
             properties: settings.endpoint(&format!("{api}/properties/{VERSION}/contacts"))?,
             authorization: settings
                 .secret_header("accessToken", |token| format!("Bearer {token}"))?,
@@ -114,10 +121,20 @@ impl HubSpot {
     }
 }
 
-/// The wallet that names a contact; their upper and lower case mean the same.
+/// The wallet that names a contact.
 fn wallet(item: &Item<'_>) -> String {
     let customer = Record::of(item.event).customer.unwrap_or_default();
-    identity(&customer.to_lowercase(), 255).into_owned()
+    identity(&customer, 255).into_owned()
+}
+
+/// Whether a contact of this wallet is to be made, by what was found out; not when that is unknown.
+fn is_new(item: &Item<'_>, wallet: &str) -> bool {
+    match item.setup {
+        "" => true,
+        UNREADABLE => false,
+        known => serde_json::from_str::<Vec<String>>(known)
+            .is_ok_and(|known| !known.iter().any(|known| known == wallet)),
+    }
 }
 
 /// What an event says about its customer.
@@ -131,8 +148,10 @@ fn contact(item: &Item<'_>) -> Map<String, Value> {
     };
     let wallet = wallet(item);
     set(WALLET, &wallet);
-    // A contact must have a name or an address; an owner's own words belong into the first name.
-    set("lastname", &wallet);
+    // A new contact must have a name or an address.
+    if is_new(item, &wallet) {
+        set("lastname", &wallet);
+    }
     set("dunmore_last_event", event.kind.as_str());
     set("dunmore_last_event_at", &at);
     if let Some(endpoint) = record.endpoint {
@@ -148,7 +167,7 @@ fn contact(item: &Item<'_>) -> Map<String, Value> {
         EventData::CustomerMilestone(milestone) => {
             set("dunmore_milestone", &milestone.milestone);
             set("dunmore_total_spent", milestone.total_spent.as_str());
-            set("dunmore_last_currency", &milestone.currency);
+            set("dunmore_total_currency", &milestone.currency);
         }
         _ => {}
     }
@@ -188,7 +207,7 @@ impl Destination for HubSpot {
             EventData::EndpointCreated(_)
             | EventData::EndpointPricingChanged(_)
             | EventData::RevenueDailySummary(_) => Some("no customer takes part"),
-            _ if Record::of(event).customer.is_none_or(str::is_empty) => {
+            _ if Record::of(event).customer.is_none_or(|customer| customer.is_empty()) => {
                 Some("the customer is not known")
             }
             _ => None,
@@ -222,6 +241,41 @@ impl Destination for HubSpot {
             Some(request) => Setup::Ask(request),
             None => Setup::Ready("".into()),
         }
+    }
+
+    /// Asks which of the wallets have a contact.
+    fn lookup(&self, items: &[Item<'_>], answers: &[Response]) -> Option<Setup> {
+        let Some(answer) = answers.first() else {
+            let inputs: Vec<Value> =
+                inputs(items).iter().map(|input| json!({"id": input.wallet})).collect();
+            let body =
+                json!({"idProperty": WALLET, "properties": [WALLET], "inputs": inputs});
+            return Some(Setup::Ask(self.post(self.read.clone(), &body)));
+        };
+        Some(match answer.status {
+            200 | 207 if answer.was_cut() && items.len() > 1 => {
+                Setup::Failed(Verdict::retry(Reason::PayloadTooLarge, "the answer is too long"))
+            }
+            200 | 207 => {
+                let json = answer.json();
+                let Some(results) = json["results"].as_array() else {
+                    let detail = answer.detail();
+                    return Some(Setup::failed(Verdict::retry(Reason::UnexpectedResponse, detail)));
+                };
+                let found: Vec<&str> = results
+                    .iter()
+                    .filter_map(|contact| contact["properties"][WALLET].as_str())
+                    .collect();
+                Setup::Ready(Value::from(found).to_string().into())
+            }
+            // The token has no right to read: nothing is named, rather than something twice.
+            403 | 404 => Setup::Ready(UNREADABLE.into()),
+            _ => match judge_request(answer) {
+                // One odd wallet must not hold up the others: the answer to the upsert names the wrong one.
+                Verdict::Dead { .. } => Setup::Ready(UNREADABLE.into()),
+                verdict => Setup::Failed(verdict),
+            },
+        })
     }
 
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
@@ -279,6 +333,7 @@ fn judge_request(response: &Response) -> Verdict {
         400 if response.text().contains("PROPERTY_DOESNT_EXIST") => {
             Verdict::retry(Reason::PrerequisiteMissing, detail)
         }
+        400 if is_rule(&response.text()) => Verdict::broken(Reason::PrerequisiteMissing, detail),
         409 => Verdict::retry(Reason::NotReady, detail),
         423 | 477 => Verdict::retry_after(Reason::NotReady, detail, response.retry_after()),
         429 if json["policyName"] == "DAILY" => {
@@ -291,6 +346,15 @@ fn judge_request(response: &Response) -> Verdict {
         }
         _ => judge_status(response),
     }
+}
+
+/// Whether a refusal is by the account's own rules about what a contact must have: they meet every
+/// contact that is written, until their owner changes them.
+/// <https://developers.hubspot.com/changelog/crm-api-write-validation-enforcement>
+fn is_rule(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("required propert") || text.contains("required_propert")
+        || text.contains("required field") || text.contains("required_field")
 }
 
 /// A mixed answer: results and errors each name the inputs that they are about.
@@ -336,6 +400,7 @@ fn judge_error(error: &Value) -> Verdict {
         "RATE_LIMITS" | "RATE_LIMIT" => Verdict::retry(Reason::RateLimited, detail),
         "CONFLICT" => Verdict::retry(Reason::NotReady, detail),
         "MISSING_SCOPES" => Verdict::broken(Reason::Forbidden, detail),
+        _ if is_rule(&error.to_string()) => Verdict::broken(Reason::PrerequisiteMissing, detail),
         _ => Verdict::dead(Reason::Rejected, detail),
     }
 }

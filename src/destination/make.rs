@@ -17,7 +17,7 @@ pub const SPEC: Spec = Spec {
     )
     .checked(check_url)],
     // 300 requests in 10 seconds for one hook.
-    rate: Some(Rate { per_second: 30.0, burst: 30 }),
+    rate: Some(Rate { per_second: 27.0, burst: 30 }),
     dedup: "none; the event's id is in the body",
     make: |settings, _| Ok(Box::new(Make::new(settings)?)),
     ..Spec::BASE
@@ -59,7 +59,7 @@ impl Destination for Make {
             }
             401 | 403 => Verdict::broken(
                 Reason::Unauthorized,
-                format!("the webhook asks for an API key, which a connector cannot give; remove it in Make ({})", response.detail()),
+                format!("the webhook refused the request's authentication ({})", response.detail()),
             ),
             _ => judge_status(response),
         }

@@ -1,9 +1,17 @@
 //! What an event means to a person: a title and a few facts, for every service people read.
 
+use super::{explorer::transaction_url, record::wallet};
 use crate::{
     event::{Event, EventData},
-    money::Amount,
+    money::{Amount, thousands},
 };
+
+const TRANSACTION: &str = "Transaction";
+const REASON: &str = "Reason";
+const ENDPOINT: &str = "Endpoint";
+/// How much of each part stands in the title of an incident, so that all of them fit into 130
+/// characters, the least that a service takes.
+const MAX_INCIDENT_PART_CHARS: usize = 34;
 
 /// How a message should look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +24,18 @@ pub enum Tone {
     Info,
 }
 
+impl Tone {
+    /// The sign of the tone, for messages without colours.
+    #[must_use]
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::Good => "\u{2705}",
+            Self::Bad => "\u{274c}",
+            Self::Info => "\u{2139}\u{fe0f}",
+        }
+    }
+}
+
 /// One labelled value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fact {
@@ -23,6 +43,8 @@ pub struct Fact {
     pub label: &'static str,
     /// The value, as its producer wrote it: escape it for the place where it is shown.
     pub value: String,
+    /// The page about it, if there is one: a URL of this program's own making.
+    pub link: Option<String>,
 }
 
 /// An event as people read it.
@@ -45,13 +67,13 @@ impl Message {
         let mut facts = Vec::new();
         let mut fact = |label, value: &str| {
             if !value.is_empty() {
-                facts.push(Fact { label, value: value.to_owned() });
+                facts.push(Fact { label, value: value.to_owned(), link: None });
             }
         };
         let (headline, tone) = match &event.data {
             EventData::PaymentVerified(p) => {
                 fact("Endpoint", &p.endpoint_id);
-                fact("Customer", &p.customer_id);
+                fact("Customer", &wallet(&p.customer_id));
                 fact("Network", &p.network);
                 fact("Payment", &p.payment_id);
                 (money(&p.amount, &p.currency), Tone::Info)
@@ -59,29 +81,29 @@ impl Message {
             EventData::PaymentSettled(settled) => {
                 let p = &settled.payment;
                 fact("Endpoint", &p.endpoint_id);
-                fact("Customer", &p.customer_id);
+                fact("Customer", &wallet(&p.customer_id));
                 fact("Network", &p.network);
-                fact("Transaction", &settled.tx_hash);
+                fact(TRANSACTION, &settled.tx_hash);
                 fact("Payment", &p.payment_id);
                 (money(&p.amount, &p.currency), Tone::Good)
             }
             EventData::PaymentFailed(p) => {
-                fact("Reason", &p.reason);
+                fact(REASON, &p.reason);
                 fact("Stage", &p.stage);
-                fact("Endpoint", &p.endpoint_id);
-                fact("Customer", p.customer_id.as_deref().unwrap_or_default());
+                fact(ENDPOINT, &p.endpoint_id);
+                fact("Customer", &wallet(p.customer_id.as_deref().unwrap_or_default()));
                 fact("Network", p.network.as_deref().unwrap_or_default());
                 fact("Payment", &p.payment_id);
                 (money(&p.amount, &p.currency), Tone::Bad)
             }
             EventData::CustomerFirstPayment(p) => {
-                fact("Customer", &p.customer_id);
+                fact("Customer", &wallet(&p.customer_id));
                 fact("Endpoint", &p.endpoint_id);
                 fact("Payment", &p.payment_id);
                 (money(&p.amount, &p.currency), Tone::Good)
             }
             EventData::CustomerMilestone(m) => {
-                fact("Customer", &m.customer_id);
+                fact("Customer", &wallet(&m.customer_id));
                 fact("Total spent", &money(&m.total_spent, &m.currency));
                 (m.milestone.to_string(), Tone::Good)
             }
@@ -99,13 +121,24 @@ impl Message {
             }
             EventData::RevenueDailySummary(s) => {
                 fact("Day", &s.date);
-                fact("Payments", &s.payment_count.to_string());
-                fact("Customers", &s.customer_count.to_string());
-                fact("Failed payments", &s.failed_count.to_string());
+                fact("Payments", &count(s.payment_count));
+                fact("Customers", &count(s.customer_count));
+                fact("Failed payments", &count(s.failed_count));
                 (money(&s.revenue, &s.currency), Tone::Info)
             }
         };
+        if let EventData::PaymentSettled(settled) = &event.data
+            && let Some(fact) = facts.iter_mut().find(|fact| fact.label == TRANSACTION)
+        {
+            fact.link = transaction_url(&settled.payment.network, &settled.tx_hash);
+        }
         Self { title: event.kind.title(), headline, facts, tone }
+    }
+
+    /// The title behind the sign of its tone.
+    #[must_use]
+    pub fn heading(&self) -> String {
+        format!("{} {}", self.tone.sign(), self.title)
     }
 
     /// Title and headline on one line.
@@ -114,10 +147,34 @@ impl Message {
         let headline = self.headline.split_whitespace().collect::<Vec<_>>().join(" ");
         format!("{}: {headline}", self.title)
     }
+
+    /// The title of an incident: of a failed payment where and why it failed, then how much.
+    #[must_use]
+    pub fn incident(&self) -> String {
+        if self.tone != Tone::Bad {
+            return self.subject();
+        }
+        let fact = |label| {
+            let found = self.facts.iter().find(|fact| fact.label == label);
+            found.map(|fact| one_line(&fact.value, MAX_INCIDENT_PART_CHARS))
+        };
+        let mut title = self.title.to_owned();
+        if let Some(endpoint) = fact(ENDPOINT) {
+            title.push_str(&format!(" on {endpoint}"));
+        }
+        if let Some(reason) = fact(REASON) {
+            title.push_str(&format!(": {reason}"));
+        }
+        format!("{title} ({})", one_line(&self.headline, MAX_INCIDENT_PART_CHARS))
+    }
+}
+
+fn count(count: u64) -> String {
+    thousands(&count.to_string())
 }
 
 fn money(amount: &Amount, currency: &str) -> String {
-    format!("{} {currency}", amount.short())
+    format!("{} {currency}", amount.grouped())
 }
 
 /// The text cut to at most `max` characters, with an ellipsis as the last one when it was cut.
@@ -159,10 +216,22 @@ pub fn escaped(text: &str, max: usize, replace: impl Fn(char) -> Option<&'static
     out
 }
 
-/// The text on one line, cut to at most `max` characters: control characters become spaces.
+/// What stands in a message for a character that would not be shown as itself: a space for a
+/// control character, nothing for one that turns the direction of the text around, because behind
+/// it the text reads as another.
+#[must_use]
+pub fn blanked(c: char) -> Option<&'static str> {
+    match c {
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => Some(""),
+        '\u{2028}' | '\u{2029}' => Some(" "),
+        _ => c.is_control().then_some(" "),
+    }
+}
+
+/// The text on one line, cut to at most `max` characters, without [`blanked`] characters.
 #[must_use]
 pub fn one_line(text: &str, max: usize) -> String {
-    escaped(text, max, |c| c.is_control().then_some(" "))
+    escaped(text, max, blanked)
 }
 
 #[cfg(test)]

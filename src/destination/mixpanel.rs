@@ -11,7 +11,7 @@ use url::Url;
 use super::{
     BatchLimits, Batching, Category, Destination, Field, Item, Record, Request, Response,
     SettingError, Settings, Spec, identity, judge_alone, judge_status, judge_together,
-    wire::basic_user,
+    one_of, wire::basic_user,
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -30,10 +30,7 @@ pub const SPEC: Spec = Spec {
             "Where the project's data is: \"us\" (default), \"eu\" or \"in\".",
             "us",
         )
-        .checked(|value, _| match value {
-            "us" | "eu" | "in" => Ok(()),
-            _ => Err("must be \"us\", \"eu\" or \"in\"".to_owned()),
-        })
+        .checked(|value, _| one_of(value, &["us", "eu", "in"]))
         .optional(),
     ],
     // 2 GB or about 1.8 million events a minute: no limit that a connector of ours reaches.
@@ -77,7 +74,7 @@ fn entry(item: &Item<'_>) -> Value {
     let event = item.event;
     let record = Record::of(event);
     // An event of no customer has an empty id: one id for all of them would be throttled.
-    let customer = record.customer.unwrap_or_default();
+    let customer = record.customer.as_deref().unwrap_or_default();
     let is_nobody = NOBODY.contains(&customer.to_ascii_lowercase().as_str());
     let customer = if is_nobody { "" } else { customer };
     let mut properties = serde_json::Map::new();

@@ -5,7 +5,10 @@
 //! file and one line in the list at the end of this file.
 
 mod accounting;
+mod amount;
 pub mod docs;
+mod explorer;
+mod incident;
 mod message;
 mod record;
 mod settings;
@@ -14,11 +17,13 @@ mod wire;
 
 use std::{fmt, slice, str::FromStr, sync::Arc, time::Duration};
 
-pub use message::{Fact, Message, Tone, cut, escaped, one_line};
-pub use record::{Record, RecordValue, identity, iso_currency};
+pub use amount::Currency;
+pub use explorer::transaction_url;
+pub use message::{Fact, Message, Tone, blanked, cut, escaped, one_line};
+pub use record::{Record, RecordValue, identity, wallet};
 pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
-    is_word, token, url_on,
+    TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,
 };
 pub use wire::{
     MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, json_seconds, seconds,
@@ -42,7 +47,7 @@ pub struct Item<'a> {
     pub attempt: u32,
     /// When it is sent. Nothing that takes part in deduplication may come from it.
     pub sent_at: Timestamp,
-    /// What [`Destination::setup`] found out.
+    /// What [`Destination::setup`] found out, or [`Destination::lookup`] for this very request.
     pub setup: &'a str,
 }
 
@@ -51,7 +56,7 @@ pub struct Item<'a> {
 pub enum Setup {
     /// It knows: this text is kept and comes with every [`Item`].
     Ready(Arc<str>),
-    /// It asks; its answer is appended to the answers of the next call.
+    /// It asks; the answer is appended to the answers of the next call.
     Ask(Request),
     /// It cannot work.
     Failed(Verdict),
@@ -68,7 +73,7 @@ impl Setup {
     }
 }
 
-/// The most questions that [`Destination::setup`] may ask.
+/// The most questions that [`Destination::setup`] or [`Destination::lookup`] may ask.
 pub const MAX_SETUP_STEPS: usize = 24;
 
 /// Speaks one connector's service: builds requests, judges responses.
@@ -82,6 +87,13 @@ pub trait Destination: Send + Sync + fmt::Debug {
     /// ready. The result is kept until a verdict has [`Reason::PrerequisiteMissing`].
     fn setup(&self, _answers: &[Response]) -> Setup {
         Setup::Ready("".into())
+    }
+
+    /// Whether something must be found out for these very items, which make up one request: called
+    /// with the answers so far, like `setup`. What it is ready with stands in place of the items'
+    /// setup for this request; it is not kept. `None` when nothing is to be found out.
+    fn lookup(&self, _items: &[Item<'_>], _answers: &[Response]) -> Option<Setup> {
+        None
     }
 
     /// The request for one event, or the verdict when there can be none.

@@ -3,11 +3,10 @@
 //! <https://docs.n8n.io/integrations/builtin/core-nodes/n8n-nodes-base.webhook/>
 
 use http::HeaderName;
-use url::Url;
 
 use super::{
     Category, Checks, Destination, Field, Item, Request, Response, SecretUrl, SettingError, Settings, Spec,
-    judge_status, webhook,
+    judge_status, parse_url, webhook,
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -38,7 +37,7 @@ impl N8n {
 }
 
 fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
-    let url = Url::parse(value).map_err(|error| format!("is no URL ({error})"))?;
+    let url = parse_url(value)?;
     checks.egress.check_url(&url)?;
     if url.path_segments().is_some_and(|mut parts| parts.any(|part| part == "webhook-test")) {
         return Err("is the editor's test URL, which works for one call only: use the production \
@@ -61,7 +60,7 @@ impl Destination for N8n {
             404 => Verdict::retry(Reason::NotReady, response.detail()),
             401 | 403 => Verdict::broken(
                 Reason::Unauthorized,
-                format!("the Webhook node asks for authentication, which a connector cannot give; set it to None ({})", response.detail()),
+                format!("the Webhook node refused the request's authentication ({})", response.detail()),
             ),
             _ => judge_status(response),
         }

@@ -11,7 +11,9 @@ use url::Url;
 
 use super::{
     Category, Checks, Destination, Field, Item, Message, Rate, Record, Request, Response,
-    SettingError, Settings, Setup, Spec, judge_status, one_line, token,
+    SettingError, Settings, Setup, Spec, cut,
+    incident::{self, Incidents},
+    judge_status, one_line, token,
 };
 use crate::{
     delivery::{Reason, Skip, Verdict},
@@ -30,6 +32,8 @@ pub const SPEC: Spec = Spec {
         )
         .checked(check_key),
         Field::REGION,
+        incident::DEDUP,
+        incident::RESOLVE,
     ],
     // A bucket whose size depends on the account's plan.
     rate: Some(Rate { per_second: 5.0, burst: 10 }),
@@ -37,8 +41,13 @@ pub const SPEC: Spec = Spec {
     dedup: "alias while the alert is open",
     becomes: |kind| match kind {
         EventType::PaymentFailed => "an alert of priority P3",
+        EventType::PaymentSettled => {
+            "nothing unless named in eventTypes, then an alert of priority P5, or the end of the \
+             endpoint's alert (resolve)"
+        }
         _ => "nothing unless named in eventTypes, then an alert of priority P5",
     },
+    check: incident::check,
     make: |settings, event_types| Ok(Box::new(Opsgenie::new(settings, event_types)?)),
     ..Spec::BASE
 };
@@ -46,12 +55,16 @@ pub const SPEC: Spec = Spec {
 /// What [`Destination::setup`] remembers when the successor serves the key.
 const MOVED: &str = "jsm";
 
+/// How much of the successor's answer stands behind the first one.
+const MAX_SUCCESSOR_CHARS: usize = 60;
+
 #[derive(Debug)]
 struct Opsgenie {
     alerts: Url,
     successor: Url,
     authorization: HeaderValue,
     event_types: EventTypes,
+    incidents: Incidents,
 }
 
 impl Opsgenie {
@@ -63,6 +76,7 @@ impl Opsgenie {
             successor: settings.endpoint(successor)?,
             authorization: settings.secret_header("apiKey", |key| format!("GenieKey {key}"))?,
             event_types: event_types.clone(),
+            incidents: Incidents::of(settings),
         })
     }
 
@@ -88,7 +102,9 @@ fn is_unknown_key(response: &Response) -> bool {
 
 impl Destination for Opsgenie {
     fn skips(&self, event: &Event) -> Option<Skip> {
-        let wanted = event.kind == EventType::PaymentFailed || self.event_types.names(event.kind);
+        let wanted = event.kind == EventType::PaymentFailed
+            || self.event_types.names(event.kind)
+            || self.incidents.resolves(event).is_some();
         (!wanted).then_some("no alert unless the event type is named")
     }
 
@@ -96,8 +112,12 @@ impl Destination for Opsgenie {
         let url = match answers {
             [] => &self.alerts,
             [first] if is_unknown_key(first) => &self.successor,
-            [_, second] if is_unknown_key(second) => {
-                return Setup::Failed(Verdict::broken(Reason::Unauthorized, second.detail()));
+            // The first answer may say more than that the key is wrong.
+            [first, second] if is_unknown_key(second) => {
+                let (first, second) = (first.detail(), second.detail());
+                let second = cut(&second, MAX_SUCCESSOR_CHARS);
+                let detail = format!("{first} (and from Jira Service Management: {second})");
+                return Setup::Failed(Verdict::broken(Reason::Unauthorized, detail));
             }
             [.., last] if matches!(last.status, 408 | 425 | 429 | 500..) => {
                 return Setup::failed(judge_status(last));
@@ -110,6 +130,17 @@ impl Destination for Opsgenie {
 
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let event = item.event;
+        let alerts = if item.setup == MOVED { &self.successor } else { &self.alerts };
+        if let Some(alias) = self.incidents.resolves(event) {
+            let mut url = alerts.clone();
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.push(&alias).push("close");
+            }
+            url.query_pairs_mut().append_pair("identifierType", "alias");
+            let source = one_line(event.project.as_str(), 100);
+            let note = one_line(&Message::of(event).subject(), 1_000);
+            return Ok(self.post(&url, &json!({"source": source, "note": note})));
+        }
         let record = Record::of(event);
         let message = Message::of(event);
         let priority = if event.kind == EventType::PaymentFailed { "P3" } else { "P5" };
@@ -119,10 +150,13 @@ impl Destination for Opsgenie {
         let mut description = one_line(&message.subject(), 1_000);
         for fact in &message.facts {
             description.push_str(&format!("\n{}: {}", fact.label, one_line(&fact.value, 1_000)));
+            if let Some(url) = &fact.link {
+                description.push_str(&format!("\n{url}"));
+            }
         }
         let body = json!({
-            "message": one_line(&message.subject(), 130),
-            "alias": item.delivery_id,
+            "message": one_line(&message.incident(), 130),
+            "alias": self.incidents.key(item),
             "description": description,
             "priority": priority,
             "source": one_line(event.project.as_str(), 100),
@@ -130,8 +164,7 @@ impl Destination for Opsgenie {
             "tags": [event.kind],
             "details": details,
         });
-        let url = if item.setup == MOVED { &self.successor } else { &self.alerts };
-        Ok(self.post(url, &body))
+        Ok(self.post(alerts, &body))
     }
 
     fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict {

@@ -1,17 +1,19 @@
 //! `PagerDuty` Events API v2: a failed payment is an alert, everything else a change event, which
-//! shows on the service's timeline and pages nobody.
+//! shows on the service's timeline and notifies no one. A settled payment may end the alert instead.
 //!
 //! <https://developer.pagerduty.com/docs/events-api-v2-overview>
 
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{
     Category, Checks, Destination, Field, Item, Message, Rate, Record, Request, Response,
-    SettingError, Settings, Spec, is_word, judge_status, one_line,
+    SettingError, Settings, Spec,
+    incident::{self, Incidents},
+    is_word, judge_status, one_line,
 };
 use crate::{
     delivery::{Reason, Skip, Verdict},
@@ -30,15 +32,19 @@ pub const SPEC: Spec = Spec {
         )
         .checked(check_key),
         Field::REGION,
+        incident::DEDUP,
+        incident::RESOLVE,
     ],
     // About 120 events a minute for one key.
-    rate: Some(Rate { per_second: 2.0, burst: 20 }),
+    rate: Some(Rate { per_second: 1.6, burst: 20 }),
     concurrency: 4,
     dedup: "dedup_key while the alert is open; none for change events",
     becomes: |kind| match kind {
         EventType::PaymentFailed => "an alert of severity error",
+        EventType::PaymentSettled => "a change event, or the end of the endpoint's alert (resolve)",
         _ => "a change event",
     },
+    check: incident::check,
     make: |settings, _| Ok(Box::new(PagerDuty::new(settings)?)),
     ..Spec::BASE
 };
@@ -51,6 +57,7 @@ struct PagerDuty {
     alerts: Url,
     changes: Url,
     key: SecretString,
+    incidents: Incidents,
 }
 
 impl PagerDuty {
@@ -60,6 +67,7 @@ impl PagerDuty {
             alerts: settings.endpoint(&format!("https://{host}/v2/enqueue"))?,
             changes: settings.endpoint(&format!("https://{host}/v2/change/enqueue"))?,
             key: settings.secret("routingKey")?,
+            incidents: Incidents::of(settings),
         })
     }
 }
@@ -71,26 +79,45 @@ fn check_key(value: &str, _: &Checks<'_>) -> Result<(), String> {
 impl Destination for PagerDuty {
     fn skips(&self, event: &Event) -> Option<Skip> {
         let is_ruleset = self.key.expose_secret().starts_with('R');
-        (is_ruleset && event.kind != EventType::PaymentFailed)
+        let is_alert =
+            event.kind == EventType::PaymentFailed || self.incidents.resolves(event).is_some();
+        (is_ruleset && !is_alert)
             .then_some("the key of a ruleset takes no change events")
     }
 
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let event = item.event;
+        let key = self.key.expose_secret();
+        if let Some(dedup_key) = self.incidents.resolves(event) {
+            let body = json!({
+                "routing_key": key,
+                "event_action": "resolve",
+                "dedup_key": dedup_key,
+            });
+            return Ok(Request::post_value(self.alerts.clone(), &body));
+        }
         let record = Record::of(event);
+        let message = Message::of(event);
         let project = event.project.as_str();
         let mut details = record.texts(1_000);
         details.insert("eventId".to_owned(), event.id.as_str().into());
         details.insert("deliveryId".to_owned(), item.delivery_id.to_string().into());
         let mut payload = json!({
-            "summary": one_line(&Message::of(event).subject(), 1_024),
+            "summary": one_line(&message.incident(), 1_024),
             "source": project,
             "timestamp": event.occurred_at,
             "custom_details": details,
         });
-        let key = self.key.expose_secret();
         if event.kind != EventType::PaymentFailed {
-            let body = json!({"routing_key": key, "payload": payload});
+            let mut body = json!({"routing_key": key, "payload": payload});
+            let links: Vec<Value> = message
+                .facts
+                .iter()
+                .filter_map(|fact| Some(json!({"href": fact.link.as_deref()?, "text": fact.label})))
+                .collect();
+            if !links.is_empty() {
+                body["links"] = links.into();
+            }
             return Ok(Request::post_value(self.changes.clone(), &body));
         }
         payload["severity"] = "error".into();
@@ -100,7 +127,7 @@ impl Destination for PagerDuty {
         let body = json!({
             "routing_key": key,
             "event_action": "trigger",
-            "dedup_key": item.delivery_id,
+            "dedup_key": self.incidents.key(item),
             "payload": payload,
         });
         Ok(Request::post_value(self.alerts.clone(), &body))

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::cut;
+use super::{cut, one_line};
 use crate::{
     event::{Event, EventData},
     money::Amount,
@@ -16,6 +16,8 @@ use crate::{
 pub enum RecordValue<'a> {
     /// A text.
     Text(&'a str),
+    /// A customer's wallet, to be written as [`wallet`] has it.
+    Wallet(&'a str),
     /// An amount of money.
     Amount(&'a Amount),
     /// A whole number.
@@ -25,8 +27,8 @@ pub enum RecordValue<'a> {
 /// An event as analytics, monitoring and data services record it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Record<'a> {
-    /// The customer's wallet, if a customer takes part.
-    pub customer: Option<&'a str>,
+    /// The customer's wallet as [`wallet`] has it, if a customer takes part.
+    pub customer: Option<Cow<'a, str>>,
     /// The endpoint, if one takes part.
     pub endpoint: Option<&'a str>,
     /// The currency of the amounts.
@@ -39,14 +41,14 @@ impl<'a> Record<'a> {
     /// The record of an event.
     #[must_use]
     pub fn of(event: &'a Event) -> Self {
-        use RecordValue::{Amount as Money, Count, Text};
+        use RecordValue::{Amount as Money, Count, Text, Wallet};
         let (customer, endpoint, currency, fields) = match &event.data {
             EventData::PaymentVerified(p) => payment(p, None),
             EventData::PaymentSettled(s) => payment(&s.payment, Some(&s.tx_hash)),
             EventData::PaymentFailed(p) => {
                 let mut fields =
                     vec![("paymentId", Text(&p.payment_id)), ("endpointId", Text(&p.endpoint_id))];
-                fields.extend(p.customer_id.as_deref().map(|id| ("customerId", Text(id))));
+                fields.extend(p.customer_id.as_deref().map(|id| ("customerId", Wallet(id))));
                 fields.extend([("amount", Money(&p.amount)), ("currency", Text(&p.currency))]);
                 fields.extend(p.network.as_deref().map(|name| ("network", Text(name))));
                 fields.extend([("stage", Text(&p.stage)), ("reason", Text(&p.reason))]);
@@ -54,7 +56,7 @@ impl<'a> Record<'a> {
             }
             EventData::CustomerFirstPayment(p) => {
                 let fields = vec![
-                    ("customerId", Text(&p.customer_id)),
+                    ("customerId", Wallet(&p.customer_id)),
                     ("paymentId", Text(&p.payment_id)),
                     ("endpointId", Text(&p.endpoint_id)),
                     ("amount", Money(&p.amount)),
@@ -64,7 +66,7 @@ impl<'a> Record<'a> {
             }
             EventData::CustomerMilestone(m) => {
                 let fields = vec![
-                    ("customerId", Text(&m.customer_id)),
+                    ("customerId", Wallet(&m.customer_id)),
                     ("milestone", Text(&m.milestone)),
                     ("totalSpent", Money(&m.total_spent)),
                     ("currency", Text(&m.currency)),
@@ -103,7 +105,7 @@ impl<'a> Record<'a> {
                 (None, None, &*s.currency, fields)
             }
         };
-        Self { customer, endpoint, currency, fields }
+        Self { customer: customer.map(wallet), endpoint, currency, fields }
     }
 
     /// The fields as JSON for services whose numbers are doubles; texts cut to `max` characters.
@@ -111,17 +113,19 @@ impl<'a> Record<'a> {
     pub fn properties(&self, max: usize) -> Map<String, Value> {
         let value = |value| match value {
             RecordValue::Text(text) => Value::from(cut(text, max)),
+            RecordValue::Wallet(text) => Value::from(cut(&wallet(text), max)),
             RecordValue::Amount(amount) => Value::from(amount.to_f64()),
             RecordValue::Count(count) => Value::from(count),
         };
         self.fields.iter().map(|&(name, field)| (name.to_owned(), value(field))).collect()
     }
 
-    /// The fields as JSON texts, amounts exact; texts cut to `max` characters.
+    /// The fields as JSON texts for people, amounts exact; texts on one line of `max` characters.
     #[must_use]
     pub fn texts(&self, max: usize) -> Map<String, Value> {
         let value = |value| match value {
-            RecordValue::Text(text) => cut(text, max),
+            RecordValue::Text(text) => one_line(text, max),
+            RecordValue::Wallet(text) => one_line(&wallet(text), max),
             RecordValue::Amount(amount) => amount.as_str().to_owned(),
             RecordValue::Count(count) => count.to_string(),
         };
@@ -132,11 +136,11 @@ impl<'a> Record<'a> {
 type Parts<'a> = (Option<&'a str>, Option<&'a str>, &'a str, Vec<(&'static str, RecordValue<'a>)>);
 
 fn payment<'a>(p: &'a crate::event::Payment, tx_hash: Option<&'a str>) -> Parts<'a> {
-    use RecordValue::{Amount as Money, Text};
+    use RecordValue::{Amount as Money, Text, Wallet};
     let mut fields = vec![
         ("paymentId", Text(&p.payment_id)),
         ("endpointId", Text(&p.endpoint_id)),
-        ("customerId", Text(&p.customer_id)),
+        ("customerId", Wallet(&p.customer_id)),
         ("amount", Money(&p.amount)),
         ("currency", Text(&p.currency)),
         ("network", Text(&p.network)),
@@ -158,18 +162,18 @@ pub fn hashed(text: &str) -> String {
     format!("{:x}", Sha256::digest(text))
 }
 
-/// The ISO 4217 code that a service which checks currencies takes for this one: stablecoins count
-/// as the currency that they stand for. `None` when there is no such code.
+/// A customer's wallet as one text, however its sender wrote it: an EVM address (`0x` and 40 hex
+/// digits), whose case is but a checksum, in lower case. Anything else is left as it is, because
+/// in other networks' addresses the case is part of the name.
 #[must_use]
-pub fn iso_currency(currency: &str) -> Option<&str> {
-    match currency {
-        "USDC" | "USDT" | "USDS" | "USDP" | "USDbC" | "PYUSD" | "FDUSD" | "DAI" => Some("USD"),
-        "EURC" | "EURS" | "EURT" => Some("EUR"),
-        "BTC" | "ETH" | "SOL" | "BNB" => None,
-        _ if currency.len() == 3 && currency.bytes().all(|b| b.is_ascii_uppercase()) => {
-            Some(currency)
-        }
-        _ => None,
+pub fn wallet(text: &str) -> Cow<'_, str> {
+    let is_evm = text
+        .strip_prefix("0x")
+        .is_some_and(|hex| hex.len() == 40 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    if is_evm && text.bytes().any(|b| b.is_ascii_uppercase()) {
+        text.to_ascii_lowercase().into()
+    } else {
+        text.into()
     }
 }
 
@@ -186,10 +190,19 @@ mod tests {
     }
 
     #[test]
-    fn stablecoins_count_as_their_currency() {
-        assert_eq!(iso_currency("USDC"), Some("USD"));
-        assert_eq!(iso_currency("EUR"), Some("EUR"));
-        assert_eq!(iso_currency("usd"), None);
-        assert_eq!(iso_currency("WETH"), None);
+    fn a_wallet_is_one_text_and_two_wallets_are_two() {
+        let checksum = "0x52908400098527886E0F7030069857D2E4169EE7";
+        assert_eq!(wallet(checksum), checksum.to_ascii_lowercase());
+        assert_eq!(wallet(&checksum.to_ascii_lowercase()), wallet(checksum));
+        for other in [
+            "7EcDhSYGxXyscszYEp35KHN8vvw3svAuLKTzXwCFLtV",
+            "0xA1b2",
+            "0X52908400098527886E0F7030069857D2E4169EE7",
+            "0x52908400098527886E0F7030069857D2E4169EEG",
+            "eip155:1:0xAB",
+            "",
+        ] {
+            assert_eq!(wallet(other), other);
+        }
     }
 }

@@ -53,6 +53,8 @@ pub const SPEC: Spec = Spec {
 
 const VERSION: &str = "v66.0";
 const EXTERNAL_ID: &str = "Dunmore_Delivery_Id__c";
+/// A value of the field that no task has.
+const NO_DELIVERY: &str = "00000000-0000-0000-0000-000000000000";
 /// What [`Destination::setup`] remembers when tasks have the field.
 const HAS_EXTERNAL_ID: &str = "external-id";
 /// The request limit is counted over 24 hours and announces no end.
@@ -63,6 +65,7 @@ struct Salesforce {
     create: Url,
     upsert: Url,
     query: Url,
+    lookup: Url,
     authorization: HeaderValue,
     takes_verified: bool,
 }
@@ -78,6 +81,8 @@ impl Salesforce {
             create: settings.endpoint(&format!("{data}/composite/sobjects"))?,
             upsert: settings.endpoint(&format!("{data}/composite/sobjects/Task/{EXTERNAL_ID}"))?,
             query,
+            lookup: settings
+                .endpoint(&format!("{data}/sobjects/Task/{EXTERNAL_ID}/{NO_DELIVERY}?fields=Id"))?,
             authorization: settings
                 .secret_header("accessToken", |token| format!("Bearer {token}"))?,
             takes_verified: event_types.names(EventType::PaymentVerified),
@@ -91,13 +96,15 @@ fn check_instance(value: &str, checks: &Checks<'_>) -> Result<(), String> {
                     .my.salesforce.com"
             .to_owned());
     }
-    let url = url_on(value, checks, &[".my.salesforce.com", ".my.salesforce.mil"])?;
+    // The last one is of Salesforce on Alibaba Cloud, in China.
+    let hosts = [".my.salesforce.com", ".my.salesforce.mil", ".my.sfcrmproducts.cn"];
+    let url = url_on(value, checks, &hosts)?;
     let host = url.host_str().unwrap_or_default();
     let labels: Vec<&str> = host.split('.').collect();
     let kinds = ["sandbox", "develop", "scratch", "trailblaze", "demo", "patch", "stage"];
     let good = match labels[..] {
-        [name, "my", "salesforce", _] => is_word(name, "-", 1..=80),
-        [name, kind, "my", "salesforce", _] => is_word(name, "-", 1..=80) && kinds.contains(&kind),
+        [name, "my", _, _] => is_word(name, "-", 1..=80),
+        [name, kind, "my", _, _] => is_word(name, "-", 1..=80) && kinds.contains(&kind),
         _ => false,
     };
     if good && url.path() == "/" && url.query().is_none() {
@@ -107,12 +114,24 @@ fn check_instance(value: &str, checks: &Checks<'_>) -> Result<(), String> {
     }
 }
 
+const NOT_EXTERNAL: &str = "the field Dunmore_Delivery_Id__c of tasks is no External ID: tick \
+                            \"External ID\" and \"Unique\" in its definition, or remove it";
+
+/// Whether a refusal says that the field cannot be used to find a record by.
+fn is_no_external_id(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("external id") || text.contains("external_id")
+}
+
 fn task(item: &Item<'_>) -> Value {
     let event = item.event;
     let message = Message::of(event);
     let mut description = one_line(&message.subject(), 1_000);
     for fact in &message.facts {
         description.push_str(&format!("\n{}: {}", fact.label, one_line(&fact.value, 1_000)));
+        if let Some(url) = &fact.link {
+            description.push_str(&format!("\n{url}"));
+        }
     }
     description.push_str(&format!(
         "\nProject: {}\nTime: {}\nEvent: {}\nDelivery: {}",
@@ -140,14 +159,26 @@ impl Destination for Salesforce {
     }
 
     fn setup(&self, answers: &[Response]) -> Setup {
-        let Some(answer) = answers.first() else {
-            let request = Request::get(self.query.clone());
-            return Setup::Ask(request.secret_header(AUTHORIZATION, self.authorization.clone()));
+        let ask = |url: &Url| {
+            let request = Request::get(url.clone());
+            Setup::Ask(request.secret_header(AUTHORIZATION, self.authorization.clone()))
         };
-        match answer.status {
-            200..=299 => Setup::Ready(HAS_EXTERNAL_ID.into()),
-            400 => Setup::Ready("".into()),
-            _ => Setup::failed(judge_request(answer)),
+        match answers {
+            [] => ask(&self.query),
+            [field] => match field.status {
+                200..=299 => ask(&self.lookup),
+                400 => Setup::Ready("".into()),
+                _ => Setup::failed(judge_request(field)),
+            },
+            // A record of this value is not there, so the refusals differ in their words only.
+            [_, record, ..] => match record.status {
+                400 | 404 if is_no_external_id(&record.text()) => Setup::Failed(Verdict::broken(
+                    Reason::PrerequisiteMissing,
+                    format!("{NOT_EXTERNAL} ({})", record.detail()),
+                )),
+                200..=300 | 400 | 404 => Setup::Ready(HAS_EXTERNAL_ID.into()),
+                _ => Setup::failed(judge_request(record)),
+            },
         }
     }
 
@@ -213,6 +244,14 @@ fn judge_row(row: &Value) -> Verdict {
         "DUPLICATE_VALUE" => Verdict::Delivered,
         "UNABLE_TO_LOCK_ROW" => Verdict::retry(Reason::NotReady, detail),
         "STORAGE_LIMIT_EXCEEDED" => Verdict::broken(Reason::QuotaExceeded, detail),
+        _ if is_no_external_id(message) => {
+            Verdict::broken(Reason::PrerequisiteMissing, format!("{NOT_EXTERNAL} ({detail})"))
+        }
+        // What the organisation demands of each task, it will demand of the next one too.
+        "REQUIRED_FIELD_MISSING"
+        | "INVALID_FIELD"
+        | "INVALID_FIELD_FOR_INSERT_UPDATE"
+        | "INVALID_TYPE" => Verdict::broken(Reason::PrerequisiteMissing, detail),
         "INSUFFICIENT_ACCESS_OR_READONLY" | "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY" => {
             Verdict::broken(Reason::Forbidden, detail)
         }
@@ -229,6 +268,9 @@ fn judge_request(response: &Response) -> Verdict {
         (_, "REQUEST_LIMIT_EXCEEDED") => {
             let after = response.retry_after().unwrap_or(QUOTA_WAIT);
             Verdict::retry_after(Reason::QuotaExceeded, detail, after)
+        }
+        (400..=499, _) if is_no_external_id(&response.text()) => {
+            Verdict::broken(Reason::PrerequisiteMissing, format!("{NOT_EXTERNAL} ({detail})"))
         }
         (_, "INVALID_SESSION_ID") => Verdict::broken(Reason::Unauthorized, detail),
         (_, "SERVER_UNAVAILABLE" | "UNKNOWN_EXCEPTION" | "UNABLE_TO_LOCK_ROW") => {

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{
-    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Rate, Record, Request,
-    Response, SettingError, Settings, Spec, identity, is_word, iso_currency, judge_alone,
+    BatchLimits, Batching, Category, Checks, Currency, Destination, Field, Item, Rate, Record, Request,
+    Response, SettingError, Settings, Spec, identity, is_word, judge_alone,
     judge_status, judge_together, wire::basic_user,
 };
 use crate::{
@@ -88,22 +88,26 @@ fn track(item: &Item<'_>) -> Value {
     if let Some(asset) = properties.shift_remove("currency") {
         properties.insert("asset".to_owned(), asset);
     }
-    if let Some(currency) = iso_currency(record.currency) {
-        properties.insert("currency".to_owned(), currency.into());
+    let currency = Currency::of(record.currency);
+    if let Some(currency) = currency {
+        properties.insert("currency".to_owned(), currency.code().into());
     }
-    // Segment sums up `revenue`: it stands on settled payments only, or it would count twice.
+    // Segment sums up `revenue`: it stands on settled payments only, or it would count twice, and
+    // not without its currency, or it would count as dollars.
     if let EventData::RevenueDailySummary(_) = &event.data
         && let Some(revenue) = properties.shift_remove("revenue")
     {
         properties.insert("dailyRevenue".to_owned(), revenue);
     }
-    if let EventData::PaymentSettled(settled) = &event.data {
+    if let EventData::PaymentSettled(settled) = &event.data
+        && currency.is_some()
+    {
         properties.insert("revenue".to_owned(), settled.payment.amount.to_f64().into());
     }
     json!({
         "type": "track",
         "event": name(event.kind),
-        "userId": identity(record.customer.unwrap_or(event.project.as_str()), 255),
+        "userId": identity(record.customer.as_deref().unwrap_or(event.project.as_str()), 255),
         "messageId": item.delivery_id,
         "timestamp": event.occurred_at,
         "properties": properties,

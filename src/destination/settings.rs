@@ -73,10 +73,7 @@ impl Field {
     /// without an error, and nothing else in a configuration tells the region.
     pub const REGION: Self =
         Self::text("region", "Where the account is: \"us\" (default) or \"eu\".", "us")
-            .checked(|value, _| match value {
-                "us" | "eu" => Ok(()),
-                _ => Err("must be \"us\" or \"eu\"".to_owned()),
-            })
+            .checked(|value, _| one_of(value, &["us", "eu"]))
             .optional();
 
     /// The same with a check of its own.
@@ -117,9 +114,40 @@ pub fn token(value: &str, _: &Checks<'_>) -> Result<(), String> {
     }
 }
 
+/// Checks that a text is one of a few words.
+pub fn one_of(value: &str, words: &[&str]) -> Result<(), String> {
+    if words.contains(&value) {
+        return Ok(());
+    }
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    let listed = match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, [first])) => format!("{first} or {last}"),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
+    };
+    let nearest = words.iter().find(|word| {
+        let value = value.trim().to_ascii_lowercase();
+        value == **word || (word.len() > 3 && strsim::damerau_levenshtein(&value, word) <= 2)
+    });
+    let hint = nearest.map(|word| format!("; did you mean {word:?}?")).unwrap_or_default();
+    Err(format!("must be {listed}{hint}"))
+}
+
+/// A text as a URL.
+pub fn parse_url(value: &str) -> Result<Url, String> {
+    Url::parse(value).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => "must begin with https://".to_owned(),
+        other => format!("is no URL ({other})"),
+    })
+}
+
+/// What is wrong with a URL that differs from the right one by its end only.
+pub const TRAILING_SLASH: &str = "must not end in a slash: remove it";
+
 /// Parses a webhook URL whose host must be in a list; a leading dot allows every subdomain.
 pub fn url_on(value: &str, checks: &Checks<'_>, hosts: &[&str]) -> Result<Url, String> {
-    let url = Url::parse(value).map_err(|error| format!("is no URL ({error})"))?;
+    let url = parse_url(value)?;
     checks.egress.check_url(&url)?;
     if url.scheme() != "https" {
         return Err("must begin with https://".to_owned());
@@ -135,7 +163,11 @@ pub fn url_on(value: &str, checks: &Checks<'_>, hosts: &[&str]) -> Result<Url, S
     if allowed {
         Ok(url)
     } else {
-        Err(format!("must be on {}", hosts.join(" or ").replace(" or .", " or *.")))
+        let named = |host: &&str| match host.strip_prefix('.') {
+            Some(domain) => format!("*.{domain}"),
+            None => (*host).to_owned(),
+        };
+        Err(format!("must be on {}", hosts.iter().map(named).collect::<Vec<_>>().join(" or ")))
     }
 }
 

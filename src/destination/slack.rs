@@ -7,9 +7,12 @@ use serde_json::json;
 
 use super::{
     Category, Checks, Destination, Field, Item, Message, Rate, Request, Response, SecretUrl,
-    SettingError, Settings, Spec, escaped, is_word, judge_status, url_on,
+    SettingError, Settings, Spec, TRAILING_SLASH, blanked, escaped, is_word, judge_status, url_on,
 };
-use crate::delivery::{Reason, Verdict};
+use crate::{
+    clock::Timestamp,
+    delivery::{Reason, Verdict},
+};
 
 pub const SPEC: Spec = Spec {
     title: "Slack",
@@ -61,6 +64,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
             Err("is a Workflow Builder hook, which takes no messages: make an incoming webhook"
                 .to_owned())
         }
+        [.., ""] => Err(TRAILING_SLASH.to_owned()),
         _ => Err("must look like https://hooks.slack.com/services/T…/B…/…".to_owned()),
     }
 }
@@ -71,8 +75,7 @@ fn plain(text: &str) -> String {
         '&' => Some("&amp;"),
         '<' => Some("&lt;"),
         '>' => Some("&gt;"),
-        '\n' | '\r' => Some(" "),
-        _ => None,
+        _ => blanked(c),
     })
 }
 
@@ -86,22 +89,32 @@ fn headline(text: &str) -> String {
     if text.contains(['*', '_', '~', '`']) { code(text) } else { plain(text) }
 }
 
+/// A moment that Slack shows in each reader's own time zone, and in UTC where it cannot.
+fn local_time(at: Timestamp) -> String {
+    let seconds = at.millis().div_euclid(1_000);
+    format!("<!date^{seconds}^{{date_short_pretty}} {{time_secs}}|{at}>")
+}
+
 impl Destination for Slack {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let message = Message::of(item.event);
-        let mut text = format!("*{}* {}", message.title, headline(&message.headline));
+        let mut text = format!("*{}* {}", message.heading(), headline(&message.headline));
         for fact in &message.facts {
-            text.push_str(&format!("\n{} {}", fact.label, code(&fact.value)));
+            let value = match &fact.link {
+                Some(url) => format!("<{url}|{}>", plain(&fact.value)),
+                None => code(&fact.value),
+            };
+            text.push_str(&format!("\n{} {value}", fact.label));
         }
         let context = format!(
             "{} · {} · {}",
             code(item.event.project.as_str()),
-            item.event.occurred_at,
+            local_time(item.event.occurred_at),
             code(item.event.id.as_str()),
         );
         // Verbatim: names that look like a mention, a channel or a link stay text.
         let body = json!({
-            "text": plain(&message.subject()),
+            "text": plain(&format!("{} {}", message.tone.sign(), message.subject())),
             "blocks": [
                 {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": true}},
                 {"type": "context",
@@ -118,7 +131,9 @@ impl Destination for Slack {
             "ok" if response.status == 200 => Verdict::Delivered,
             "no_service" | "no_active_hooks" | "channel_not_found" | "channel_is_archived"
             | "no_team" | "team_disabled" => Verdict::broken(Reason::Gone, detail),
-            "invalid_token" => Verdict::broken(Reason::Unauthorized, detail),
+            "invalid_token" | "token_revoked" | "account_inactive" => {
+                Verdict::broken(Reason::Unauthorized, detail)
+            }
             "action_prohibited" | "posting_to_general_channel_denied" => {
                 Verdict::broken(Reason::Forbidden, detail)
             }

@@ -7,9 +7,12 @@ use serde_json::{Value, json};
 
 use super::{
     Category, Checks, Destination, Field, Item, Message, Rate, Request, Response, SecretUrl,
-    SettingError, Settings, Spec, Tone, escaped, judge_status, url_on,
+    SettingError, Settings, Spec, Tone, blanked, escaped, judge_status, url_on,
 };
-use crate::delivery::{Reason, Verdict};
+use crate::{
+    clock::Timestamp,
+    delivery::{Reason, Verdict},
+};
 
 pub const SPEC: Spec = Spec {
     title: "Microsoft Teams",
@@ -57,9 +60,14 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
     }
     let hosts = [
         ".environment.api.powerplatform.com",
+        // The clouds of the United States' government (GCC, GCC High, DoD) and of China.
         ".environment.api.gov.powerplatform.microsoft.us",
+        ".environment.api.high.powerplatform.microsoft.us",
+        ".environment.api.appsplatform.us",
+        ".environment.api.powerplatform.partner.microsoftonline.cn",
         ".logic.azure.com",
         ".logic.azure.us",
+        ".logic.azure.cn",
     ];
     let url = url_on(value, checks, &hosts)?;
     if !url.path().contains("/workflows/") {
@@ -85,8 +93,15 @@ fn plain(text: &str) -> String {
         '`' => Some("\\`"),
         '\\' => Some("\\\\"),
         '<' => Some("&lt;"),
-        _ => c.is_control().then_some(" "),
+        _ => blanked(c),
     })
+}
+
+/// A moment that Teams shows in each reader's own time zone; it knows no fractions of a second.
+fn local_time(at: Timestamp) -> String {
+    let whole = Timestamp::from_millis(at.millis().div_euclid(1_000) * 1_000).to_string();
+    let whole = whole.replace(".000Z", "Z");
+    format!("{{{{DATE({whole}, SHORT)}}}} {{{{TIME({whole})}}}}")
 }
 
 impl Destination for Teams {
@@ -100,12 +115,18 @@ impl Destination for Teams {
         let facts: Vec<Value> = message
             .facts
             .iter()
-            .map(|fact| json!({"title": fact.label, "value": plain(&fact.value)}))
+            .map(|fact| {
+                let value = match &fact.link {
+                    Some(url) => format!("[{}]({url})", plain(&fact.value)),
+                    None => plain(&fact.value),
+                };
+                json!({"title": fact.label, "value": value})
+            })
             .collect();
         let footer = format!(
             "{} · {} · {}",
             plain(item.event.project.as_str()),
-            item.event.occurred_at,
+            local_time(item.event.occurred_at),
             plain(item.event.id.as_str())
         );
         let card = json!({
@@ -115,7 +136,7 @@ impl Destination for Teams {
             "msteams": {"width": "full"},
             "fallbackText": plain(&message.subject()),
             "body": [
-                {"type": "TextBlock", "text": message.title, "weight": "Bolder",
+                {"type": "TextBlock", "text": message.heading(), "weight": "Bolder",
                  "size": "Medium", "color": color, "wrap": true},
                 {"type": "TextBlock", "text": plain(&message.headline), "wrap": true},
                 {"type": "FactSet", "facts": facts},

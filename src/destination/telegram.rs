@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Category, Checks, Destination, Field, Item, Message, Rate, Request, Response, SecretUrl,
-    SettingError, Settings, Spec, escaped, is_word, json_seconds, judge_status,
+    SettingError, Settings, Spec, blanked, escaped, is_word, json_seconds, judge_status,
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -27,9 +27,12 @@ pub const SPEC: Spec = Spec {
             "-1001234567890",
         )
         .checked(check_chat),
+        Field::text("threadId", "The number of a topic of a forum group.", "42")
+            .checked(check_thread)
+            .optional(),
     ],
     // Twenty messages a minute into one group; a single chat would bear one per second.
-    rate: Some(Rate { per_second: 0.33, burst: 5 }),
+    rate: Some(Rate { per_second: 0.25, burst: 5 }),
     concurrency: 1,
     dedup: "none; the event's id is printed",
     becomes: |_| "a message",
@@ -40,10 +43,38 @@ pub const SPEC: Spec = Spec {
 /// A message may have 4,096 characters, counted without the tags and escapes.
 const MAX_VALUE_CHARS: usize = 400;
 
+/// What Telegram says of a chat or topic that is no longer there for the bot.
+const GONE: &[&str] = &[
+    "chat not found",
+    "upgraded to a supergroup",
+    "group chat was deactivated",
+    "peer_id_invalid",
+    "chat_id_invalid",
+    "channel_invalid",
+    "channel_private",
+    "chat_id is empty",
+    "message thread not found",
+    "topic_closed",
+    "topic_deleted",
+    "topic_id_invalid",
+    "chat is not a forum",
+];
+/// What it says when the bot may not write there.
+const FORBIDDEN: &[&str] = &[
+    "rights",
+    "chat_write_forbidden",
+    "chat_admin_required",
+    "chat_restricted",
+    "chat_send_plain_forbidden",
+    "user_banned_in_channel",
+    "not a member",
+];
+
 #[derive(Debug)]
 struct Telegram {
     url: SecretUrl,
     chat: String,
+    thread: Option<i64>,
 }
 
 impl Telegram {
@@ -53,6 +84,7 @@ impl Telegram {
         Ok(Self {
             url: SecretUrl(settings.endpoint(&url)?),
             chat: settings.text("chatId")?.to_owned(),
+            thread: settings.optional("threadId").and_then(|id| id.parse().ok()),
         })
     }
 }
@@ -73,7 +105,7 @@ fn check_token(value: &str, _: &Checks<'_>) -> Result<(), String> {
 
 fn check_chat(value: &str, _: &Checks<'_>) -> Result<(), String> {
     let good = if let Some(name) = value.strip_prefix('@') {
-        is_word(name, "_", 5..=32) && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        is_word(name, "_", 4..=32) && name.starts_with(|c: char| c.is_ascii_alphabetic())
     } else {
         let digits = value.strip_prefix('-').unwrap_or(value);
         (1..=20).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
@@ -81,23 +113,39 @@ fn check_chat(value: &str, _: &Checks<'_>) -> Result<(), String> {
     if good { Ok(()) } else { Err("must be a chat's number or @name".to_owned()) }
 }
 
-/// HTML mode needs these three escaped. Inside `<code>` nothing is read as a mention or link.
-fn code(text: &str) -> String {
-    let text = escaped(text, MAX_VALUE_CHARS, |c| match c {
+fn check_thread(value: &str, _: &Checks<'_>) -> Result<(), String> {
+    let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    match value.parse::<i64>() {
+        Ok(1..) if is_number => Ok(()),
+        _ => Err("must be the number of a topic, such as 42".to_owned()),
+    }
+}
+
+/// HTML mode needs these three escaped.
+fn plain(text: &str) -> String {
+    escaped(text, MAX_VALUE_CHARS, |c| match c {
         '&' => Some("&amp;"),
         '<' => Some("&lt;"),
         '>' => Some("&gt;"),
-        _ => c.is_control().then_some(" "),
-    });
-    format!("<code>{text}</code>")
+        _ => blanked(c),
+    })
+}
+
+/// Inside `<code>` nothing is read as a mention or link.
+fn code(text: &str) -> String {
+    format!("<code>{}</code>", plain(text))
 }
 
 impl Destination for Telegram {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let message = Message::of(item.event);
-        let mut text = format!("<b>{}</b> {}", message.title, code(&message.headline));
+        let mut text = format!("<b>{}</b> {}", message.heading(), code(&message.headline));
         for fact in &message.facts {
-            text.push_str(&format!("\n{} {}", fact.label, code(&fact.value)));
+            let value = match &fact.link {
+                Some(url) => format!("<a href=\"{url}\">{}</a>", plain(&fact.value)),
+                None => code(&fact.value),
+            };
+            text.push_str(&format!("\n{} {value}", fact.label));
         }
         text.push_str(&format!(
             "\n{} · {} · {}",
@@ -105,12 +153,15 @@ impl Destination for Telegram {
             item.event.occurred_at,
             code(item.event.id.as_str())
         ));
-        let body = json!({
+        let mut body = json!({
             "chat_id": self.chat,
             "parse_mode": "HTML",
             "link_preview_options": {"is_disabled": true},
             "text": text,
         });
+        if let Some(thread) = self.thread {
+            body["message_thread_id"] = thread.into();
+        }
         Ok(Request::post_value(self.url.0.clone(), &body))
     }
 
@@ -133,12 +184,8 @@ impl Destination for Telegram {
             }
             // 404 is what an impossible token gives: it is part of the path.
             401 | 404 => Verdict::broken(Reason::Unauthorized, detail),
-            400 if says(&["chat not found", "upgraded to a supergroup", "peer_id_invalid"]) => {
-                Verdict::broken(Reason::Gone, detail)
-            }
-            400 if says(&["rights", "chat_write_forbidden"]) => {
-                Verdict::broken(Reason::Forbidden, detail)
-            }
+            400 if says(GONE) => Verdict::broken(Reason::Gone, detail),
+            400 if says(FORBIDDEN) => Verdict::broken(Reason::Forbidden, detail),
             _ => judge_status(response),
         }
     }

@@ -20,7 +20,7 @@ pub const SPEC: Spec = Spec {
     )
     .checked(check_url)],
     // 30 requests per second for one hook.
-    rate: Some(Rate { per_second: 30.0, burst: 30 }),
+    rate: Some(Rate { per_second: 20.0, burst: 10 }),
     dedup: "none; the event's id is in the body",
     make: |settings, _| Ok(Box::new(Zapier::new(settings)?)),
     ..Spec::BASE

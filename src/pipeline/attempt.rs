@@ -178,15 +178,23 @@ impl Sender<'_> {
         if let Some(setup) = self.target.setup.lock().clone() {
             return Ok(setup);
         }
+        let found = self.ask(|answers| Some(destination.setup(answers))).await?.unwrap_or_default();
+        *self.target.setup.lock() = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// What the destination finds out by its questions; `None` when it has none.
+    async fn ask(
+        &self,
+        next: impl Fn(&[Response]) -> Option<Setup>,
+    ) -> Result<Option<Arc<str>>, Verdict> {
         let mut answers: Vec<Response> = Vec::new();
         while answers.len() <= MAX_SETUP_STEPS {
-            match guarded(|| destination.setup(&answers))? {
-                Setup::Ready(text) => {
-                    *self.target.setup.lock() = Some(Arc::clone(&text));
-                    return Ok(text);
-                }
-                Setup::Failed(verdict) => return Err(self.scrubbed(verdict)),
-                Setup::Ask(request) => match self.send(request).await.0 {
+            match guarded(|| next(&answers))? {
+                None => return Ok(None),
+                Some(Setup::Ready(text)) => return Ok(Some(text)),
+                Some(Setup::Failed(verdict)) => return Err(self.scrubbed(verdict)),
+                Some(Setup::Ask(request)) => match self.send(request).await.0 {
                     Ok(response) => answers.push(response),
                     Err(error) => return Err(Verdict::retry(error.reason, error.detail)),
                 },
@@ -247,8 +255,40 @@ impl Sender<'_> {
             .collect()
     }
 
-    /// One request and what it means for each item.
+    /// One request, and what must be asked before it, and what it means for each item.
     async fn exchange(
+        &self,
+        destination: &dyn Destination,
+        items: &[Item<'_>],
+        traceparents: &[Option<&str>],
+    ) -> Vec<Judged> {
+        if matches!(guarded(|| destination.lookup(items, &[])), Ok(None)) {
+            return self.deliver(destination, items, traceparents).await;
+        }
+        // Boxed, so that it adds nothing to the tasks of the many that ask nothing.
+        Box::pin(self.ask_and_deliver(destination, items, traceparents)).await
+    }
+
+    /// What must be asked for these items, then their request.
+    async fn ask_and_deliver(
+        &self,
+        destination: &dyn Destination,
+        items: &[Item<'_>],
+        traceparents: &[Option<&str>],
+    ) -> Vec<Judged> {
+        let found = match self.ask(|answers| destination.lookup(items, answers)).await {
+            Ok(found) => found,
+            Err(verdict) => return items.iter().map(|_| unsent(verdict.clone())).collect(),
+        };
+        let items: Vec<Item<'_>> = items
+            .iter()
+            .map(|item| Item { setup: found.as_deref().unwrap_or(item.setup), ..*item })
+            .collect();
+        self.deliver(destination, &items, traceparents).await
+    }
+
+    /// One request and what it means for each item.
+    async fn deliver(
         &self,
         destination: &dyn Destination,
         items: &[Item<'_>],

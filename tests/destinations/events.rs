@@ -27,7 +27,7 @@ pub fn event(id: &str, kind: &str, data: &Value) -> Event {
 /// One plain event of each type, in the order of the documentation.
 pub fn plain() -> Vec<(&'static str, Event)> {
     let settled = json!({"paymentId":"pay_1","endpointId":"ep_summarize",
-        "customerId":"0xA1b2000000000000000000000000000000c3D4","amount":"1.250000",
+        "customerId":"0xA1b200000000000000000000000000000000c3D4","amount":"1.250000",
         "currency":"USDC","network":"base","txHash":"0x9fe1"});
     let mut verified = settled.clone();
     verified.as_object_mut().unwrap().remove("txHash");
@@ -40,12 +40,12 @@ pub fn plain() -> Vec<(&'static str, Event)> {
         ("payment.failed", failed),
         (
             "customer.first_payment",
-            json!({"customerId":"0xA1b2000000000000000000000000000000c3D4","paymentId":"pay_1",
+            json!({"customerId":"0xA1b200000000000000000000000000000000c3D4","paymentId":"pay_1",
                 "endpointId":"ep_summarize","amount":"0.05","currency":"USDC"}),
         ),
         (
             "customer.milestone",
-            json!({"customerId":"0xA1b2000000000000000000000000000000c3D4","milestone":"100 calls",
+            json!({"customerId":"0xA1b200000000000000000000000000000000c3D4","milestone":"100 calls",
                 "totalSpent":"125.500000","currency":"USDC"}),
         ),
         (

@@ -7,7 +7,7 @@ use dunmore_connectors::{
     clock::Timestamp,
     delivery::Verdict,
     destination::{
-        Checks, ConnectorType, Destination, Item, Response, Setting, Settings, Shape, Spec,
+        Checks, ConnectorType, Destination, Item, Response, Settings, Shape, Spec,
         docs::example_settings,
     },
     egress::EgressPolicy,
@@ -30,6 +30,23 @@ fn each(mut test: impl FnMut(ConnectorType, &dyn Destination)) {
 
 pub fn make(spec: &Spec, event_types: &EventTypes) -> Box<dyn Destination> {
     (spec.make)(&example_settings(spec, None), event_types).unwrap()
+}
+
+/// A destination of the example settings and some optional ones.
+pub fn make_with(
+    kind: ConnectorType,
+    settings: &[(&str, &str)],
+    event_types: &EventTypes,
+) -> Box<dyn Destination> {
+    let mut all = example_settings(kind.spec(), None);
+    for (name, value) in settings {
+        let field = kind.field(name).unwrap();
+        let checks = Checks { egress: &EgressPolicy::default() };
+        all.insert(field.name, Settings::read(field, &(*value).into(), &checks).unwrap());
+    }
+    let errors = (kind.spec().check)(&all, event_types);
+    assert!(errors.is_empty(), "{errors:?}");
+    (kind.spec().make)(&all, event_types).unwrap()
 }
 
 pub fn response(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response {
@@ -206,8 +223,11 @@ fn the_delivery_id_stands_where_the_service_looks_for_repeats() {
         let found = request.headers.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.to_str().unwrap().to_owned()).unwrap_or_default()
     };
-    assert_eq!(body(&build(ConnectorType::Pagerduty, failed, ""))["dedup_key"], *id);
-    assert_eq!(body(&build(ConnectorType::Opsgenie, failed, ""))["alias"], *id);
+    let each = |kind: ConnectorType| {
+        make_with(kind, &[("dedup", "event")], &EventTypes::All).build(&item(failed, "")).unwrap()
+    };
+    assert_eq!(body(&each(ConnectorType::Pagerduty))["dedup_key"], *id);
+    assert_eq!(body(&each(ConnectorType::Opsgenie))["alias"], *id);
     assert_eq!(header(&build(ConnectorType::Email, failed, ""), "idempotency-key"), id);
     assert_eq!(header(&build(ConnectorType::N8n, failed, ""), "idempotency-key"), id);
     for kind in [ConnectorType::Zapier, ConnectorType::N8n, ConnectorType::Make] {
@@ -216,7 +236,7 @@ fn the_delivery_id_stands_where_the_service_looks_for_repeats() {
     let task = body(&build(ConnectorType::Salesforce, failed, "external-id"));
     assert_eq!(task["records"][0]["Dunmore_Delivery_Id__c"], *id);
     let id = item(summary, "").delivery_id.to_string();
-    let receipt = build(ConnectorType::Quickbooks, summary, "17");
+    let receipt = build(ConnectorType::Quickbooks, summary, setup_of("quickbooks"));
     assert!(receipt.url.query_pairs().any(|(name, value)| name == "requestid" && value == id));
     let invoice = build(ConnectorType::Xero, summary, "");
     assert_eq!(header(&invoice, "idempotency-key"), id);
@@ -251,7 +271,15 @@ fn large_events_stay_within_the_services_limits() {
             if destination.skips(event).is_some() {
                 continue;
             }
-            let request = destination.build(&item(event, setup_of(kind.as_str()))).unwrap();
+            let request = match destination.build(&item(event, setup_of(kind.as_str()))) {
+                Ok(request) => request,
+                // An asset of a million letters has no price.
+                Err(verdict) => {
+                    assert!(matches!(kind, ConnectorType::Quickbooks | ConnectorType::Xero));
+                    assert!(matches!(verdict, Verdict::Dead { .. }), "{kind} {name}: {verdict:?}");
+                    continue;
+                }
+            };
             let size = request.body.len();
             assert!(size <= max_body(kind), "{kind} {name}: {size} bytes");
         }
@@ -440,6 +468,9 @@ proptest! {
             }
             for count in 0..=answers.len() {
                 let _ = destination.setup(&answers[..count]);
+                for item in &items {
+                    let _ = destination.lookup(&[*item], &answers[..count]);
+                }
             }
         }
     }
@@ -456,21 +487,6 @@ fn a_redirect_is_never_a_success() {
             assert!(matches!(verdict, Verdict::Broken { .. }), "{kind} {status}: {verdict:?}");
         }
     });
-}
-
-#[test]
-fn settings_take_a_number_for_a_text_and_a_list_only_for_a_list() {
-    let checks = Checks { egress: &EgressPolicy::default() };
-    let chat = ConnectorType::Telegram.field("chatId").unwrap();
-    let Ok(Setting::Text(text)) = Settings::read(chat, &(-1_001_234_567_890_i64).into(), &checks)
-    else {
-        panic!("a number is a text")
-    };
-    assert_eq!(text.expose_secret(), "-1001234567890");
-    let to = ConnectorType::Email.field("to").unwrap();
-    for wrong in [serde_json::json!("a@b.example"), serde_json::json!([]), serde_json::json!([1])] {
-        assert!(Settings::read(to, &wrong, &checks).is_err(), "{wrong}");
-    }
 }
 
 #[test]
@@ -493,70 +509,5 @@ fn revenue_is_never_booked_twice() {
             let books = |index: usize| destination.skips(&events[index].1).is_none();
             assert!(!(books(1) && books(7)), "{kind} {names:?}");
         }
-    }
-}
-
-#[test]
-fn each_check_knows_the_commonest_mistakes() {
-    use ConnectorType as T;
-    let checks = Checks { egress: &EgressPolicy::default() };
-    let cases: &[(T, &str, &str, &str)] = &[
-        (T::Slack, "webhookUrl", "https://hooks.slack.com/triggers/T1/2/3", "Workflow Builder"),
-        (
-            T::Slack,
-            "webhookUrl",
-            "https://hooks.slack.com.evil.example/services/T1/B1/x",
-            "must be on",
-        ),
-        (
-            T::Discord,
-            "webhookUrl",
-            "https://discord.com/api/webhooks/12345678901234567/short",
-            "must look like",
-        ),
-        (T::Email, "apiKey", "SG.abcdefgh", "re_"),
-        (T::Email, "from", "Payments <nobody>", "is no email address"),
-        (T::Email, "from", "a@b.example\r\nBcc: c@d.example", "must be an address"),
-        (T::Telegram, "botToken", "0123456:abc", "BotFather"),
-        (T::Telegram, "chatId", "my chat", "must be a chat"),
-        (T::Teams, "webhookUrl", "https://x.webhook.office.com/webhookb2/1", "switched off"),
-        (T::Teams, "webhookUrl", "https://a.logic.azure.com/workflows/1/triggers/x", "sig"),
-        (T::Segment, "region", "de", "us"),
-        (T::Mixpanel, "region", "cn", "in"),
-        (T::Ga4, "measurementId", "UA-12345", "G-"),
-        (T::N8n, "webhookUrl", "https://n8n.example.com/webhook-test/1", "test URL"),
-        (T::Make, "webhookUrl", "https://eu1.make.com/1/scenarios", "must look like"),
-        (T::Zapier, "webhookUrl", "https://zapier.com/app", "must be on"),
-        (T::Pagerduty, "routingKey", "short", "32"),
-        (T::Datadog, "site", "datadog.com", "datadoghq.eu"),
-        (T::Bigquery, "projectId", "My Project", "project id"),
-        (T::Salesforce, "instanceUrl", "https://x.lightning.force.com", "my.salesforce.com"),
-        (T::Salesforce, "instanceUrl", "https://na1.salesforce.com", "must be on"),
-        (T::Quickbooks, "realmId", "12a", "digits"),
-        (T::Xero, "tenantId", "tenant", "UUID"),
-    ];
-    for (kind, field, value, expected) in cases {
-        let field = kind.field(field).unwrap();
-        let error = Settings::read(field, &(*value).into(), &checks).err().unwrap_or_default();
-        assert!(error.contains(expected), "{kind} {value}: {error:?}");
-    }
-    for (kind, field, value) in [
-        (T::Datadog, "site", "app.datadoghq.eu"),
-        (
-            T::Discord,
-            "webhookUrl",
-            &*format!(
-                "https://canary.discord.com/api/v10/webhooks/12345678901234567/{}?thread_id=1",
-                "x".repeat(68)
-            ),
-        ),
-        (T::Slack, "webhookUrl", "https://hooks.slack-gov.com/services/T1/B1/x"),
-        (T::Salesforce, "instanceUrl", "https://acme--uat.sandbox.my.salesforce.com/"),
-        (T::Bigquery, "projectId", "example.com:my-project"),
-        (T::Email, "from", "payments@example.com"),
-        (T::Telegram, "chatId", "@my_channel"),
-    ] {
-        let field = kind.field(field).unwrap();
-        assert!(Settings::read(field, &value.into(), &checks).is_ok(), "{kind} {value}");
     }
 }

@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use super::{Answer, Behaviour, Call, Memory, is_moment, is_text, list};
+use super::{Answer, Behaviour, Call, Memory, is_currency, is_moment, is_text, list};
 
 /// The user of HTTP's basic scheme, if the password is empty.
 fn basic_user(call: &Call) -> Option<String> {
@@ -40,8 +40,11 @@ pub fn segment(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
             && is_text(&event["messageId"], 1..=100)
             && is_moment(&event["timestamp"])
             && event["properties"].is_object()
-            && event["properties"]["currency"].as_str().is_none_or(|code| code.len() == 3)
-            && (event["properties"]["revenue"].is_null() || event["event"] == "Payment Settled")
+            && (event["properties"]["currency"].is_null()
+                || is_currency(&event["properties"]["currency"]))
+            && (event["properties"]["revenue"].is_null()
+                || (event["event"] == "Payment Settled"
+                    && is_currency(&event["properties"]["currency"])))
             && event.to_string().len() <= 32 * 1024
     };
     if !call.is_json()
@@ -173,6 +176,7 @@ pub fn amplitude(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
         } else if event["time"].as_i64().is_none()
             || !is_text(&event["insert_id"], 1..=1_024)
             || !event["event_properties"].is_object()
+            || (!event["revenue"].is_null() && !is_currency(&event["currency"]))
             || (refuse_odd && (index % 2 == 1 || events.len() == 1))
         {
             invalid.push(index);
@@ -271,12 +275,16 @@ fn is_ga4_event(event: &Value) -> bool {
         is_name(name) && is_value
     };
     let Some(params) = event["params"].as_object() else { return false };
-    let currency = params.get("currency").and_then(Value::as_str);
+    let currency = params.get("currency");
+    let has_price = list(&event["params"]["items"]).iter().any(|item| !item["price"].is_null());
+    let is_session = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
     let has_value = params.contains_key("value");
     event["name"].as_str().is_some_and(is_name)
         && params.len() <= 25
         && params.iter().all(is_param)
-        && currency.is_none_or(|code| code.len() == 3)
+        && currency.is_none_or(is_currency)
+        && (!has_price || currency.is_some())
+        && params.get("session_id").and_then(Value::as_str).is_some_and(is_session)
         && (!has_value || (event["name"] == "purchase" && currency.is_some()))
         && (event["name"] != "purchase" || is_text(&params["transaction_id"], 1..=100))
         && event["timestamp_micros"].as_i64().is_none_or(|micros| micros > 1_000_000_000_000_000)

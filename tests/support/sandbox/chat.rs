@@ -2,15 +2,30 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Behaviour, Call, Memory, has_only, is_moment, is_text, list};
+use super::{
+    Answer, Behaviour, Call, Memory, all_clean, has_only, is_clean, is_moment, is_text, list,
+};
 
 fn chars(value: &Value) -> usize {
     value.as_str().map_or(0, |text| text.chars().count())
 }
 
-/// Whether angle brackets would be read as a mention or a link.
+/// Whether angle brackets would be read as a mention or a foreign link. Moments, and links to
+/// block explorers, are meant.
 fn has_control(text: &str) -> bool {
-    text.contains('<') || text.contains('>')
+    let mut rest = text;
+    while let Some(at) = rest.find(['<', '>']) {
+        let (Some(inside), Some(end)) = (rest[at..].strip_prefix('<'), rest[at..].find('>')) else {
+            return true;
+        };
+        let is_date = inside.starts_with("!date^") && inside[..end - 1].contains('|');
+        let is_page = inside.starts_with("https://") && inside[..end - 1].contains("/tx/");
+        if !is_date && !is_page {
+            return true;
+        }
+        rest = &rest[at + end + 1..];
+    }
+    false
 }
 
 pub fn slack(call: &Call, _: &mut Memory, refuse: bool) -> Answer {
@@ -25,6 +40,9 @@ pub fn slack(call: &Call, _: &mut Memory, refuse: bool) -> Answer {
     let text = body["text"].as_str().unwrap_or_default();
     if text.is_empty() {
         return Answer::new(400, "no_text");
+    }
+    if !all_clean(&body) {
+        return Answer::new(400, "invalid_blocks");
     }
     let blocks = list(&body["blocks"]);
     let mrkdwn: Vec<&Value> = blocks
@@ -114,7 +132,8 @@ pub fn discord(call: &Call, _: &mut Memory, refuse_odd: bool) -> Answer {
 
 fn is_embed(embed: &Value) -> bool {
     let fields = list(&embed["fields"]);
-    is_text(&embed["title"], 1..=256)
+    all_clean(embed)
+        && is_text(&embed["title"], 1..=256)
         && is_text(&embed["description"], 1..=4_096)
         && is_moment(&embed["timestamp"])
         && embed["color"].as_u64().is_some_and(|color| color <= 0x00ff_ffff)
@@ -226,7 +245,7 @@ fn telegram_error(code: u16, description: &str) -> Answer {
     Answer::new(code, json!({"ok": false, "error_code": code, "description": description}))
 }
 
-pub fn telegram(call: &Call, _: &mut Memory, refuse: bool) -> Answer {
+pub fn telegram(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     let token = call.path.strip_prefix("/bot").and_then(|rest| rest.strip_suffix("/sendMessage"));
     let token = token.filter(|_| call.method == "POST");
     let Some((id, secret)) = token.and_then(|token| token.split_once(':')) else {
@@ -238,6 +257,12 @@ pub fn telegram(call: &Call, _: &mut Memory, refuse: bool) -> Answer {
     let body = call.json();
     if !call.is_json() || !is_text(&body["chat_id"], 1..=64) {
         return telegram_error(400, "Bad Request: chat_id is empty");
+    }
+    match (&body["message_thread_id"], memory.made.contains("topic closed")) {
+        (Value::Null, _) => {}
+        (thread, false) if thread.as_i64() == Some(42) => {}
+        (_, true) => return telegram_error(400, "Bad Request: TOPIC_CLOSED"),
+        _ => return telegram_error(400, "Bad Request: message thread not found"),
     }
     let Some(text) = body["text"].as_str().filter(|text| !text.is_empty()) else {
         return telegram_error(400, "Bad Request: message text is empty");
@@ -251,6 +276,9 @@ pub fn telegram(call: &Call, _: &mut Memory, refuse: bool) -> Answer {
         Err(error) => telegram_error(400, &format!("Bad Request: can't parse entities: {error}")),
         Ok(plain) if plain.chars().count() > 4_096 => {
             telegram_error(400, "Bad Request: message is too long")
+        }
+        Ok(plain) if !is_clean(&plain) => {
+            telegram_error(400, "Bad Request: the sandbox wants clean text")
         }
         Ok(_) if refuse => telegram_error(400, "Bad Request: can't parse entities: refused"),
         Ok(_) => Answer::new(200, json!({"ok": true, "result": {"message_id": 7}})).took("", &body),
@@ -273,6 +301,7 @@ fn parsed_html(text: &str) -> Result<String, &'static str> {
         match &from[1..length] {
             "amp" | "lt" | "gt" | "quot" if end == ';' => plain.push('&'),
             tag @ ("b" | "i" | "u" | "s" | "code" | "pre") if end == '>' => open.push(tag),
+            tag if end == '>' && tag.starts_with("a href=\"https://") => open.push("a"),
             tag if end == '>' && tag.starts_with('/') => {
                 if open.pop() != Some(&tag[1..]) {
                     return Err("unmatched end tag");
@@ -335,6 +364,7 @@ pub fn teams(call: &Call, _: &mut Memory, refuse: bool) -> Answer {
         _ => false,
     };
     let good = call.is_json()
+        && all_clean(&body)
         && body["type"] == "message"
         && attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
         && card["type"] == "AdaptiveCard"

@@ -6,6 +6,7 @@
 //! `destinations.<type>.base_url` replaces only scheme, host and port.
 
 mod analytics;
+mod books;
 mod chat;
 mod hooks;
 mod monitoring;
@@ -179,6 +180,10 @@ pub struct Memory {
     pub seen: BTreeMap<String, (Bytes, Answer)>,
     /// Names of things that were made there, such as properties.
     pub made: HashSet<String>,
+    /// The contacts of a CRM by their wallets.
+    pub contacts: BTreeMap<String, Value>,
+    /// The incidents that are open, and how often each was reported.
+    pub incidents: BTreeMap<String, usize>,
     script: VecDeque<(Behaviour, usize)>,
     limit: Option<(usize, Duration)>,
     answered_at: VecDeque<Instant>,
@@ -187,6 +192,12 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// The rest of a fact that begins so, or what it is by default.
+    pub fn fact<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
+        let rest = self.made.iter().find_map(|fact| fact.strip_prefix(name)?.strip_prefix(' '));
+        rest.unwrap_or(default)
+    }
+
     /// What the service's limit makes of the next delivery.
     fn by_limit(&mut self) -> Behaviour {
         let Some((deliveries, within)) = self.limit else { return Behaviour::Ok };
@@ -222,8 +233,8 @@ fn service(kind: &str) -> (Service, Script) {
         "bigquery" => (records::bigquery, records::bigquery_script),
         "hubspot" => (records::hubspot, records::hubspot_script),
         "salesforce" => (records::salesforce, records::salesforce_script),
-        "quickbooks" => (records::quickbooks, records::quickbooks_script),
-        "xero" => (records::xero, records::xero_script),
+        "quickbooks" => (books::quickbooks, books::quickbooks_script),
+        "xero" => (books::xero, books::xero_script),
         _ => panic!("the sandbox does not know {kind:?}"),
     }
 }
@@ -264,8 +275,8 @@ impl Sandbox {
         self.memory(kind).limit = Some((deliveries, within));
     }
 
-    /// Makes a fact true at a service: `moved` (Opsgenie's account is the successor's), or the name
-    /// of a field that Salesforce's tasks have.
+    /// Makes a fact true at a service: `moved` (Opsgenie's account is the successor's), the name
+    /// of a field that Salesforce's tasks have, `home EUR` (a company's home currency), …
     pub fn fact(&self, kind: &str, name: &str) {
         self.memory(kind).made.insert(name.to_owned());
     }
@@ -273,6 +284,23 @@ impl Sandbox {
     /// Every item that a service took, repeats that it recognised left out.
     pub fn accepted(&self, kind: &str) -> Vec<Accepted> {
         self.memory(kind).accepted.clone()
+    }
+
+    /// A CRM's contact.
+    pub fn contact(&self, kind: &str, wallet: &str) -> Option<Value> {
+        self.memory(kind).contacts.get(wallet).cloned()
+    }
+
+    /// A person types something into a contact.
+    pub fn edit_contact(&self, kind: &str, wallet: &str, property: &str, value: &str) {
+        if let Some(contact) = self.memory(kind).contacts.get_mut(wallet) {
+            contact[property] = value.into();
+        }
+    }
+
+    /// The open incidents, and how often each was reported.
+    pub fn incidents(&self, kind: &str) -> BTreeMap<String, usize> {
+        self.memory(kind).incidents.clone()
     }
 
     /// Every request that came for a service.
@@ -366,7 +394,8 @@ fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
     // that does not know the key does not know it there either.
     let would_be = match &scripted {
         Some(_) => {
-            service(call, &mut Memory { made: memory.made.clone(), ..Memory::default() }, false)
+            let (made, contacts) = (memory.made.clone(), memory.contacts.clone());
+            service(call, &mut Memory { made, contacts, ..Memory::default() }, false)
         }
         None => service(call, &mut memory, refuse_odd),
     };
@@ -425,4 +454,34 @@ pub fn has_only(value: &Value, names: &[&str]) -> bool {
 /// The items of a list; none if it is no list.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Whether a text has nothing that changes how the rest of it is read.
+pub fn is_clean(text: &str) -> bool {
+    let is_bidi = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().all(|c| c == '\n' || !(c.is_control() || is_bidi(c)))
+}
+
+/// Whether each text in some JSON is clean.
+pub fn all_clean(value: &Value) -> bool {
+    match value {
+        Value::String(text) => is_clean(text),
+        Value::Array(items) => items.iter().all(all_clean),
+        Value::Object(fields) => fields.values().all(all_clean),
+        _ => true,
+    }
+}
+
+/// The currency codes that accounting services know, from Xero's published list.
+const CURRENCIES: &str = "AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND \
+    BOB BRL BSD BTN BWP BYN CAD CDF CHF CLF CLP CNY COP CRC CUC CUP CVE CZK DJF DKK DOP DZD EGP \
+    ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK \
+    JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK \
+    MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN \
+    PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD STN SVC SYP SZL THB TJS TMT \
+    TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW";
+
+/// Whether a value is the code of a currency.
+pub fn is_currency(value: &Value) -> bool {
+    value.as_str().is_some_and(|code| CURRENCIES.split_whitespace().any(|known| known == code))
 }

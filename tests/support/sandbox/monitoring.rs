@@ -29,6 +29,11 @@ pub fn pagerduty(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
     if is_change && body["routing_key"].as_str().is_some_and(|key| key.starts_with('R')) {
         return invalid_event("Invalid routing key");
     }
+    if !is_change && body["event_action"] == "resolve" && is_text(&body["dedup_key"], 1..=255) {
+        memory.incidents.remove(body["dedup_key"].as_str().unwrap_or_default());
+        return Answer::new(202, json!({"status": "success", "message": "Event processed"}))
+            .took("", &body);
+    }
     if !is_text(&payload["summary"], 1..=1_024) || refuse {
         return invalid_event("'payload.summary' is missing or blank or too long");
     }
@@ -66,7 +71,17 @@ pub fn pagerduty(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
         202,
         json!({"status": "success", "message": "Event processed", "dedup_key": key}),
     );
-    if memory.made.insert(key.clone()) { answer.took(&key, &body) } else { answer }
+    reported(answer, memory, &key, &body)
+}
+
+/// Another report of an open incident is added to it; the same once more adds nothing.
+fn reported(answer: Answer, memory: &mut Memory, key: &str, body: &Value) -> Answer {
+    let is_new = memory.made.insert(body.to_string());
+    if !is_new && memory.incidents.contains_key(key) {
+        return answer;
+    }
+    *memory.incidents.entry(key.to_owned()).or_default() += 1;
+    answer.took("", body)
 }
 
 pub fn pagerduty_script(behaviour: &Behaviour) -> Option<Answer> {
@@ -142,7 +157,18 @@ fn opsgenie_message(status: u16, message: &str) -> Answer {
 }
 
 pub fn opsgenie(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
-    let is_ours = call.path == "/v2/alerts" || call.path == "/jsm/ops/integration/v2/alerts";
+    let places = ["/v2/alerts", "/jsm/ops/integration/v2/alerts"];
+    let closed = places
+        .iter()
+        .find_map(|place| call.path.strip_prefix(place)?.strip_prefix('/')?.strip_suffix("/close"));
+    if let (Some(alias), "POST", "alias") = (closed, &*call.method, call.param("identifierType")) {
+        // An alias in a path comes encoded.
+        let alias = alias.replace("%3A", ":");
+        memory.incidents.remove(&alias);
+        let body = json!({"result": "Request will be processed", "took": 0.1, "requestId": "43a2"});
+        return Answer::new(202, body).took("", &json!({"close": alias}));
+    }
+    let is_ours = places.contains(&&*call.path);
     if call.method != "POST" || !is_ours {
         return opsgenie_message(404, "Not found");
     }
@@ -190,7 +216,7 @@ pub fn opsgenie(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
         202,
         json!({"result": "Request will be processed", "took": 0.302, "requestId": "43a29c5c"}),
     );
-    if memory.made.insert(key.clone()) { answer.took(&key, &body) } else { answer }
+    reported(answer, memory, &key, &body)
 }
 
 pub fn opsgenie_script(behaviour: &Behaviour) -> Option<Answer> {

@@ -1,18 +1,18 @@
-//! `BigQuery`, `HubSpot`, Salesforce, `QuickBooks` and Xero.
+//! `BigQuery`, `HubSpot` and Salesforce.
 
 use serde_json::{Value, json};
 
 use super::{Answer, Behaviour, Call, Memory, has_only, is_moment, is_text, list};
 
-fn has_bearer(call: &Call) -> bool {
+pub fn has_bearer(call: &Call) -> bool {
     call.header("authorization").strip_prefix("Bearer ").is_some_and(|token| token.len() >= 10)
 }
 
-fn is_day(value: &Value) -> bool {
+pub fn is_day(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok())
 }
 
-fn refused(refuse_odd: bool, index: usize, count: usize) -> bool {
+pub fn refused(refuse_odd: bool, index: usize, count: usize) -> bool {
     refuse_odd && (index % 2 == 1 || count == 1)
 }
 
@@ -22,7 +22,49 @@ fn google_error(status: u16, reason: &str) -> Answer {
     Answer::new(status, json!({"error": error}))
 }
 
-/// The columns of the sandbox's table, by their types; others are ignored, as the request asks.
+/// The columns of the sandbox's table and their types; `without NAME` is a fact about one.
+const COLUMNS: &[(&str, &str)] = &[
+    ("id", "STRING"),
+    ("type", "STRING"),
+    ("projectId", "STRING"),
+    ("occurredAt", "TIMESTAMP"),
+    ("payload", "JSON"),
+    ("paymentId", "STRING"),
+    ("endpointId", "STRING"),
+    ("customerId", "STRING"),
+    ("amount", "BIGNUMERIC"),
+    ("currency", "STRING"),
+    ("network", "STRING"),
+    ("txHash", "STRING"),
+    ("stage", "STRING"),
+    ("reason", "STRING"),
+    ("milestone", "STRING"),
+    ("totalSpent", "BIGNUMERIC"),
+    ("path", "STRING"),
+    ("price", "BIGNUMERIC"),
+    ("oldPrice", "BIGNUMERIC"),
+    ("newPrice", "BIGNUMERIC"),
+    ("date", "DATE"),
+    ("revenue", "BIGNUMERIC"),
+    ("paymentCount", "INTEGER"),
+    ("customerCount", "INTEGER"),
+    ("failedCount", "INTEGER"),
+];
+
+fn has_column(memory: &Memory, name: &str) -> bool {
+    COLUMNS.iter().any(|(known, _)| *known == name)
+        && !memory.made.contains(&format!("without {name}"))
+}
+
+fn bigquery_table(memory: &Memory) -> Answer {
+    let fields = COLUMNS.iter().filter(|(name, _)| has_column(memory, name));
+    let fields: Vec<Value> = fields
+        .map(|(name, kind)| json!({"name": name, "type": kind, "mode": "NULLABLE"}))
+        .collect();
+    Answer::new(200, json!({"schema": {"fields": fields}}))
+}
+
+/// Whether a value can be kept in a column.
 fn fits_column(name: &str, value: &Value) -> bool {
     let is_decimal = |value: &Value| value.as_str().is_some_and(|text| text.parse::<f64>().is_ok());
     match name {
@@ -43,11 +85,19 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
         parts[..],
         ["bigquery", "v2", "projects", _, "datasets", _, "tables", _, "insertAll"]
     );
-    if call.method != "POST" || !is_ours {
+    let is_table = call.method == "GET"
+        && matches!(parts[..], ["bigquery", "v2", "projects", _, "datasets", _, "tables", _]);
+    if !is_table && (call.method != "POST" || !is_ours) {
         return google_error(404, "notFound");
     }
     if !has_bearer(call) {
-        return google_error(401, "authError");
+        return Answer { is_setup: is_table, ..google_error(401, "authError") };
+    }
+    if is_table && memory.made.contains("no tables.get") {
+        return google_error(403, "accessDenied").setup();
+    }
+    if is_table {
+        return bigquery_table(memory).setup();
     }
     if call.body.len() > 10 * 1024 * 1024 {
         return google_error(413, "uploadTooLarge");
@@ -55,6 +105,7 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let body = call.json();
     let rows = list(&body["rows"]);
     let skips = body["skipInvalidRows"] == true;
+    let ignores = body["ignoreUnknownValues"] == true;
     let good = call.is_json()
         && (1..=50_000).contains(&rows.len())
         && rows.iter().all(|row| row["json"].is_object() && is_text(&row["insertId"], 1..=128))
@@ -66,21 +117,35 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let mut answer = Answer::new(200, "");
     for (index, row) in rows.iter().enumerate() {
         let fields = row["json"].as_object().unwrap();
+        let unknown = fields.keys().find(|name| !has_column(memory, name));
         let wrong = fields.iter().find(|(name, value)| !fits_column(name, value));
-        let lacks = ["id", "type", "projectId", "occurredAt"]
-            .iter()
-            .any(|name| fields.get(*name).is_none());
-        if wrong.is_some() || lacks || refused(refuse_odd, index, rows.len()) {
-            let location = wrong.map_or("", |(name, _)| name);
+        let lacks = !fields.contains_key("id") || !fields.contains_key("occurredAt");
+        let refusal = if let Some(name) = unknown.filter(|_| !ignores) {
+            Some((name.as_str(), format!("no such field: {name}.")))
+        } else if let Some((name, _)) = wrong {
+            Some((name.as_str(), "Cannot convert value".to_owned()))
+        } else if lacks || refused(refuse_odd, index, rows.len()) {
+            Some(("", "Cannot convert value".to_owned()))
+        } else {
+            None
+        };
+        if let Some((location, message)) = refusal {
             errors.push(
                 json!({"index": index, "errors": [{"reason": "invalid", "location": location,
-                "debugInfo": "", "message": "Cannot convert value"}]}),
+                "debugInfo": "", "message": message}]}),
             );
             continue;
         }
-        let key = row["insertId"].as_str().unwrap_or_default();
-        if memory.made.insert(key.to_owned()) {
-            answer = answer.took(key, row);
+        // What is kept of the row: unknown values are dropped without a word, as was asked.
+        let mut kept = row.clone();
+        kept["json"] = fields
+            .iter()
+            .filter(|(name, _)| has_column(memory, name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let key = row["insertId"].as_str().unwrap_or_default().to_owned();
+        if memory.made.insert(key.clone()) {
+            answer = answer.took(&key, &kept);
         }
     }
     let mut reply = json!({"kind": "bigquery#tableDataInsertAllResponse"});
@@ -113,7 +178,8 @@ fn hubspot_error(status: u16, category: &str, message: &str) -> Answer {
 
 pub fn hubspot(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let properties = "/crm/properties/2026-09/contacts";
-    let is_setup = call.path.starts_with(properties);
+    let read = "/crm/objects/2026-09/contacts/batch/read";
+    let is_setup = call.path.starts_with(properties) || call.path == read;
     if !has_bearer(call) {
         let answer =
             hubspot_error(401, "INVALID_AUTHENTICATION", "Authentication credentials not found.");
@@ -140,10 +206,47 @@ pub fn hubspot(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     if call.path == properties {
         return hubspot_property(&body, memory).setup();
     }
+    if call.path == read {
+        return hubspot_read(&body, memory).setup();
+    }
     if call.path != "/crm/objects/2026-09/contacts/batch/upsert" {
         return hubspot_error(404, "OBJECT_NOT_FOUND", "resource not found");
     }
     hubspot_upsert(&body, memory, refuse_odd)
+}
+
+fn hubspot_read(body: &Value, memory: &Memory) -> Answer {
+    if memory.made.contains("no contacts.read") {
+        return hubspot_error(403, "MISSING_SCOPES", "crm.objects.contacts.read is required");
+    }
+    let key = body["idProperty"].as_str().unwrap_or_default();
+    let inputs = list(&body["inputs"]);
+    if !memory.made.contains(&format!("unique {key}")) || !(1..=100).contains(&inputs.len()) {
+        return hubspot_error(400, "VALIDATION_ERROR", "1 to 100 inputs by a unique property");
+    }
+    let wanted = list(&body["properties"]);
+    let ids = inputs.iter().filter_map(|input| input["id"].as_str());
+    let (found, missing): (Vec<&str>, Vec<&str>) =
+        ids.partition(|id| memory.contacts.contains_key(*id));
+    let results: Vec<Value> = found
+        .iter()
+        .map(|id| {
+            let shown = |name: &Value| {
+                let name = name.as_str()?;
+                Some((name.to_owned(), memory.contacts[*id].get(name)?.clone()))
+            };
+            let properties: serde_json::Map<_, _> = wanted.iter().filter_map(shown).collect();
+            json!({"id": "1", "properties": properties, "archived": false})
+        })
+        .collect();
+    let mut reply = json!({"status": "COMPLETE", "results": results});
+    if missing.is_empty() {
+        return Answer::new(200, reply);
+    }
+    reply["numErrors"] = 1.into();
+    reply["errors"] = json!([{"status": "error", "category": "OBJECT_NOT_FOUND",
+        "message": "Could not get some CONTACT objects", "context": {"ids": missing}}]);
+    Answer::new(207, reply)
 }
 
 fn hubspot_property(body: &Value, memory: &mut Memory) -> Answer {
@@ -176,6 +279,10 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
         return hubspot_error(400, "VALIDATION_ERROR", "1 to 100 inputs with different ids");
     }
     let known = ["email", "firstname", "lastname"];
+    if let required @ ("phone" | "company") = memory.fact("required", "") {
+        let message = format!("Required property '{required}' is missing for CONTACT");
+        return hubspot_error(400, "VALIDATION_ERROR", &message);
+    }
     for input in inputs {
         let key = input["idProperty"].as_str().unwrap_or_default();
         let unknown = input["properties"].as_object().and_then(|fields| {
@@ -201,7 +308,8 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
         };
         let is_date = |name: &str| fields[name].is_null() || is_moment(&fields[name]);
         let good = is_text(&input["id"], 1..=255)
-            && fields["lastname"].is_string()
+            && (memory.contacts.contains_key(input["id"].as_str().unwrap_or_default())
+                || known.iter().any(|name| fields[name].is_string()))
             && fields.as_object().is_some_and(|f| f.values().all(|v| is_text(v, 0..=65_536)))
             && is_number("dunmore_last_amount")
             && is_number("dunmore_total_spent")
@@ -209,7 +317,12 @@ fn hubspot_upsert(body: &Value, memory: &mut Memory, refuse_odd: bool) -> Answer
             && is_date("dunmore_first_payment_at");
         let trace = input["objectWriteTraceId"].as_str().unwrap_or_default();
         if good && !refused(refuse_odd, index, inputs.len()) {
-            let is_new = memory.made.insert(format!("contact {}", input["id"]));
+            let id = input["id"].as_str().unwrap_or_default().to_owned();
+            let is_new = !memory.contacts.contains_key(&id);
+            let contact = memory.contacts.entry(id).or_insert_with(|| json!({}));
+            for (name, value) in fields.as_object().into_iter().flatten() {
+                contact[name] = value.clone();
+            }
             results.push(json!({"id": index.to_string(), "new": is_new, "properties": fields,
                 "objectWriteTraceId": trace}));
             answer = answer.took(trace, input);
@@ -256,7 +369,7 @@ pub fn salesforce(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer 
         return salesforce_error(404, "NOT_FOUND", "The requested resource does not exist");
     };
     let number = version.strip_prefix('v').and_then(|number| number.parse::<f64>().ok());
-    let is_setup = *rest == ["query"];
+    let is_setup = call.method == "GET";
     if number.is_none_or(|number| !(31.0..=67.0).contains(&number)) {
         return salesforce_error(404, "NOT_FOUND", "The requested resource does not exist");
     }
@@ -266,12 +379,25 @@ pub fn salesforce(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer 
     }
     let field = "Dunmore_Delivery_Id__c";
     let has_field = memory.made.contains(field);
+    let is_external = has_field && !memory.made.contains("not external");
     match (call.method.as_str(), rest) {
         ("GET", ["query"]) if has_field || !call.param("q").contains(field) => {
             Answer::new(200, json!({"totalSize": 0, "done": true, "records": []})).setup()
         }
         ("GET", ["query"]) => {
             salesforce_error(400, "INVALID_FIELD", "No such column on entity 'Task'.").setup()
+        }
+        ("GET", ["sobjects", "Task", name, _]) if *name == field && is_external => {
+            salesforce_error(404, "NOT_FOUND", "The requested resource does not exist").setup()
+        }
+        ("GET", ["sobjects", "Task", name, _]) => {
+            let message =
+                format!("Provided external ID field does not exist or is not accessible: {name}");
+            salesforce_error(404, "NOT_FOUND", &message).setup()
+        }
+        ("PATCH", ["composite", "sobjects", "Task", name]) if *name == field && !is_external => {
+            let message = format!("{field} is not an External ID field of Task");
+            salesforce_error(400, "INVALID_FIELD", &message)
         }
         ("POST", ["composite", "sobjects"]) => salesforce_rows(call, memory, refuse_odd, None),
         ("PATCH", ["composite", "sobjects", "Task", name]) if *name == field && has_field => {
@@ -357,207 +483,6 @@ pub fn salesforce_script(behaviour: &Behaviour) -> Option<Answer> {
         Behaviour::Gone => {
             salesforce_error(403, "API_DISABLED_FOR_ORG", "The REST API is not enabled")
         }
-        Behaviour::TooLarge => Answer::new(413, ""),
-        _ => return None,
-    })
-}
-
-fn intuit_fault(status: u16, code: &str, message: &str) -> Answer {
-    let error = json!({"Message": message, "Detail": message, "code": code});
-    Answer::new(status, json!({"Fault": {"Error": [error], "type": "ValidationFault"}}))
-}
-
-/// The item of the sandbox's company.
-const ITEM: &str = "17";
-
-pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
-    let parts: Vec<&str> = call.path.trim_start_matches('/').split('/').collect();
-    let ["v3", "company", realm, resource] = parts[..] else {
-        return Answer::new(404, "");
-    };
-    let is_setup = resource == "query";
-    if !has_bearer(call) {
-        let answer = intuit_fault(
-            401,
-            "3200",
-            "message=AuthenticationFailed; errorCode=003200; statusCode=401",
-        );
-        return Answer { is_setup, ..answer };
-    }
-    if realm.parse::<u64>().is_err() || call.param("minorversion") != "75" {
-        return intuit_fault(400, "2020", "minor version");
-    }
-    if call.header("accept") != "application/json" {
-        return Answer::new(200, "<IntuitResponse/>");
-    }
-    if resource == "query" {
-        let question = call.param("query").to_ascii_lowercase();
-        let good = question.starts_with("select id, name from item where active = true");
-        return if call.method == "GET" && good {
-            let items =
-                json!({"Item": [{"Name": "Hours", "Id": "3"}, {"Name": "Dunmore", "Id": ITEM}]});
-            Answer::new(200, json!({"QueryResponse": items})).setup()
-        } else {
-            intuit_fault(400, "4000", "Error parsing query").setup()
-        };
-    }
-    if call.method != "POST" || resource != "salesreceipt" || !call.is_json() {
-        return intuit_fault(400, "2010", "Request has invalid or unsupported property");
-    }
-    let request = call.param("requestid");
-    if request.is_empty() || request.len() > 50 {
-        return intuit_fault(400, "2020", "requestid");
-    }
-    if let Some((_, first)) = memory.seen.get(request) {
-        return Answer { accepted: Vec::new(), ..first.clone() };
-    }
-    let body = call.json();
-    let line = &body["Line"][0];
-    let detail = &line["SalesItemLineDetail"];
-    let amount = line["Amount"].as_f64().unwrap_or(-1.0);
-    let is_cents = ((amount * 100.0).round() - amount * 100.0).abs() < 1e-3;
-    if detail["ItemRef"]["value"] != ITEM {
-        return intuit_fault(400, "2500", "Invalid Reference Id : Item elements id not found");
-    }
-    let good = is_day(&body["TxnDate"])
-        && is_text(&body["PrivateNote"], 0..=4_000)
-        && is_text(&line["Description"], 0..=4_000)
-        && line["DetailType"] == "SalesItemLineDetail"
-        && amount > 0.0
-        && amount <= 99_999_999_999.99
-        && is_cents
-        && detail["Qty"]
-            .as_f64()
-            .zip(detail["UnitPrice"].as_f64())
-            .is_some_and(|(quantity, price)| (quantity * price - amount).abs() < 0.005)
-        && (body["CurrencyRef"].is_null() || is_text(&body["CurrencyRef"]["value"], 3..=3));
-    if !good || refuse {
-        return intuit_fault(400, "6000", "A business validation error has occurred");
-    }
-    let mut receipt = body.clone();
-    receipt["Id"] = (memory.seen.len() + 1).to_string().into();
-    receipt["TotalAmt"] = amount.into();
-    let answer =
-        Answer::new(200, json!({"SalesReceipt": receipt, "time": "2026-11-20T02:16:30.000-08:00"}));
-    let answer = answer.took(request, &body);
-    memory.seen.insert(request.to_owned(), (call.body.clone(), answer.clone()));
-    answer
-}
-
-pub fn quickbooks_script(behaviour: &Behaviour) -> Option<Answer> {
-    Some(match behaviour {
-        Behaviour::RateLimited => {
-            intuit_fault(429, "3001", "message=ThrottleExceeded; errorCode=003001; statusCode=429")
-        }
-        Behaviour::ServerError => intuit_fault(500, "10000", "An application error has occurred"),
-        Behaviour::Unauthorized => intuit_fault(
-            401,
-            "3200",
-            "message=AuthenticationFailed; errorCode=003200; statusCode=401",
-        ),
-        Behaviour::Gone => intuit_fault(400, "6190", "Subscription period has ended"),
-        Behaviour::TooLarge => Answer::new(413, ""),
-        _ => return None,
-    })
-}
-
-pub fn xero(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
-    if call.path != "/api.xro/2.0/Invoices" || call.method != "PUT" {
-        return Answer::new(404, "The resource you're looking for cannot be found");
-    }
-    if !has_bearer(call) {
-        return xero_problem(401, "TokenInvalid");
-    }
-    if call.header("xero-tenant-id").len() != 36 {
-        return xero_problem(403, "AuthenticationUnsuccessful");
-    }
-    let body = call.json();
-    let invoices = list(&body["Invoices"]);
-    let key = call.header("idempotency-key");
-    let good = call.is_json()
-        && call.header("accept") == "application/json"
-        && call.param("summarizeErrors") == "false"
-        && (1..=50).contains(&invoices.len())
-        && call.body.len() <= 3_500_000
-        && (1..=128).contains(&key.len());
-    if !good {
-        let body = json!({"ErrorNumber": 14, "Type": "PostDataInvalidException",
-            "Message": "JSON for post data was invalid"});
-        return Answer::new(400, body);
-    }
-    if let Some((first, answer)) = memory.seen.get(key) {
-        return if *first == call.body {
-            Answer { accepted: Vec::new(), ..answer.clone() }
-        } else {
-            let body = json!({"ErrorNumber": 10, "Type": "ValidationException",
-                "Message": "Idempotency-Key was used with another body", "Elements": []});
-            Answer::new(400, body)
-        };
-    }
-    let mut rows = Vec::new();
-    let mut answer = Answer::new(200, "");
-    for (index, invoice) in invoices.iter().enumerate() {
-        let number = invoice["InvoiceNumber"].as_str().unwrap_or_default();
-        let error = if !is_invoice(invoice) {
-            Some("A validation exception occurred")
-        } else if refused(refuse_odd, index, invoices.len()) {
-            Some("The document date cannot be before the period lock date")
-        } else if !memory.made.insert(number.to_owned()) {
-            Some("Invoice # must be unique.")
-        } else {
-            None
-        };
-        let mut row = invoice.clone();
-        if let Some(message) = error {
-            row["StatusAttributeString"] = "ERROR".into();
-            row["HasErrors"] = true.into();
-            row["ValidationErrors"] = json!([{"Message": message}]);
-        } else {
-            row["InvoiceID"] = format!("ef5304e6-07fc-4381-8b06-{index:012}").into();
-            row["StatusAttributeString"] = "OK".into();
-            row["HasErrors"] = false.into();
-            answer = answer.took(number.trim_start_matches("DUNMORE-"), invoice);
-        }
-        rows.push(row);
-    }
-    answer.body = json!({"Status": "OK", "Invoices": rows}).to_string();
-    // A repeat gets the same answer, but for a refusal, which is looked at anew.
-    if answer.accepted.len() == invoices.len() {
-        memory.seen.insert(key.to_owned(), (call.body.clone(), answer.clone()));
-    }
-    answer
-}
-
-fn is_invoice(invoice: &Value) -> bool {
-    let lines = list(&invoice["LineItems"]);
-    invoice["Type"] == "ACCREC"
-        && invoice["Status"] == "DRAFT"
-        && is_text(&invoice["InvoiceNumber"], 1..=255)
-        && is_text(&invoice["Reference"], 0..=255)
-        && is_text(&invoice["Contact"]["Name"], 1..=255)
-        && is_day(&invoice["Date"])
-        && ["NoTax", "Inclusive", "Exclusive"]
-            .contains(&invoice["LineAmountTypes"].as_str().unwrap_or_default())
-        && !lines.is_empty()
-        && lines.iter().all(|line| {
-            is_text(&line["Description"], 1..=4_000)
-                && line["Quantity"].as_f64().is_some_and(|quantity| quantity > 0.0)
-                && line["UnitAmount"].as_f64().is_some_and(|amount| amount > 0.0)
-        })
-}
-
-fn xero_problem(status: u16, detail: &str) -> Answer {
-    Answer::new(status, json!({"Type": null, "Title": "…", "Status": status, "Detail": detail}))
-}
-
-pub fn xero_script(behaviour: &Behaviour) -> Option<Answer> {
-    Some(match behaviour {
-        Behaviour::RateLimited => {
-            Answer::new(429, "").header("retry-after", 17).header("x-rate-limit-problem", "minute")
-        }
-        Behaviour::ServerError => xero_problem(503, "The Organisation is offline"),
-        Behaviour::Unauthorized => xero_problem(401, "TokenExpired: token expired"),
-        Behaviour::Gone => xero_problem(403, "AuthenticationUnsuccessful"),
         Behaviour::TooLarge => Answer::new(413, ""),
         _ => return None,
     })

@@ -1,0 +1,101 @@
+//! Which failed payments are one incident, and when it is over: for services that page people.
+
+use super::{Field, Item, Settings, identity, one_of};
+use crate::event::{Event, EventData, EventType, EventTypes};
+
+/// The longest key of an incident: what the strictest service takes.
+const MAX_KEY_CHARS: usize = 255;
+
+/// Which failed payments are one incident.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Dedup {
+    /// Those of one endpoint for one reason.
+    EndpointReason,
+    /// Those of one endpoint.
+    Endpoint,
+    /// Each is one.
+    Event,
+}
+
+/// The setting that says which failed payments are one incident.
+pub const DEDUP: Field = Field::text(
+    "dedup",
+    "Which failed payments are one incident while it is open: those of one endpoint for one reason \
+     (\"endpoint_reason\", default), those of one \"endpoint\", or each \"event\".",
+    "endpoint_reason",
+)
+.checked(|value, _| one_of(value, &["endpoint_reason", "endpoint", "event"]))
+.optional();
+
+/// The setting that says what ends an incident.
+pub const RESOLVE: Field = Field::text(
+    "resolve",
+    "What ends an incident: a person (\"manual\", default), or the next payment of the endpoint that \
+     is \"settled\"; that needs dedup \"endpoint\" and payment.settled among the event types.",
+    "settled",
+)
+.checked(|value, _| one_of(value, &["manual", "settled"]))
+.optional();
+
+/// How a connector makes incidents of failed payments.
+#[derive(Clone, Copy, Debug)]
+pub struct Incidents {
+    dedup: Dedup,
+    is_resolved: bool,
+}
+
+/// Refuses settings under which nothing would ever be resolved.
+pub fn check(settings: &Settings, event_types: &EventTypes) -> Vec<(&'static str, String)> {
+    let incidents = Incidents::of(settings);
+    let mut errors = Vec::new();
+    if incidents.is_resolved && incidents.dedup != Dedup::Endpoint {
+        let message = "\"settled\" needs dedup \"endpoint\": a settled payment names its endpoint \
+                       and no reason";
+        errors.push((RESOLVE.name, message.to_owned()));
+    }
+    if incidents.is_resolved && !event_types.contains(EventType::PaymentSettled) {
+        let message = "\"settled\" needs payment.settled among the event types";
+        errors.push((RESOLVE.name, message.to_owned()));
+    }
+    errors
+}
+
+impl Incidents {
+    /// What the settings say.
+    pub fn of(settings: &Settings) -> Self {
+        let dedup = match settings.optional(DEDUP.name) {
+            Some("endpoint") => Dedup::Endpoint,
+            Some("event") => Dedup::Event,
+            _ => Dedup::EndpointReason,
+        };
+        Self { dedup, is_resolved: settings.optional(RESOLVE.name) == Some("settled") }
+    }
+
+    /// The key of the incident that a failed payment belongs to; another event's is its own.
+    pub fn key(self, item: &Item<'_>) -> String {
+        let project = item.event.project.as_str();
+        let key = match (self.dedup, &item.event.data) {
+            (Dedup::EndpointReason, EventData::PaymentFailed(p)) => {
+                format!("{}:{}", endpoint_key(project, &p.endpoint_id), p.reason)
+            }
+            (Dedup::Endpoint, EventData::PaymentFailed(p)) => endpoint_key(project, &p.endpoint_id),
+            _ => item.delivery_id.to_string(),
+        };
+        identity(&key, MAX_KEY_CHARS).into_owned()
+    }
+
+    /// The key of the incident that an event ends, if it ends one.
+    pub fn resolves(self, event: &Event) -> Option<String> {
+        match &event.data {
+            EventData::PaymentSettled(settled) if self.is_resolved => {
+                let key = endpoint_key(event.project.as_str(), &settled.payment.endpoint_id);
+                Some(identity(&key, MAX_KEY_CHARS).into_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn endpoint_key(project: &str, endpoint: &str) -> String {
+    format!("dunmore:{project}:{endpoint}")
+}
