@@ -311,8 +311,8 @@ impl Service {
         // By a pattern: what waits in a tier that is not in the settings any more is delivered too.
         let retry = vec![topics.all_retries()];
         let group = &self.config.group;
-        let (retry_group, replay_group) =
-            (format!("{}.retry", group.id), format!("{}.replay", group.id));
+        let named = |suffix: &str| format!("{}{suffix}", group.id);
+        let (retry_group, replay_group) = (named(".retry"), named(".replay"));
         let tiers: Vec<String> = topics
             .all()
             .into_iter()

@@ -197,6 +197,14 @@ impl Admin {
                 }
             }
         }
+        for name in self.former_tiers(topics)? {
+            differences.push(Difference {
+                topic: name,
+                what: "retry topic".to_owned(),
+                expected: "listed in delivery.retry_tiers, or empty".to_owned(),
+                actual: "not listed, and holds records".to_owned(),
+            });
+        }
         let count = |kind| {
             let name = topics.name(kind);
             counts.iter().find(|(n, _)| *n == name).map(|(_, count)| *count)

@@ -4,13 +4,10 @@
 //! because its name was changed or because no instance ran for longer than the broker keeps them
 //! (`offsets.retention.minutes`, seven days by default); and that would send the whole retention to
 //! every connector again. Kafka does not say which of the two it is. An installation that has made
-//! attempts before did not just begin.
+//! attempts before did not just begin; and when none of its groups has a commit, they are lost. One
+//! group alone loses its offsets when its topics are deleted: then there is nothing to repeat.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
-};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -80,7 +77,12 @@ pub fn recover_lost_offsets(
         return Ok(());
     }
     for group in groups {
-        let lost = lost_topics(connection, group)?;
+        if has_commits(connection, group)? {
+            return Ok(());
+        }
+    }
+    for group in groups {
+        let lost = topics_with_records(connection, group)?;
         if lost.is_empty() {
             continue;
         }
@@ -99,37 +101,35 @@ pub fn recover_lost_offsets(
     Ok(())
 }
 
-/// The topics with records of a group that has no commit at all; none where it has one.
-fn lost_topics(
-    connection: &Connection,
-    group: &GroupTopics<'_>,
-) -> Result<BTreeMap<String, Bounds>, KafkaError> {
+fn has_commits(connection: &Connection, group: &GroupTopics<'_>) -> Result<bool, KafkaError> {
     let admin = Admin::new(connection)?;
     let mut all = TopicPartitionList::new();
-    let mut topics = BTreeSet::new();
     for topic in group.topics {
         for partition in 0..admin.partitions(topic)? {
             all.add_partition(topic, partition);
-            topics.insert(topic);
         }
     }
-    if topics.is_empty() {
-        return Ok(BTreeMap::new());
+    if all.count() == 0 {
+        return Ok(false);
     }
     let committed = client(connection, group.group)?
         .committed_offsets(all, 3 * REQUEST_TIMEOUT)
         .map_err(|e| KafkaError::request(connection, &e))?;
-    if committed.elements().iter().any(|one| matches!(one.offset(), Offset::Offset(_))) {
-        return Ok(BTreeMap::new());
-    }
-    let mut lost = BTreeMap::new();
-    for topic in topics {
+    Ok(committed.elements().iter().any(|one| matches!(one.offset(), Offset::Offset(_))))
+}
+
+fn topics_with_records(
+    connection: &Connection,
+    group: &GroupTopics<'_>,
+) -> Result<BTreeMap<String, Bounds>, KafkaError> {
+    let mut found = BTreeMap::new();
+    for topic in group.topics {
         let bounds = Bounds::of(connection, topic)?;
         if bounds.whole().values().any(|span| !span.is_empty()) {
-            lost.insert(topic.clone(), bounds);
+            found.insert(topic.clone(), bounds);
         }
     }
-    Ok(lost)
+    Ok(found)
 }
 
 fn commit_start(

@@ -129,7 +129,7 @@ impl Dispatcher {
         });
         dispatcher.options.metrics.set_in_flight_limit(dispatcher.budgets.limit());
         let housekeeping = housekeeping(Arc::downgrade(&dispatcher));
-        dispatcher.supervisor().spawn("looking after the lanes", housekeeping);
+        dispatcher.supervisor().spawn_endless("looking after the lanes", housekeeping);
         dispatcher
     }
 

@@ -23,6 +23,15 @@ impl Supervisor {
         self.spawn_on(&tokio::runtime::Handle::current(), what, task);
     }
 
+    /// Runs a task that ends with the process: [`Self::stopped`] does not wait for it.
+    pub fn spawn_endless(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        tokio::spawn(self.watched(what, task));
+    }
+
     /// The same on this runtime.
     pub fn spawn_on(
         &self,
@@ -30,16 +39,20 @@ impl Supervisor {
         what: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
+        self.tasks.spawn_on(self.watched(what, task), runtime);
+    }
+
+    fn watched(
+        &self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let supervisor = self.clone();
-        let task = AssertUnwindSafe(task).catch_unwind();
-        self.tasks.spawn_on(
-            async move {
-                if task.await.is_err() {
-                    supervisor.fail(format!("a task panicked: {what}"));
-                }
-            },
-            runtime,
-        );
+        async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                supervisor.fail(format!("a task panicked: {what}"));
+            }
+        }
     }
 
     /// The instance cannot go on. The first reason stays.
