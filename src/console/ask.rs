@@ -12,7 +12,7 @@ use crate::{
     delivery::{Outcome, Reason, Source},
     event::EventType,
     operations::DEFAULT_RATE,
-    replay::{AttemptFilter, DeadFilter, Position, Selection, event_types, moment},
+    replay::{AttemptFilter, DeadFilter, Position, Selection, Which, event_types, moment},
 };
 
 /// The most entries that one request lists.
@@ -39,6 +39,10 @@ pub struct ReplayBody {
     pub types: Vec<String>,
     #[serde(default)]
     pub only_missing: bool,
+    #[serde(default)]
+    pub include_waiting: bool,
+    #[serde(default)]
+    pub include_unknown: bool,
     #[serde(default)]
     pub dry_run: bool,
     /// Send in spite of warnings.
@@ -81,6 +85,11 @@ pub struct RedriveBody {
     pub all: bool,
     #[serde(default)]
     pub again: bool,
+    #[serde(default)]
+    pub failed_again: bool,
+    /// Send in spite of warnings, or a second time.
+    #[serde(default)]
+    pub confirm: bool,
     /// A share such as `1%`.
     #[serde(default)]
     pub canary: Option<String>,
@@ -194,6 +203,8 @@ impl ReplayBody {
             event_types: wrong.kinds("eventTypes", &self.event_types),
             types: wrong.list("types", &self.types),
             only_missing: self.only_missing,
+            include_waiting: self.include_waiting,
+            include_unknown: self.include_unknown,
         }
     }
 }
@@ -214,7 +225,19 @@ impl RedriveBody {
         if filter == DeadFilter::default() && !self.all {
             wrong.tell("all", "name reasons, connectors …, or say all for all dead letters");
         }
+        if self.again && self.failed_again {
+            wrong.tell("failedAgain", "say either again or failedAgain");
+        }
         filter
+    }
+
+    /// Which letters are meant by what became of them.
+    pub fn which(&self) -> Which {
+        match (self.again, self.failed_again) {
+            (true, _) => Which::Again,
+            (false, true) => Which::FailedAgain,
+            (false, false) => Which::Waiting,
+        }
     }
 }
 

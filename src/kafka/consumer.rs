@@ -86,3 +86,20 @@ pub fn headers_of(message: &impl Message) -> Vec<(String, Bytes)> {
         })
         .collect()
 }
+
+/// A header's value.
+pub fn header_of<'a>(message: &'a impl Message, name: &str) -> Option<&'a [u8]> {
+    message.headers()?.iter().find(|header| header.key == name)?.value
+}
+
+/// Whether a message has any headers.
+pub fn has_headers(message: &impl Message) -> bool {
+    message.headers().is_some_and(|headers| headers.count() > 0)
+}
+
+/// A message's headers, copied, with those that have no value told from those with an empty one.
+pub fn nullable_headers_of(message: &impl Message) -> Vec<(String, Option<Bytes>)> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    let copy = |value: &[u8]| Bytes::copy_from_slice(value);
+    headers.iter().map(|header| (header.key.to_owned(), header.value.map(copy))).collect()
+}

@@ -6,6 +6,7 @@ mod bootstrap;
 mod consumer;
 mod embedded;
 mod group;
+mod member;
 mod partition;
 mod polled;
 mod producer;
@@ -24,13 +25,14 @@ pub use rdkafka::Offset;
 
 pub use admin::{Admin, Difference};
 pub use bookmarks::{Bookmark, BookmarkMap, Bookmarks, MAX_NOTE_BYTES};
-pub use consumer::{Record, headers_of};
+pub use consumer::{Record, has_headers, header_of, headers_of};
 pub use embedded::EmbeddedBroker;
 pub use group::{Assigned, GroupConsumer, GroupEvents, GroupHandle, GroupOptions};
+pub use member::{Holder, LEASE, MemberError, SESSION, SoleMember, WRITE_TIMEOUT, members};
 pub use partition::{NotNow, Partition};
-pub use producer::{AttemptLog, Outgoing, ProduceError, Producer};
+pub use producer::{AttemptLog, Outgoing, ProduceError, Producer, Verbatim};
 pub use reader::{Reader, ReaderEvent};
-pub use scan::{Bounds, SCAN_PATIENCE, Seen, Span, Spans, scan};
+pub use scan::{Bounds, SCAN_PATIENCE, Seen, Span, Spans, scan, scan_uncommitted};
 pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};
 pub use watch::{Trouble, TroubleKind, Watch};
 
