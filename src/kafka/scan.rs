@@ -15,8 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record,
-    consumer::{has_headers, header_of, headers_of, nullable_headers_of},
+    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record, consumer,
     reader::Quiet,
 };
 use crate::clock::Timestamp;
@@ -92,22 +91,22 @@ impl<'a> Seen<'a> {
 
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        header_of(self.message, name)
+        consumer::header_of(self.message, name)
     }
 
     /// Whether it has any headers.
     pub fn has_headers(&self) -> bool {
-        has_headers(self.message)
+        consumer::has_headers(self.message)
     }
 
     /// Its headers, copied.
     pub fn headers(&self) -> Vec<(String, bytes::Bytes)> {
-        headers_of(self.message)
+        super::headers_of(self.message)
     }
 
     /// Its headers, copied, with those that have no value told from those with an empty one.
     pub fn nullable_headers(&self) -> Vec<(String, Option<bytes::Bytes>)> {
-        nullable_headers_of(self.message)
+        consumer::nullable_headers_of(self.message)
     }
 
     /// The record, copied.
@@ -132,7 +131,7 @@ impl Bounds {
         if count == 0 {
             return Err(KafkaError::TopicMissing(topic.to_owned()));
         }
-        let consumer = consumer(connection, Isolation::Committed)?;
+        let consumer = client(connection, Isolation::Committed)?;
         let mut whole = Spans::new();
         for partition in 0..count {
             let (from, to) = consumer
@@ -151,7 +150,7 @@ impl Bounds {
     /// What waits in each partition behind an open transaction: whoever reads committed records
     /// only does not get it before that ends. Partitions without are left out.
     pub fn behind_open_transactions(&self) -> Result<Spans, KafkaError> {
-        let consumer = consumer(&self.connection, Isolation::Uncommitted)?;
+        let consumer = client(&self.connection, Isolation::Uncommitted)?;
         let mut waiting = Spans::new();
         for (partition, span) in &self.whole {
             let (_, end) = consumer
@@ -293,7 +292,7 @@ fn scan_as(
     if left.is_empty() {
         return Ok(());
     }
-    let consumer = consumer(connection, isolation)?;
+    let consumer = client(connection, isolation)?;
     consumer.assign(&list).map_err(|e| KafkaError::request(connection, &e))?;
     let done = |left: &mut BTreeMap<i32, i64>, partition: i32| {
         left.remove(&partition);
@@ -332,7 +331,7 @@ fn scan_as(
     Ok(())
 }
 
-fn consumer(
+fn client(
     connection: &Connection,
     isolation: Isolation,
 ) -> Result<BaseConsumer<Quiet>, KafkaError> {
