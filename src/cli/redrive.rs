@@ -97,7 +97,7 @@ pub async fn run(
                 ));
             }
         }
-        concerns.iter().for_each(|concern| eprintln!("warning: {concern}"));
+        warn(&concerns);
         return Ok(());
     }
     // What is sent a second time, and what cannot arrive now, is sent only if that is meant.
@@ -105,7 +105,7 @@ pub async fn run(
         if common.output == Output::Table {
             show(&plan);
         }
-        concerns.iter().for_each(|concern| eprintln!("warning: {concern}"));
+        warn(&concerns);
         let question = format!("Send {} dead letters again?", count(plan.send));
         if !confirm(flags.yes, &question)? {
             return Err(Said.into());
@@ -122,6 +122,12 @@ pub async fn run(
     let done = operations.redrive(&job, filter, &how, &run).await;
     watch.end().await;
     report(common, &done?)
+}
+
+fn warn(concerns: &[String]) {
+    for concern in concerns {
+        eprintln!("warning: {concern}");
+    }
 }
 
 fn show(plan: &RedrivePlan) {
@@ -160,7 +166,9 @@ fn left_out(plan: &RedrivePlan) -> String {
         (plan.undecodable, "are no deliveries (dlq export)"),
     ];
     let some = numbers.iter().filter(|(number, _)| *number > 0);
-    some.map(|(number, what)| format!("\n  {} {what}", count(*number))).collect()
+    let lines: Vec<String> =
+        some.map(|(number, what)| format!("\n  {} {what}", count(*number))).collect();
+    lines.concat()
 }
 
 fn report(common: &Common, done: &Redriven) -> anyhow::Result<()> {

@@ -39,8 +39,8 @@ const EXAMPLES: &str = "Examples:
     dunmore replay --resume replay-20261125t081500-1a2b3c
 
 Times are those of the events' records in Kafka: the broker's, where the topic has
-message.timestamp.type=LogAppendTime, else their producers'. Running instances deliver what this asks for,
-below live traffic. Progress is kept in Kafka; see docs/REPLAY.md.";
+message.timestamp.type=LogAppendTime, else their producers'. Running instances deliver what this
+asks for, below live traffic. Progress is kept in Kafka; see docs/REPLAY.md.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]

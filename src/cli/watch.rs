@@ -168,7 +168,7 @@ async fn bar(progress: &Progress, unit: &str, ended: &CancellationToken) {
 }
 
 async fn lines(progress: &Progress, unit: &str, ended: &CancellationToken) {
-    let pace = Pace::start(progress);
+    let mut pace = Pace::start(progress);
     let mut next = Instant::now() + LINE_INTERVAL;
     loop {
         tokio::select! {
@@ -177,6 +177,10 @@ async fn lines(progress: &Progress, unit: &str, ended: &CancellationToken) {
         }
         if let Some(what) = progress.waits_for() {
             eprintln!("{what}");
+        }
+        if progress.records.load(Ordering::Relaxed) == 0 {
+            // What is done before it begins is none of its pace.
+            (pace, next) = (Pace::start(progress), Instant::now() + LINE_INTERVAL);
         }
         if Instant::now() < next {
             continue;

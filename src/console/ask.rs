@@ -22,6 +22,7 @@ const DEFAULT_LIMIT: usize = 20;
 /// The body of a request for a replay.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the request")]
 pub struct ReplayBody {
     #[serde(default)]
     pub from: Option<String>,
@@ -63,6 +64,7 @@ pub struct ResumeBody {
 /// The body of a request for a redrive.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the request")]
 pub struct RedriveBody {
     #[serde(default)]
     pub reasons: Vec<String>,

@@ -22,6 +22,8 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
+    groups::GroupInfo,
+    topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
 };
 
@@ -143,7 +145,7 @@ impl ConsumerContext for Context {
             // An empty list may be a null pointer, which must not be looked into.
             let numbers: Vec<i32> = match list.count() {
                 0 => Vec::new(),
-                _ => list.elements().iter().map(|element| element.partition()).collect(),
+                _ => list.elements().iter().map(TopicPartitionListElem::partition).collect(),
             };
             let next = if numbers.len() >= self.all {
                 State::Sole
@@ -365,7 +367,7 @@ pub fn members(connection: &Connection, group: &str) -> Result<Vec<Holder>, Kafk
     let groups = consumer
         .fetch_group_list(Some(group), REQUEST_TIMEOUT / 2)
         .map_err(|e| KafkaError::request(connection, &e))?;
-    let members = groups.groups().iter().flat_map(|group| group.members());
+    let members = groups.groups().iter().flat_map(GroupInfo::members);
     Ok(members
         .map(|member| {
             // The client library's accessors panic on names that are not UTF-8.

@@ -59,6 +59,7 @@ impl Operations {
         stop: &CancellationToken,
         mut each: impl FnMut(&AttemptRecord<'_>) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
+        self.check_found(&filter.projects, &filter.connectors)?;
         let topic = self.topic(TopicKind::Attempts);
         let reader = Reader::all(&self.connection, &topic, Offset::End)?;
         while !stop.is_cancelled() {

@@ -39,9 +39,12 @@ pub(super) fn check_names(
         let written = name.to_string();
         let known: Vec<String> = connectors
             .all()
-            .map(|connector| match written.contains('/') {
-                true => connector.key.to_string(),
-                false => connector.key.connector.to_string(),
+            .map(|connector| {
+                if written.contains('/') {
+                    connector.key.to_string()
+                } else {
+                    connector.key.connector.to_string()
+                }
             })
             .collect();
         let hint = did_you_mean(&written, known.iter().map(String::as_str));
@@ -56,7 +59,6 @@ impl Operations {
     /// Fails when a selection names a project or a connector that is not there; one that was
     /// deleted is there as long as the attempts tell of it.
     pub(super) fn check_selection(
-        &self,
         selection: &Selection,
         connectors: &Connectors,
         history: Option<&History>,

@@ -336,7 +336,7 @@ impl Operations {
         sending.writer.settle().await?;
         for (partition, offsets) in std::mem::take(&mut sending.unmarked) {
             for offsets in offsets.chunks(MARK_EVERY) {
-                let note = self.note_of(sending.job, offsets)?;
+                let note = Self::note_of(sending.job, offsets)?;
                 sending.writer.note(&self.note_record(partition, &note)).await?;
             }
         }
@@ -360,7 +360,7 @@ impl Operations {
     }
 
     /// The value of a note about letters that were redriven.
-    pub(super) fn note_of(&self, job: &str, offsets: &[i64]) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn note_of(job: &str, offsets: &[i64]) -> anyhow::Result<Vec<u8>> {
         let note = RedrivenNote { job: job.to_owned(), offsets: offsets.to_vec() };
         Ok(serde_json::to_vec(&note)?)
     }

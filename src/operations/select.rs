@@ -286,7 +286,7 @@ impl Operations {
         let (spans, in_topic) = self.spans(selection, ranges)?;
         let connectors = self.connectors()?;
         let history = wants_history.then(|| self.history(selection)).transpose()?;
-        self.check_selection(selection, &connectors, history.as_ref())?;
+        Self::check_selection(selection, &connectors, history.as_ref())?;
         let choice = connectors.choose(selection, history.as_ref());
         let survey = self.survey(&spans, in_topic, &choice, history.as_ref())?;
         Ok((survey, choice, history))

@@ -250,7 +250,7 @@ impl Operations {
         };
         let mut writer = self.writer(1.0)?;
         let (partition, offset) = writer.verbatim(&record).await?;
-        let note = self.note_of(&format!("reinjected-{position}"), &[position.offset])?;
+        let note = Self::note_of(&format!("reinjected-{position}"), &[position.offset])?;
         writer.note(&self.note_record(position.partition, &note)).await?;
         Ok(Reinjected { topic: sidecar.source_topic, partition, offset })
     }

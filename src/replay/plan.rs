@@ -139,12 +139,7 @@ impl Connectors {
         let mut by_project: HashMap<Box<str>, Vec<Known>> = HashMap::new();
         let mut rows = Vec::new();
         for (row, known) in chosen.into_iter().enumerate() {
-            rows.push(Row {
-                left_out: selection.only_missing,
-                leaves_waiting: selection.only_missing && !selection.include_waiting,
-                leaves_unknown: selection.only_missing && !selection.include_unknown,
-                ..Row::of(&known)
-            });
+            rows.push(Row { leaves: Leaves::of(selection), ..Row::of(&known) });
             let project = known.key.project.as_str().into();
             by_project.entry(project).or_default().push(Known { row, ..known });
         }
@@ -225,7 +220,7 @@ impl Choice {
                     None if history.reaches(at, known.created_at) => State::Missing,
                     None => State::Unknown,
                 });
-                if row.leaves_out(state, &self.selection) {
+                if row.leaves_out(state) {
                     continue;
                 }
                 row.send += 1;
@@ -265,6 +260,27 @@ pub struct Plan {
     rows: Vec<Row>,
 }
 
+/// What a replay leaves out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leaves {
+    /// What has arrived before.
+    pub arrived: bool,
+    /// What waits.
+    pub waiting: bool,
+    /// What the attempts cannot tell of.
+    pub unknown: bool,
+}
+
+impl Leaves {
+    fn of(selection: &Selection) -> Self {
+        Self {
+            arrived: selection.only_missing,
+            waiting: selection.only_missing && !selection.include_waiting,
+            unknown: selection.only_missing && !selection.include_unknown,
+        }
+    }
+}
+
 /// What a replay does for one connector.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -290,15 +306,9 @@ pub struct Row {
     /// Deliveries of which the attempts cannot show whether they arrived; left out where only
     /// missing ones are wanted, unless they are asked for.
     pub unknown: u64,
-    /// Whether what has arrived before is left out.
+    /// What is left out.
     #[serde(skip)]
-    pub left_out: bool,
-    /// Whether what waits is left out.
-    #[serde(skip)]
-    pub leaves_waiting: bool,
-    /// Whether that of which nothing is known is left out.
-    #[serde(skip)]
-    pub leaves_unknown: bool,
+    pub leaves: Leaves,
     /// Not sent: the connector is switched off.
     pub disabled: u64,
     /// Not sent: tried once, but the connector does not subscribe to the type any more.
@@ -331,9 +341,7 @@ impl Row {
             delivered: 0,
             waiting: 0,
             unknown: 0,
-            left_out: false,
-            leaves_waiting: false,
-            leaves_unknown: false,
+            leaves: Leaves::default(),
             disabled: 0,
             unsubscribed: 0,
             deleted: 0,
@@ -359,15 +367,15 @@ impl Row {
     }
 
     /// Counts a pair under what the attempts tell of it; whether it is left out.
-    fn leaves_out(&mut self, state: Option<State>, selection: &Selection) -> bool {
-        let (count, is_wanted) = match state {
-            Some(State::Arrived) => (&mut self.delivered, false),
-            Some(State::Waiting) => (&mut self.waiting, selection.include_waiting),
-            Some(State::Unknown) => (&mut self.unknown, selection.include_unknown),
+    fn leaves_out(&mut self, state: Option<State>) -> bool {
+        let (count, is_left_out) = match state {
+            Some(State::Arrived) => (&mut self.delivered, self.leaves.arrived),
+            Some(State::Waiting) => (&mut self.waiting, self.leaves.waiting),
+            Some(State::Unknown) => (&mut self.unknown, self.leaves.unknown),
             Some(State::Missing) | None => return false,
         };
         *count += 1;
-        selection.only_missing && !is_wanted
+        is_left_out
     }
 }
 

@@ -298,12 +298,15 @@ mod tests {
 
     fn sifter(which: Which, letters: &[DeadLetter]) -> Sifter {
         let mut newest = Newest::default();
-        letters.iter().for_each(|letter| newest.see(letter).unwrap());
+        for letter in letters {
+            newest.see(letter).unwrap();
+        }
         Sifter { which, newest, connectors: connectors(|_| {}), ..Sifter::default() }
     }
 
     #[test]
     fn each_delivery_is_sent_once_and_only_what_is_meant() {
+        use Fate::{LeftOut, Sent, Superseded};
         // Redriven and arrived; redriven and failed again; two letters of one delivery; never sent.
         let letters = [
             letter(1, "arrived", None),
@@ -321,7 +324,6 @@ mod tests {
             sifter.arrived.insert(letters[0].delivery().unwrap().delivery_id);
             letters.iter().map(|letter| sifter.fate(letter)).collect::<Vec<_>>()
         };
-        use Fate::{LeftOut, Sent, Superseded};
         assert_eq!(
             fates(Which::Waiting),
             [LeftOut, LeftOut, LeftOut, Superseded, Sent, Sent],
@@ -349,7 +351,9 @@ mod tests {
             let mut sifter = sifter(Which::Waiting, &letters);
             change(&mut sifter);
             let mut plan = RedrivePlan::default();
-            letters.iter().for_each(|letter| plan.count(letter, &sifter));
+            for letter in &letters {
+                plan.count(letter, &sifter);
+            }
             plan
         };
         let all = plan(|_| {});

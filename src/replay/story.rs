@@ -377,9 +377,10 @@ impl Story {
         if !others.is_empty() {
             why.push(format!("subscribed to other event types: {}", others.join(", ")));
         }
-        Some(match why.is_empty() {
-            true => format!("no connector wants it: {project} has none"),
-            false => format!("no connector wants it now ({})", why.join("; ")),
+        Some(if why.is_empty() {
+            format!("no connector wants it: {project} has none")
+        } else {
+            format!("no connector wants it now ({})", why.join("; "))
         })
     }
 

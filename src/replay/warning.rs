@@ -63,7 +63,7 @@ pub fn warnings(plan: &Plan, history: Option<&History>, now: Timestamp) -> Vec<W
 
 /// Deliveries that are sent although they will arrive without that.
 fn on_the_way(plan: &Plan) -> Option<Warning> {
-    let waiting = plan.rows().filter(|row| row.send > 0 && !row.leaves_waiting);
+    let waiting = plan.rows().filter(|row| row.send > 0 && !row.leaves.waiting);
     let deliveries: u64 = waiting.map(|row| row.waiting).sum();
     let message = format!(
         "{deliveries} deliveries wait in a retry tier, in the replay topic or to be read, and will be delivered without this: sent now, they arrive twice; --only-missing leaves them out"
@@ -73,7 +73,7 @@ fn on_the_way(plan: &Plan) -> Option<Warning> {
 
 /// Deliveries of which nobody can tell whether they arrived, left out of what is missing.
 fn not_shown(plan: &Plan, history: Option<&History>) -> Option<Warning> {
-    let deliveries: u64 = plan.rows().filter(|row| row.leaves_unknown).map(|row| row.unknown).sum();
+    let deliveries: u64 = plan.rows().filter(|row| row.leaves.unknown).map(|row| row.unknown).sum();
     if deliveries == 0 {
         return None;
     }
@@ -100,13 +100,8 @@ fn repeats(
     let spec = kind.spec();
     let window = spec.forgets_repeats_after?;
     let may_repeat = |row: &Row| match has_history {
-        true if row.left_out => {
-            if row.leaves_unknown {
-                0
-            } else {
-                row.unknown
-            }
-        }
+        true if row.leaves.unknown => 0,
+        true if row.leaves.arrived => row.unknown,
         true => row.delivered,
         // What is older than its connector cannot have arrived.
         false => row.send.saturating_sub(row.new),
@@ -232,7 +227,7 @@ mod tests {
         assert_eq!(told(ConnectorType::Segment, 25, |row| row.new = 10), Vec::<String>::new());
         assert_eq!(told(ConnectorType::Xero, 2000, |_| {}), Vec::<String>::new());
         let (plan, now) = plan(ConnectorType::Slack, 1, |row| {
-            (row.delivered, row.left_out) = (5, true);
+            (row.delivered, row.leaves.arrived, row.leaves.unknown) = (5, true, true);
         });
         assert_eq!(warnings(&plan, Some(&History::default()), now), []);
     }
