@@ -46,6 +46,9 @@ pub enum DeliveriesCommand {
     Tail {
         #[command(flatten)]
         filter: FilterFlags,
+        /// No colours, also on a terminal.
+        #[arg(long, env = "NO_COLOR", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+        no_color: bool,
     },
 }
 
@@ -115,11 +118,10 @@ pub async fn run(common: &Common, command: DeliveriesCommand) -> anyhow::Result<
                 .await?;
             list(common, found, &latest)
         }
-        DeliveriesCommand::Tail { filter } => {
+        DeliveriesCommand::Tail { filter, no_color } => {
             let filter = filter.read()?;
             let (stop, as_json) = (stop_on_signals()?, common.output == Output::Json);
-            let has_colours =
-                std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let has_colours = std::io::stdout().is_terminal() && !no_color;
             operations
                 .blocking(move |own| {
                     own.follow(&filter, &stop, |attempt| {

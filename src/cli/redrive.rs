@@ -138,8 +138,8 @@ fn show(plan: &RedrivePlan) {
         let first = format!("{}/{} ({}{state})", row.project, row.connector, row.kind);
         let numbers = [
             (row.arrived, "arrived already"),
-            (row.unwanted, "not wanted any more"),
-            (row.deleted, "but it is deleted"),
+            (row.unwanted, "left out (off or not subscribed)"),
+            (row.deleted, "left out (deleted)"),
         ];
         let mut facts = vec![format!("{} to send", count(row.send))];
         let some = numbers.iter().filter(|(number, _)| *number > 0);

@@ -303,9 +303,9 @@ fn facts(row: &Row, has_history: bool) -> Vec<String> {
         (row.delivered, "arrived before"),
         (row.waiting, "on the way"),
         (row.unknown, "unknown"),
-        (row.disabled, "while it is off"),
-        (row.unsubscribed, "not subscribed"),
-        (row.deleted, "but it is deleted"),
+        (row.disabled, "left out (off)"),
+        (row.unsubscribed, "left out (not subscribed)"),
+        (row.deleted, "left out (deleted)"),
     ];
     let some = numbers.iter().filter(|(number, _)| *number > 0);
     facts.extend(some.map(|(number, what)| format!("{} {what}", count(*number))));

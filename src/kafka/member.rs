@@ -244,7 +244,24 @@ impl SoleMember {
             thread: Some(thread),
         };
         member.become_alone()?;
+        if all == 1 {
+            member.wait_for_others()?;
+        }
         Ok(member)
+    }
+
+    /// Of a topic with one partition somebody has all, though there are several members.
+    fn wait_for_others(&self) -> Result<(), MemberError> {
+        let deadline = Instant::now() + ALONE_PATIENCE;
+        while let Ok(members) = members(&self.connection, &self.group)
+            && members.len() > 1
+        {
+            if Instant::now() >= deadline {
+                return Err(MemberError::Occupied(self.group.clone()));
+            }
+            self.shared.wait(Instant::now() + PAUSE);
+        }
+        self.become_alone()
     }
 
     fn become_alone(&self) -> Result<(), MemberError> {

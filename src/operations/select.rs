@@ -21,6 +21,8 @@ use crate::{
     replay::{Choice, Connectors, History, Known, Plan, Selection, Warning, warnings},
 };
 
+/// How far the clocks of instances, brokers and producers may be apart.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// An attempt is on record so long after its event was finished with: instances write attempts
 /// without waiting for them.
 const ATTEMPT_LAG: Duration = Duration::from_millis(500);
@@ -164,7 +166,12 @@ impl Operations {
             }
         }
         let mut full = Ok(());
-        self.each_attempt(selection.from, None, |attempt| {
+        // Attempts are stamped by the instances' clocks, events by others.
+        let from = selection.from.map(|from| {
+            let slack = i64::try_from(CLOCK_SLACK.as_millis()).unwrap_or_default();
+            Timestamp::from_millis(from.millis().saturating_sub(slack).max(0))
+        });
+        self.each_attempt(from, None, |attempt| {
             history.see(attempt.outcome, attempt.at);
             let kind = attempt.event_type.parse();
             let wanted = selection.has_project(&attempt.project_id)

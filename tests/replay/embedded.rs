@@ -74,7 +74,8 @@ fn a_group_has_one_member_that_keeps_positions() {
     // The first one goes on when the second has left.
     first.write(&at(6)).unwrap();
     assert!(first.may_write());
-    let kept = Bookmarks::new(&connection, "job").unwrap().read(&[place.clone()]).unwrap();
+    let kept =
+        Bookmarks::new(&connection, "job").unwrap().read(std::slice::from_ref(&place)).unwrap();
     assert_eq!(kept, at(6));
     drop(first);
     join().unwrap().write(&at(7)).unwrap();

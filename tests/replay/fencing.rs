@@ -110,7 +110,7 @@ fn of_two_resumes_at_once_one_goes_on() {
     first.end();
     let resume = || Running::start(&stage, &["replay", "--resume", &job, "--rate", "100"]);
     let mut both = [resume(), resume()];
-    let ended = both.each_mut().map(|one| one.end());
+    let ended = both.each_mut().map(Running::end);
     let good = ended.iter().filter(|output| output.status.success()).count();
     assert_eq!(good, 1, "{ended:?}");
     assert_once(&stage, 600);
