@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Common, Said, Usage,
-    cards::{BETWEEN, card},
+    cards::{BETWEEN, WIDTH, card},
     choose::{Choose, when},
     load, operations,
     output::{self, Output},
@@ -283,7 +283,11 @@ fn show(common: &Common, survey: &Survey) -> anyhow::Result<()> {
     for row in rows.iter().take(MAX_ROWS) {
         let kind = if row.suspended { ", suspended" } else { "" };
         let first = format!("{}/{} ({}{kind})", row.project, row.connector, row.kind);
-        card(&first, &facts(row, survey.has_history), &examples(row));
+        card(&first, &facts(row, survey.has_history), "");
+        let examples = examples(row);
+        if !examples.is_empty() {
+            output::line(&format!("  {examples}"));
+        }
     }
     if rows.len() > MAX_ROWS {
         let more = count((rows.len() - MAX_ROWS) as u64);
@@ -316,8 +320,20 @@ fn facts(row: &Row, has_history: bool) -> Vec<String> {
     facts
 }
 
+/// What examples begin with.
+const INTRODUCTION: &str = "e.g.";
+
 fn examples(row: &Row) -> String {
-    if row.samples.is_empty() { String::new() } else { format!("e.g. {}", row.samples.join(" ")) }
+    let mut text = String::new();
+    for sample in &row.samples {
+        // Whole, because they are to be copied; the first one whatever its length.
+        let fits = text.len() + sample.len() + INTRODUCTION.len() < WIDTH - 2;
+        if text.is_empty() || fits {
+            text.push(' ');
+            text.push_str(sample);
+        }
+    }
+    if text.is_empty() { text } else { format!("{INTRODUCTION}{text}") }
 }
 
 fn scanned(survey: &Survey) -> String {

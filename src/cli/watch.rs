@@ -155,10 +155,10 @@ async fn bar(progress: &Progress, unit: &str, ended: &CancellationToken) {
         }
         let measure = Measure::of(progress);
         let (done, all) = measure.done_of(progress);
-        bar.set_length(all);
-        bar.set_position(done);
         bar.set_prefix(measure.unit(unit));
         bar.set_message(pace.words(progress, unit));
+        bar.set_length(all);
+        bar.set_position(done);
         tokio::select! {
             () = ended.cancelled() => break,
             () = tokio::time::sleep(REDRAW_INTERVAL) => {}
