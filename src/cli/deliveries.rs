@@ -1,12 +1,13 @@
 //! `dunmore deliveries` and `dunmore event trace`: what became of events.
 
-use std::ops::ControlFlow;
+use std::{io::IsTerminal as _, ops::ControlFlow};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
     Common, Said,
+    cards::{BETWEEN, card, one_line},
     choose::{Choose, outcome, reason, source, when},
     load, operations,
     output::{self, Output},
@@ -14,9 +15,9 @@ use super::{
     watch::{count, stop_on_signals},
 };
 use crate::{
-    delivery::{AttemptRecord, Outcome, Reason, Source},
+    delivery::{AttemptRecord, Origin, Outcome, Reason, Source},
     id::{EventId, ProjectId},
-    replay::{AttemptFilter, Story},
+    replay::{AttemptFilter, Story, Told},
 };
 
 #[derive(Subcommand, Debug)]
@@ -45,6 +46,9 @@ pub enum DeliveriesCommand {
     Tail {
         #[command(flatten)]
         filter: FilterFlags,
+        /// No colours, also on a terminal.
+        #[arg(long, env = "NO_COLOR", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+        no_color: bool,
     },
 }
 
@@ -114,16 +118,17 @@ pub async fn run(common: &Common, command: DeliveriesCommand) -> anyhow::Result<
                 .await?;
             list(common, found, &latest)
         }
-        DeliveriesCommand::Tail { filter } => {
+        DeliveriesCommand::Tail { filter, no_color } => {
             let filter = filter.read()?;
             let (stop, as_json) = (stop_on_signals()?, common.output == Output::Json);
+            let has_colours = std::io::stdout().is_terminal() && !no_color;
             operations
                 .blocking(move |own| {
                     own.follow(&filter, &stop, |attempt| {
                         let text = if as_json {
                             serde_json::to_string(attempt).unwrap_or_default()
                         } else {
-                            line(attempt)
+                            line(attempt, has_colours)
                         };
                         // Whoever reads may have gone: then there is nobody to follow for.
                         match output::try_line(&text) {
@@ -137,21 +142,25 @@ pub async fn run(common: &Common, command: DeliveriesCommand) -> anyhow::Result<
     }
 }
 
-fn line(attempt: &AttemptRecord<'_>) -> String {
+/// One line of `tail`.
+fn line(attempt: &AttemptRecord<'_>, has_colours: bool) -> String {
+    let outcome = format!("{:<9}", attempt.outcome.as_str());
+    let colour = match attempt.outcome {
+        Outcome::Delivered | Outcome::Skipped => 32,
+        Outcome::Retry | Outcome::Deferred => 33,
+        Outcome::Dead | Outcome::Cancelled => 31,
+    };
+    let outcome = if has_colours { format!("\u{1b}[{colour}m{outcome}\u{1b}[0m") } else { outcome };
     let mut words = vec![
         attempt.at.to_string(),
-        format!("{:<9}", attempt.outcome.as_str()),
-        format!("{}/{}", attempt.project_id, attempt.connector_id),
-        format!("({})", attempt.connector_type),
-        attempt.event_id.to_string(),
-        attempt.event_type.to_string(),
-        format!("{} #{}", attempt.source.as_str(), attempt.attempt),
+        outcome,
+        one_line(&format!("{}/{}", attempt.project_id, attempt.connector_id)),
+        one_line(&attempt.event_id),
+        format!("#{}", attempt.attempt),
     ];
-    words.extend(attempt.status.map(|status| format!("HTTP {status}")));
-    words.extend(attempt.duration_ms.map(|ms| format!("{ms} ms")));
+    words.extend(attempt.status.map(|status| status.to_string()));
     words.extend(attempt.reason.map(|reason| reason.to_string()));
     words.extend(attempt.tier.as_ref().map(|tier| format!("→ {tier}")));
-    words.extend(attempt.detail.as_ref().map(|detail| format!("\"{detail}\"")));
     words.join(" ")
 }
 
@@ -163,56 +172,29 @@ fn list(common: &Common, found: u64, latest: &[AttemptRecord<'static>]) -> anyho
         output::line("no attempts");
         return Ok(());
     }
-    let rows = latest.iter().map(|attempt| {
-        let [at, source, number, outcome, reason, answer, detail] = row(attempt);
-        let connector = format!("{}/{}", attempt.project_id, attempt.connector_id);
+    for attempt in latest {
+        let connector =
+            format!("{}/{} ({})", attempt.project_id, attempt.connector_id, attempt.connector_type);
         let event = format!("{} {}", attempt.event_id, attempt.event_type);
-        [
-            at,
-            connector,
-            attempt.connector_type.to_string(),
-            event,
-            source,
-            number,
-            outcome,
-            reason,
-            answer,
-            detail,
-        ]
-    });
-    output::table(
-        [
-            "at",
-            "connector",
-            "type",
-            "event",
-            "source",
-            "#",
-            "outcome",
-            "reason",
-            "answer",
-            "detail",
-        ],
-        rows,
-    );
+        let facts = [one_line(&connector), one_line(&event)];
+        card(&step(attempt), &facts, attempt.detail.as_deref().unwrap_or_default());
+    }
     output::line(&format!("{} of {}", latest.len(), count(found)));
     Ok(())
 }
 
-fn row(attempt: &AttemptRecord<'_>) -> [String; 7] {
-    let status = attempt.status.map(|status| status.to_string());
-    let took = attempt.duration_ms.map(|ms| format!("{ms} ms"));
-    let answer: Vec<String> = status.into_iter().chain(took).collect();
+/// When an attempt was made and how it ended.
+fn step(attempt: &AttemptRecord<'_>) -> String {
     let tier = attempt.tier.as_ref().map_or_else(String::new, |tier| format!(" → {tier}"));
-    [
+    let mut words = vec![
         attempt.at.to_string(),
-        attempt.source.as_str().to_owned(),
-        attempt.attempt.to_string(),
+        format!("{} #{}", attempt.source.as_str(), attempt.attempt),
         format!("{}{tier}", attempt.outcome.as_str()),
-        attempt.reason.map(|reason| reason.to_string()).unwrap_or_default(),
-        answer.join(", "),
-        attempt.detail.as_deref().unwrap_or_default().to_owned(),
-    ]
+    ];
+    words.extend(attempt.reason.map(|reason| reason.to_string()));
+    words.extend(attempt.status.map(|status| format!("HTTP {status}")));
+    words.extend(attempt.duration_ms.map(|ms| format!("{ms} ms")));
+    words.join(BETWEEN)
 }
 
 /// `dunmore event trace …`
@@ -230,8 +212,15 @@ pub async fn trace(common: &Common, flags: TraceFlags) -> anyhow::Result<()> {
         tell(event.as_str(), &story);
     }
     if story.is_empty() {
+        let waiting: u64 = story.behind.iter().map(|behind| behind.records).sum();
+        let behind = match waiting {
+            0 => String::new(),
+            _ => format!(
+                "; {waiting} records wait behind a producer's open transaction, and none of them is it"
+            ),
+        };
         eprintln!(
-            "dunmore: nothing is known of {event} since {}; look further back with --from, or check the id",
+            "dunmore: nothing is known of {event} since {}{behind}; look further back with --from, or check the id",
             flags.from
         );
         return Err(Said.into());
@@ -242,33 +231,67 @@ pub async fn trace(common: &Common, flags: TraceFlags) -> anyhow::Result<()> {
 fn tell(event: &str, story: &Story) {
     output::line(&format!("event {event}"));
     for consumed in &story.consumed {
-        let origin = &consumed.origin;
         output::line(&format!(
-            "read from {} partition {} offset {}: {} of {}, taken on at {}",
-            origin.topic,
-            origin.partition,
-            origin.offset,
+            "read from {}: {} of {}, taken on at {}",
+            place(&consumed.origin),
             consumed.event_type,
             consumed.project,
             consumed.at
         ));
     }
-    if story.consumed.is_empty() {
+    for behind in story.behind.iter().filter(|behind| behind.event_at.is_some()) {
+        output::line(&format!(
+            "in partition {} at offset {}, behind a producer's open transaction that began at {}: it is read when that ends",
+            behind.partition,
+            behind.event_at.unwrap_or_default(),
+            behind.from
+        ));
+    }
+    for found in &story.unreadable {
+        output::line(&format!(
+            "named in {}, which is not an event that can be read; taken on at {}",
+            place(&found.origin),
+            found.at
+        ));
+    }
+    for refused in &story.refused {
+        let state = if refused.reinjected { ", written back from there" } else { "" };
+        output::line(&format!(
+            "refused: dead letter at {}{state} ({}): {}",
+            refused.position,
+            one_line(&refused.reason),
+            one_line(&refused.detail)
+        ));
+    }
+    if story.consumed.is_empty() && story.deliveries().next().is_some() {
         output::line("the event itself is not in the log any more, or was taken on earlier");
     }
     for told in story.deliveries() {
-        let connector = told
-            .connector
-            .map_or_else(|| "(unknown)".to_owned(), |(key, kind)| format!("{key} ({kind})"));
-        let matches = if told.matches_now { "" } else { "; does not want it any more" };
-        output::line(&format!("\n# {connector}{matches}\ndelivery {}", told.id));
-        output::line(&format!("now: {}", told.place.words()));
-        if !told.attempts.is_empty() {
-            let header = ["at", "source", "#", "outcome", "reason", "answer", "detail"];
-            output::table(header, told.attempts.iter().map(row));
-        }
+        tell_delivery(&told);
     }
-    if story.deliveries().next().is_none() {
-        output::line("no connector wants it");
+    if let Some(why) = story.why_unwanted() {
+        output::line(&why);
+    }
+}
+
+fn place(origin: &Origin) -> String {
+    format!("{} partition {} offset {}", origin.topic, origin.partition, origin.offset)
+}
+
+fn tell_delivery(told: &Told<'_>) {
+    let connector = told
+        .connector
+        .map_or_else(|| "(unknown)".to_owned(), |(key, kind)| format!("{key} ({kind})"));
+    let matches = if told.matches_now { "" } else { "; does not want it any more" };
+    output::line(&format!("\n# {connector}{matches}\ndelivery {}", told.id));
+    output::line(&format!("now: {}", told.place.words()));
+    if let Some(reason) = told.suspended {
+        output::line(&format!("the connector is suspended: {}", one_line(reason)));
+    }
+    if let Some(answer) = told.answer {
+        output::line(&format!("its last real answer: {}", one_line(&answer.words())));
+    }
+    for attempt in told.attempts {
+        card(&step(attempt), &[], attempt.detail.as_deref().unwrap_or_default());
     }
 }

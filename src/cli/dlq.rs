@@ -1,31 +1,25 @@
 //! `dunmore dlq`: dead letters.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
     Common, Said, Usage,
+    cards::{BETWEEN, card, one_line},
     choose::{Choose, reason, when},
     load, operations,
     output::{self, Output},
-    replay::{rate, takes},
     start_logs,
-    watch::{Watch, confirm, count, stop_on_signals},
+    watch::{confirm, count},
 };
 use crate::{
-    clock,
     config::Config,
     delivery::Reason,
-    operations::{
-        DEFAULT_RATE, Listed, Operations, Progress, Redrive, Redriven, Run, check_canary, share,
-    },
+    operations::{Listed, Operations},
     replay::{DeadFilter, DeadLetter, Letter, Position, Tally},
 };
-
-/// Characters of a detail that a list shows.
-const MAX_DETAIL: usize = 60;
 
 #[derive(Subcommand, Debug)]
 pub enum DlqCommand {
@@ -47,11 +41,12 @@ pub enum DlqCommand {
         /// Where it is: partition:offset, as `dlq list` prints it.
         position: Position,
     },
-    /// Send dead letters again. What was redriven is marked, and goes again only with --again.
+    /// Send dead letters again, one of each delivery: those that were never redriven, and have not
+    /// arrived since.
     #[command(
-        after_help = "Examples:\n  dunmore dlq redrive --reason gone --connector proj_1/conn_1 --dry-run\n  dunmore dlq redrive --reason server_error --canary 1%\n  dunmore dlq redrive --position 3:1207 --again"
+        after_help = "Examples:\n  dunmore dlq redrive --reason gone --connector proj_1/conn_1 --dry-run\n  dunmore dlq redrive --reason server_error --canary 1%\n  dunmore dlq redrive --all --failed-again\n  dunmore dlq redrive --position 3:1207 --again"
     )]
-    Redrive(RedriveFlags),
+    Redrive(super::redrive::RedriveFlags),
     /// Delete dead letters for good. Kafka can only delete the beginning of a partition: what
     /// was written before a moment, or all that was redriven up to the first letter that was not.
     #[command(
@@ -86,6 +81,9 @@ pub enum DlqCommand {
         /// Files as `dlq export` wrote them, repaired; each with its .json beside it.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Do not ask about those that were written back before: write them a second time.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -104,35 +102,9 @@ pub struct FilterFlags {
     to: Option<String>,
 }
 
-#[derive(Args, Debug)]
-pub struct RedriveFlags {
-    #[command(flatten)]
-    filter: FilterFlags,
-    /// A letter, as `dlq list` prints its position; may be given several times.
-    #[arg(long, value_name = "POSITION")]
-    position: Vec<Position>,
-    /// All dead letters.
-    #[arg(long)]
-    all: bool,
-    /// Also what was redriven before, and what failed again after that.
-    #[arg(long)]
-    again: bool,
-    /// First send a sample of this size, and stop when it fails again: 1%.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    canary: Option<f64>,
-    /// How long the outcomes of the sample are waited for.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
-    canary_wait: Duration,
-    /// Deliveries per second.
-    #[arg(long, value_name = "PER_SECOND", default_value_t = DEFAULT_RATE, value_parser = rate)]
-    rate: f64,
-    /// Only say how many would be sent.
-    #[arg(long)]
-    dry_run: bool,
-}
-
 impl FilterFlags {
-    fn read(&self) -> anyhow::Result<DeadFilter> {
+    /// The filter.
+    pub fn read(&self) -> anyhow::Result<DeadFilter> {
         Ok(DeadFilter {
             from: when("--from", self.from.as_deref())?,
             to: when("--to", self.to.as_deref())?,
@@ -159,7 +131,7 @@ pub async fn run(common: &Common, command: DlqCommand) -> anyhow::Result<()> {
             list(common, &listed)
         }
         DlqCommand::Show { position } => show(common, &config, &operations, position).await,
-        DlqCommand::Redrive(flags) => redrive(common, &config, &operations, &flags).await,
+        DlqCommand::Redrive(flags) => super::redrive::run(common, &operations, &flags).await,
         DlqCommand::Purge { before: None, redriven: false, .. } => {
             Err(Usage("say which: --redriven, or --before '20 days ago'".to_owned()).into())
         }
@@ -180,7 +152,7 @@ pub async fn run(common: &Common, command: DlqCommand) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        DlqCommand::Reinject { files } => reinject(common, &operations, &files).await,
+        DlqCommand::Reinject { files, yes } => reinject(common, &operations, files, yes).await,
     }
 }
 
@@ -197,37 +169,37 @@ fn list(common: &Common, listed: &Listed) -> anyhow::Result<()> {
         return Ok(());
     }
     output::line(&format!("\nthe latest {}:", listed.letters.len()));
-    let rows = listed.letters.iter().map(|letter| {
-        let delivery = letter.delivery();
-        [
+    for letter in &listed.letters {
+        let first = [
             letter.position.to_string(),
             letter.at.to_string(),
             letter.reason.clone(),
             letter.state(&listed.marks).to_owned(),
-            delivery.map_or_else(|| letter.source_topic.clone(), |d| d.connector.to_string()),
-            delivery.map_or_else(|| "(no delivery)".to_owned(), |d| d.connector_type.to_string()),
-            delivery.map(|d| d.event.id.to_string()).unwrap_or_default(),
-            crate::destination::cut(&letter.detail, MAX_DETAIL),
-        ]
-    });
-    output::table(
-        ["position", "written", "reason", "state", "connector", "type", "event", "detail"],
-        rows,
-    );
+        ];
+        let facts = match letter.delivery() {
+            Some(delivery) => vec![
+                format!("{} ({})", delivery.connector, delivery.connector_type),
+                delivery.event.id.to_string(),
+            ],
+            None => vec!["no delivery".to_owned(), format!("from {}", letter.source_topic)],
+        };
+        card(&one_line(&first.join(BETWEEN)), &facts, &letter.detail);
+    }
     Ok(())
 }
 
 fn tally(tally: &Tally) {
-    let help = |name: &str| {
-        let found = Reason::ALL.iter().find(|reason| reason.as_str() == name);
-        found.map_or("", |reason| reason.help()).to_owned()
-    };
     let mut rows: Vec<(&String, &[u64; 3])> = tally.reasons.iter().collect();
     rows.sort_by_key(|(_, counts)| std::cmp::Reverse(counts[0]));
-    let rows = rows.into_iter().map(|(reason, [all, redriven, again])| {
-        [reason.clone(), count(*all), count(*redriven), count(*again), help(reason)]
+    let lines = rows.iter().map(|(reason, [all, redriven, again])| {
+        [one_line(reason), count(*all), count(*redriven), count(*again)]
     });
-    output::table(["reason", "letters", "redriven", "failed again", "what it means"], rows);
+    output::table(["reason", "letters", "redriven", "failed again"], lines);
+    for (name, _) in &rows {
+        if let Some(reason) = Reason::ALL.iter().find(|reason| reason.as_str() == *name) {
+            output::line(&format!("{name}: {}", reason.help()));
+        }
+    }
     output::line(&format!("{} in all", count(tally.total())));
 }
 
@@ -248,14 +220,15 @@ async fn show(
     if common.output == Output::Json {
         return output::json(&told);
     }
-    for row in facts(&told, &letter) {
-        output::line(&format!("{:<11} {}", row.0, row.1));
+    let facts = facts(&told.facts, &letter);
+    for (name, fact) in facts {
+        output::line(&format!("{name:<11} {}", one_line(&fact)));
     }
     match &letter.letter {
         Letter::Delivery(delivery) => {
             output::line(&format!("\n# the event\n{}", delivery.event.json_text()));
             output::line("\n# the request that it would become now");
-            match (&told["request"], told["requestProblem"].as_str()) {
+            match (&told.facts["request"], told.facts["requestProblem"].as_str()) {
                 (Value::Null, why) => output::line(why.unwrap_or("none")),
                 (request, _) => output::line(&shown_request(request)),
             }
@@ -318,99 +291,6 @@ fn printable(bytes: &[u8]) -> String {
     }
 }
 
-async fn redrive(
-    common: &Common,
-    config: &Config,
-    operations: &Operations,
-    flags: &RedriveFlags,
-) -> anyhow::Result<()> {
-    let mut filter = flags.filter.read()?;
-    filter.positions.clone_from(&flags.position);
-    if filter == DeadFilter::default() && !flags.all {
-        return Err(Usage(
-            "say which: --reason, --connector, --type, --position …, or --all for all dead letters"
-                .to_owned(),
-        )
-        .into());
-    }
-    if flags.canary.is_some() {
-        check_canary(config.delivery.attempt_log).map_err(|error| Usage(error.to_string()))?;
-    }
-    if flags.dry_run {
-        let again = flags.again;
-        let plan = operations.blocking(move |own| own.plan_redrive(&filter, again)).await?;
-        match common.output {
-            Output::Json => output::json(&plan)?,
-            Output::Table => output::line(&format!(
-                "{} would be sent, in about {}; {}",
-                count(plan.sent),
-                takes(plan.sent, flags.rate),
-                left_out(&plan)
-            )),
-        }
-        return Ok(());
-    }
-    let progress = Arc::new(Progress::default());
-    let run = Run { rate: flags.rate, stop: stop_on_signals()?, progress: Arc::clone(&progress) };
-    let how = Redrive { again: flags.again, canary: flags.canary, canary_wait: flags.canary_wait };
-    let watch = Watch::start(progress, "letters");
-    let job = Operations::new_redrive(clock::now());
-    let done = operations.redrive(&job, filter, &how, &run).await;
-    watch.end().await;
-    report(common, &done?)
-}
-
-fn left_out(done: &Redriven) -> String {
-    format!(
-        "{} were redriven before or failed again after that (--again sends those), {} are no deliveries (dlq export)",
-        count(done.left_out),
-        count(done.undecodable)
-    )
-}
-
-fn report(common: &Common, done: &Redriven) -> anyhow::Result<()> {
-    let failed = done.canary.as_ref().filter(|canary| !canary.is_good());
-    match common.output {
-        Output::Json => output::json(done)?,
-        Output::Table => {
-            output::line(&format!(
-                "{} of {} dead letters sent again by {}; {}",
-                count(done.sent),
-                count(done.matched),
-                done.job,
-                left_out(done)
-            ));
-            if let Some(canary) = &done.canary {
-                output::line(&format!(
-                    "canary: {} of {} arrived",
-                    count(canary.arrived),
-                    count(canary.sent)
-                ));
-            }
-        }
-    }
-    if let Some(canary) = failed {
-        let reasons: Vec<String> =
-            canary.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        let what = match (reasons.is_empty(), canary.unheard) {
-            (false, 0) => format!("the canary failed again ({})", reasons.join(", ")),
-            (false, unheard) => {
-                format!("the canary failed again ({}), {unheard} unheard of", reasons.join(", "))
-            }
-            (true, unheard) => format!(
-                "nothing was heard of {unheard} letters of the canary in time: does an instance deliver? --canary-wait waits longer"
-            ),
-        };
-        eprintln!("dunmore: {what}; the rest was not sent");
-        return Err(Said.into());
-    }
-    if done.stopped {
-        eprintln!("stopped; the same command goes on with what is left");
-        return Err(Said.into());
-    }
-    Ok(())
-}
-
 async fn purge(
     common: &Common,
     operations: &Operations,
@@ -450,16 +330,35 @@ async fn purge(
 async fn reinject(
     common: &Common,
     operations: &Operations,
-    files: &[PathBuf],
+    files: Vec<PathBuf>,
+    yes: bool,
 ) -> anyhow::Result<()> {
+    let asked = files.clone();
+    let again = operations.blocking(move |own| own.reinjected(&asked)).await?;
+    if !again.is_empty() {
+        let names: Vec<String> = again.iter().map(|file| file.display().to_string()).collect();
+        let question =
+            format!("{} were written back before. Write them a second time?", names.join(", "));
+        if !confirm(yes, &question)? {
+            return Err(Said.into());
+        }
+    }
     let (mut written, mut refused) = (Vec::new(), 0);
-    for file in files {
+    for file in &files {
         match operations.reinject(file).await {
-            Ok(topic) => {
+            Ok(record) => {
                 if common.output == Output::Table {
-                    output::line(&format!("{} is in {topic} again", file.display()));
+                    output::line(&format!(
+                        "{} is in {} again, at {}:{}",
+                        file.display(),
+                        record.topic,
+                        record.partition,
+                        record.offset
+                    ));
                 }
-                written.push(json!({"file": file, "topic": topic}));
+                let (partition, offset) = (record.partition, record.offset);
+                let record = json!({"file": file, "topic": record.topic, "partition": partition, "offset": offset});
+                written.push(record);
             }
             Err(error) => {
                 refused += 1;

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cards;
 mod choose;
 mod connector;
 mod control;
@@ -9,6 +10,7 @@ mod dlq;
 mod event;
 mod openapi;
 mod output;
+mod redrive;
 mod replay;
 mod schemas;
 mod secrets;

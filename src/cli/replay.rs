@@ -1,6 +1,9 @@
 //! `dunmore replay`: events again, or for the first time to a new connector.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -9,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Common, Said, Usage,
+    cards::{BETWEEN, WIDTH, card},
     choose::{Choose, when},
     load, operations,
     output::{self, Output},
@@ -17,9 +21,8 @@ use super::{
 };
 use crate::{
     clock,
-    config::AttemptLogging,
     operations::{DEFAULT_RATE, Finished, OffsetRange, Operations, Progress, Run, Survey},
-    replay::{Choice, History, Plan, Row, Selection},
+    replay::{Choice, History, Plan, Row, Selection, Warning},
 };
 
 /// Connectors that the table shows.
@@ -35,8 +38,9 @@ const EXAMPLES: &str = "Examples:
     dunmore replay --list
     dunmore replay --resume replay-20261125t081500-1a2b3c
 
-Times are those at which Kafka took the events on. Running instances deliver what this asks for,
-below live traffic. Progress is kept in Kafka; see docs/REPLAY.md.";
+Times are those of the events' records in Kafka: the broker's, where the topic has
+message.timestamp.type=LogAppendTime, else their producers'. Running instances deliver what this
+asks for, below live traffic. Progress is kept in Kafka; see docs/REPLAY.md.";
 
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -54,9 +58,17 @@ pub struct ReplayFlags {
     offsets: Vec<OffsetRange>,
     #[command(flatten)]
     choose: Choose,
-    /// Leave out what the attempts show as delivered.
+    /// Only what is missing: leave out what the attempts show as delivered, and what is on its way.
     #[arg(long)]
     only_missing: bool,
+    /// With --only-missing, also what waits in a retry tier or in the replay topic, or was not read
+    /// yet. It will be delivered without this, so it arrives twice.
+    #[arg(long, requires = "only_missing")]
+    include_waiting: bool,
+    /// With --only-missing, also what the attempts cannot show, because they do not reach back so
+    /// far or the instances do not record what arrives.
+    #[arg(long, requires = "only_missing")]
+    include_unknown: bool,
     /// Only show what would be sent, what arrived before, and what nobody wants any more.
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
@@ -67,7 +79,7 @@ pub struct ReplayFlags {
     #[arg(long)]
     yes: bool,
     /// Go on with this job.
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["from", "to", "offsets", "project", "connector", "kind", "event_type", "only_missing"])]
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["from", "to", "offsets", "project", "connector", "kind", "event_type", "only_missing", "include_waiting", "include_unknown"])]
     resume: Option<String>,
     /// List the jobs that Kafka still knows.
     #[arg(long, conflicts_with_all = ["from", "to", "offsets", "resume", "dry_run"])]
@@ -94,24 +106,9 @@ pub async fn run(common: &Common, flags: ReplayFlags) -> anyhow::Result<()> {
     let selection = selection(&flags)?;
     // A diff tells what arrived before; so does a run that leaves it out.
     let wants_history = flags.dry_run || flags.only_missing;
-    if flags.only_missing && config.delivery.attempt_log != AttemptLogging::All {
-        return Err(Usage(
-            "--only-missing needs the record of every attempt, and delivery.attempt_log is not `all`"
-                .to_owned(),
-        )
-        .into());
-    }
     let (ranges, chosen) = (flags.offsets.clone(), selection.clone());
-    let (survey, choice, history) = operations
-        .blocking(move |operations| {
-            // The ends first: what arrives after them is none of this replay's business.
-            let (spans, in_topic) = operations.spans(&chosen, &ranges)?;
-            let history = wants_history.then(|| operations.history(&chosen)).transpose()?;
-            let choice = operations.connectors()?.choose(&chosen, history.as_ref());
-            let survey = operations.survey(&spans, in_topic, &choice, history.as_ref())?;
-            Ok((survey, choice, history))
-        })
-        .await?;
+    let (survey, choice, history) =
+        operations.blocking(move |own| own.prepare(&chosen, &ranges, wants_history)).await?;
     if flags.dry_run {
         return show(common, &survey);
     }
@@ -123,7 +120,7 @@ pub async fn run(common: &Common, flags: ReplayFlags) -> anyhow::Result<()> {
     if survey.plan.send() == 0 {
         return finish(common, &survey, None);
     }
-    if !survey.warnings.is_empty() {
+    if survey.warnings.iter().any(Warning::asks) {
         let question = format!(
             "Send {} deliveries, in about {}, in spite of the warnings?",
             count(survey.plan.send()),
@@ -154,6 +151,8 @@ fn selection(flags: &ReplayFlags) -> anyhow::Result<Selection> {
         event_types: flags.choose.event_types()?,
         types: flags.choose.kind.clone(),
         only_missing: flags.only_missing,
+        include_waiting: flags.include_waiting,
+        include_unknown: flags.include_unknown,
     };
     if let (Some(from), Some(to)) = (selection.from, selection.to)
         && from >= to
@@ -172,6 +171,7 @@ async fn send(
     rate: f64,
 ) -> anyhow::Result<Finished> {
     let progress = Arc::new(Progress::default());
+    progress.planned.store(survey.plan.send(), Ordering::Relaxed);
     let run = Run { rate, stop: stop_on_signals()?, progress: Arc::clone(&progress) };
     let watch = Watch::start(progress, "records");
     let spans = survey.spans.clone();
@@ -260,18 +260,17 @@ async fn list(common: &Common, operations: &Operations) -> anyhow::Result<()> {
         output::line("no jobs");
         return Ok(());
     }
-    let rows = jobs.iter().map(|(id, job)| {
+    for (id, job) in &jobs {
         let (all, done) = job.progress();
-        [
-            id.clone(),
-            if job.is_done() { "done" } else { "unfinished" }.to_owned(),
-            format!("{} of {}", count(done), count(all)),
-            count(job.sent()),
-            job.started_at().to_string(),
-            job.at().to_string(),
-        ]
-    });
-    output::table(["job", "state", "records", "sent", "started", "last progress"], rows);
+        let sent = match job.planned() {
+            Some(planned) => format!("{} of {} sent", count(job.sent()), count(planned)),
+            None => format!("{} sent", count(job.sent())),
+        };
+        let read = format!("{} of {} records read", count(done), count(all));
+        let state = if job.is_done() { "done" } else { "unfinished" };
+        let times = format!("started {}, last progress {}", job.started_at(), job.at());
+        card(&format!("{id}{BETWEEN}{state}"), &[sent, read], &times);
+    }
     Ok(())
 }
 
@@ -281,22 +280,14 @@ fn show(common: &Common, survey: &Survey) -> anyhow::Result<()> {
     }
     let plan = &survey.plan;
     let rows: Vec<&Row> = plan.rows().collect();
-    if !rows.is_empty() {
-        output::table(
-            [
-                "project",
-                "connector",
-                "type",
-                "send",
-                "older than it",
-                "arrived before",
-                "off",
-                "unsubscribed",
-                "deleted",
-                "for example",
-            ],
-            rows.iter().take(MAX_ROWS).map(|row| line(row, survey.has_history)),
-        );
+    for row in rows.iter().take(MAX_ROWS) {
+        let kind = if row.suspended { ", suspended" } else { "" };
+        let first = format!("{}/{} ({}{kind})", row.project, row.connector, row.kind);
+        card(&first, &facts(row, survey.has_history), "");
+        let examples = examples(row);
+        if !examples.is_empty() {
+            output::line(&format!("  {examples}"));
+        }
     }
     if rows.len() > MAX_ROWS {
         let more = count((rows.len() - MAX_ROWS) as u64);
@@ -308,23 +299,41 @@ fn show(common: &Common, survey: &Survey) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn line(row: &Row, has_history: bool) -> [String; 10] {
-    // Without the attempts, nobody knows.
-    let known = |number: u64| if has_history { count(number) } else { "?".to_owned() };
-    let kind =
-        if row.suspended { format!("{} (suspended)", row.kind) } else { row.kind.to_string() };
-    [
-        row.project.to_string(),
-        row.connector.clone(),
-        kind,
-        count(row.send),
-        count(row.new),
-        known(row.delivered),
-        count(row.disabled),
-        known(row.unsubscribed),
-        known(row.deleted),
-        row.samples.join(" "),
-    ]
+/// What is sent to a connector, and what is not: what is nothing is left out.
+fn facts(row: &Row, has_history: bool) -> Vec<String> {
+    let mut facts = vec![format!("{} to send", count(row.send))];
+    let numbers = [
+        (row.new, "older than it"),
+        (row.delivered, "arrived before"),
+        (row.waiting, "on the way"),
+        (row.unknown, "unknown"),
+        (row.disabled, "left out (off)"),
+        (row.unsubscribed, "left out (not subscribed)"),
+        (row.deleted, "left out (deleted)"),
+    ];
+    let some = numbers.iter().filter(|(number, _)| *number > 0);
+    facts.extend(some.map(|(number, what)| format!("{} {what}", count(*number))));
+    if !has_history && row.send > row.new {
+        // Without the attempts, nobody knows.
+        facts.push("? arrived before".to_owned());
+    }
+    facts
+}
+
+/// What examples begin with.
+const INTRODUCTION: &str = "e.g.";
+
+fn examples(row: &Row) -> String {
+    let mut text = String::new();
+    for sample in &row.samples {
+        // Whole, because they are to be copied; the first one whatever its length.
+        let fits = text.len() + sample.len() + INTRODUCTION.len() < WIDTH - 2;
+        if text.is_empty() || fits {
+            text.push(' ');
+            text.push_str(sample);
+        }
+    }
+    if text.is_empty() { text } else { format!("{INTRODUCTION}{text}") }
 }
 
 fn scanned(survey: &Survey) -> String {
@@ -347,12 +356,20 @@ fn sum(plan: &Plan, has_history: bool) -> String {
     if !has_history {
         return format!("{} to send; --dry-run tells what arrived before", count(plan.send()));
     }
-    format!(
-        "{} to send, {} arrived before, {} not wanted any more",
-        count(plan.send()),
-        count(plan.delivered()),
-        count(plan.unwanted())
-    )
+    let mut parts = vec![
+        format!("{} to send", count(plan.send())),
+        format!("{} arrived before", count(plan.delivered())),
+    ];
+    for (number, what) in [
+        (plan.waiting(), "on the way"),
+        (plan.unknown(), "unknown"),
+        (plan.unwanted(), "not wanted any more"),
+    ] {
+        if number > 0 {
+            parts.push(format!("{} {what}", count(number)));
+        }
+    }
+    parts.join(", ")
 }
 
 /// How long sending takes, for people.

@@ -3,7 +3,10 @@
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -66,47 +69,96 @@ impl Pace {
         }
     }
 
-    fn words(&self, progress: &Progress) -> String {
-        let sent = progress.sent.load(Ordering::Relaxed);
-        let left_out = progress.left_out.load(Ordering::Relaxed);
+    /// What is done beside what the bar shows, how fast, and how long the rest takes.
+    fn words(&self, progress: &Progress, unit: &str) -> String {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (sent, left_out) = (load(&progress.sent), load(&progress.left_out));
         let seconds = self.began.elapsed().as_secs_f64().max(0.001);
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let rate = sent.saturating_sub(self.sent_before) as f64 / seconds;
-        let left_out = match left_out {
-            0 => String::new(),
-            count => format!(", {} left out", HumanCount(count)),
-        };
-        let eta = self.eta(progress).map_or_else(String::new, |eta| format!(", {eta} left"));
-        format!("{} sent ({rate:.0}/s){left_out}{eta}", HumanCount(sent))
+        let mut words = vec![format!("{rate:.0}/s")];
+        if Measure::of(progress) == Measure::Read {
+            words.insert(0, format!("{} sent", HumanCount(sent)));
+        } else if load(&progress.records) != load(&progress.planned) {
+            let (read, all) = (load(&progress.scanned), load(&progress.records));
+            words.push(format!("{} of {} {unit}", HumanCount(read), HumanCount(all)));
+        }
+        if left_out > 0 {
+            words.push(format!("{} left out", HumanCount(left_out)));
+        }
+        words.extend(self.eta(progress).map(|eta| format!("{eta} left")));
+        words.join(", ")
     }
 
     fn eta(&self, progress: &Progress) -> Option<HumanDuration> {
-        let scanned = progress.scanned.load(Ordering::Relaxed);
-        let all = progress.records.load(Ordering::Relaxed);
-        let done = scanned.checked_sub(self.scanned_before).filter(|done| *done > 0)?;
-        let left = all.saturating_sub(scanned);
+        let measure = Measure::of(progress);
+        let (done, all) = measure.done_of(progress);
+        let before = match measure {
+            Measure::Sent => self.sent_before,
+            Measure::Read => self.scanned_before,
+        };
+        let here = done.checked_sub(before).filter(|here| *here > 0)?;
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-        let seconds = self.began.elapsed().as_secs_f64() * left as f64 / done as f64;
+        let seconds =
+            self.began.elapsed().as_secs_f64() * all.saturating_sub(done) as f64 / here as f64;
         Some(HumanDuration(Duration::try_from_secs_f64(seconds).ok()?))
+    }
+}
+
+/// What a run is measured by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    /// Deliveries sent of those that are planned.
+    Sent,
+    /// Records read, where nobody knows how many deliveries they make.
+    Read,
+}
+
+impl Measure {
+    fn of(progress: &Progress) -> Self {
+        if progress.planned.load(Ordering::Relaxed) > 0 { Self::Sent } else { Self::Read }
+    }
+
+    fn done_of(self, progress: &Progress) -> (u64, u64) {
+        let (done, all) = match self {
+            Self::Sent => (&progress.sent, &progress.planned),
+            Self::Read => (&progress.scanned, &progress.records),
+        };
+        (done.load(Ordering::Relaxed), all.load(Ordering::Relaxed))
+    }
+
+    fn unit(self, read: &str) -> String {
+        match self {
+            Self::Sent => "sent".to_owned(),
+            Self::Read => read.to_owned(),
+        }
     }
 }
 
 async fn bar(progress: &Progress, unit: &str, ended: &CancellationToken) {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = format!("{{bar:30}} {{human_pos}} of {{human_len}} {unit} · {{msg}}");
-    if let Ok(style) = ProgressStyle::with_template(&style) {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:20} {human_pos} of {human_len} {prefix}, {msg}")
+    {
         bar.set_style(style);
     }
-    let pace = Pace::start(progress);
+    let mut pace = Pace::start(progress);
     loop {
+        if let Some(what) = progress.waits_for() {
+            bar.println(what);
+        }
         if progress.records.load(Ordering::Relaxed) == 0 && !ended.is_cancelled() {
             // Nothing is known yet that could be shown.
             tokio::time::sleep(REDRAW_INTERVAL).await;
+            pace = Pace::start(progress);
             continue;
         }
-        bar.set_length(progress.records.load(Ordering::Relaxed));
-        bar.set_position(progress.scanned.load(Ordering::Relaxed));
-        bar.set_message(pace.words(progress));
+        let measure = Measure::of(progress);
+        let (done, all) = measure.done_of(progress);
+        bar.set_prefix(measure.unit(unit));
+        bar.set_message(pace.words(progress, unit));
+        bar.set_length(all);
+        bar.set_position(done);
         tokio::select! {
             () = ended.cancelled() => break,
             () = tokio::time::sleep(REDRAW_INTERVAL) => {}
@@ -116,18 +168,32 @@ async fn bar(progress: &Progress, unit: &str, ended: &CancellationToken) {
 }
 
 async fn lines(progress: &Progress, unit: &str, ended: &CancellationToken) {
-    let pace = Pace::start(progress);
+    let mut pace = Pace::start(progress);
+    let mut next = Instant::now() + LINE_INTERVAL;
     loop {
         tokio::select! {
             () = ended.cancelled() => return,
-            () = tokio::time::sleep(LINE_INTERVAL) => {}
+            () = tokio::time::sleep(REDRAW_INTERVAL) => {}
         }
-        let (all, scanned) = (&progress.records, &progress.scanned);
+        if let Some(what) = progress.waits_for() {
+            eprintln!("{what}");
+        }
+        if progress.records.load(Ordering::Relaxed) == 0 {
+            // What is done before it begins is none of its pace.
+            (pace, next) = (Pace::start(progress), Instant::now() + LINE_INTERVAL);
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        next += LINE_INTERVAL;
+        let measure = Measure::of(progress);
+        let (done, all) = measure.done_of(progress);
         eprintln!(
-            "{} of {} {unit}, {}",
-            HumanCount(scanned.load(Ordering::Relaxed)),
-            HumanCount(all.load(Ordering::Relaxed)),
-            pace.words(progress)
+            "{} of {} {}, {}",
+            HumanCount(done),
+            HumanCount(all),
+            measure.unit(unit),
+            pace.words(progress, unit)
         );
     }
 }
@@ -174,4 +240,24 @@ pub fn confirm(yes: bool, question: &str) -> anyhow::Result<bool> {
 /// A count with separators, for people.
 pub fn count(number: u64) -> String {
     HumanCount(number).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_what_was_sent_of_all_where_that_is_known() {
+        let progress = Progress::default();
+        progress.records.store(1000, Ordering::Relaxed);
+        progress.scanned.store(10, Ordering::Relaxed);
+        assert_eq!(Measure::of(&progress).done_of(&progress), (10, 1000));
+        progress.planned.store(50, Ordering::Relaxed);
+        let pace = Pace::start(&progress);
+        progress.sent.store(5, Ordering::Relaxed);
+        assert_eq!(Measure::of(&progress).done_of(&progress), (5, 50));
+        let words = pace.words(&progress, "records");
+        assert!(words.contains("/s") && words.contains("10 of 1,000 records"), "{words}");
+        assert!(words.ends_with("left"), "{words}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::{
     delivery::{Outcome, Reason, Source},
     event::EventType,
     operations::DEFAULT_RATE,
-    replay::{AttemptFilter, DeadFilter, Position, Selection, event_types, moment},
+    replay::{AttemptFilter, DeadFilter, Position, Selection, Which, event_types, moment},
 };
 
 /// The most entries that one request lists.
@@ -22,6 +22,7 @@ const DEFAULT_LIMIT: usize = 20;
 /// The body of a request for a replay.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the request")]
 pub struct ReplayBody {
     #[serde(default)]
     pub from: Option<String>,
@@ -39,6 +40,10 @@ pub struct ReplayBody {
     pub types: Vec<String>,
     #[serde(default)]
     pub only_missing: bool,
+    #[serde(default)]
+    pub include_waiting: bool,
+    #[serde(default)]
+    pub include_unknown: bool,
     #[serde(default)]
     pub dry_run: bool,
     /// Send in spite of warnings.
@@ -59,6 +64,7 @@ pub struct ResumeBody {
 /// The body of a request for a redrive.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the request")]
 pub struct RedriveBody {
     #[serde(default)]
     pub reasons: Vec<String>,
@@ -81,6 +87,11 @@ pub struct RedriveBody {
     pub all: bool,
     #[serde(default)]
     pub again: bool,
+    #[serde(default)]
+    pub failed_again: bool,
+    /// Send in spite of warnings, or a second time.
+    #[serde(default)]
+    pub confirm: bool,
     /// A share such as `1%`.
     #[serde(default)]
     pub canary: Option<String>,
@@ -194,6 +205,8 @@ impl ReplayBody {
             event_types: wrong.kinds("eventTypes", &self.event_types),
             types: wrong.list("types", &self.types),
             only_missing: self.only_missing,
+            include_waiting: self.include_waiting,
+            include_unknown: self.include_unknown,
         }
     }
 }
@@ -214,7 +227,19 @@ impl RedriveBody {
         if filter == DeadFilter::default() && !self.all {
             wrong.tell("all", "name reasons, connectors …, or say all for all dead letters");
         }
+        if self.again && self.failed_again {
+            wrong.tell("failedAgain", "say either again or failedAgain");
+        }
         filter
+    }
+
+    /// Which letters are meant by what became of them.
+    pub fn which(&self) -> Which {
+        match (self.again, self.failed_again) {
+            (true, _) => Which::Again,
+            (false, true) => Which::FailedAgain,
+            (false, false) => Which::Waiting,
+        }
     }
 }
 

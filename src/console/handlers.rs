@@ -11,6 +11,7 @@ use axum::{
     body::Bytes,
     extract::{Path, RawQuery, State},
     http::StatusCode,
+    response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
 
@@ -24,8 +25,8 @@ use crate::{
     clock,
     connector::{Problem, ProblemCode},
     id::{EventId, ProjectId},
-    operations::{OffsetRange, Operations, Redrive, Run, check_canary, share},
-    replay::Position,
+    operations::{OffsetRange, Operations, Redrive, Run, share},
+    replay::{Position, Warning, Which},
 };
 
 /// How long the outcomes of a canary are waited for.
@@ -78,20 +79,13 @@ pub async fn start_replay(State(console): Shared, bytes: Bytes) -> Accepted {
     wrong.check()?;
     let wants_history = asked.dry_run || asked.only_missing;
     let chosen = selection.clone();
-    let (survey, choice, history) = console
-        .read(move |own| {
-            let (spans, in_topic) = own.spans(&chosen, &ranges)?;
-            let history = wants_history.then(|| own.history(&chosen)).transpose()?;
-            let choice = own.connectors()?.choose(&chosen, history.as_ref());
-            let survey = own.survey(&spans, in_topic, &choice, history.as_ref())?;
-            Ok((survey, choice, history))
-        })
-        .await?;
+    let (survey, choice, history) =
+        console.read(move |own| own.prepare(&chosen, &ranges, wants_history)).await?;
     let told = survey.to_json();
     if asked.dry_run || survey.plan.send() == 0 {
         return Ok((StatusCode::OK, Json(told)));
     }
-    if !survey.warnings.is_empty() && !asked.confirm {
+    if survey.warnings.iter().any(Warning::asks) && !asked.confirm {
         let words: Vec<&str> = survey.warnings.iter().map(|w| w.message.as_str()).collect();
         let detail = format!("{}. Say confirm to send all the same.", words.join(". "));
         return Err(conflict(&detail));
@@ -163,7 +157,10 @@ pub async fn dead_letters(State(console): Shared, RawQuery(query): RawQuery) -> 
 }
 
 /// `GET /admin/v1/dead-letters/{position}`
-pub async fn dead_letter(State(console): Shared, Path(position): Path<String>) -> Answer {
+pub async fn dead_letter(
+    State(console): Shared,
+    Path(position): Path<String>,
+) -> Result<Response, Failure> {
     let position: Position = position.parse().map_err(|error: String| nothing(&error))?;
     let config = console.config.clone();
     let told = console
@@ -172,7 +169,7 @@ pub async fn dead_letter(State(console): Shared, Path(position): Path<String>) -
             own.told(&config, &letter, &record, &marks)
         })
         .await?;
-    Ok(Json(told))
+    Ok(Json(told).into_response())
 }
 
 /// `POST /admin/v1/dead-letters/redrive`
@@ -182,21 +179,31 @@ pub async fn start_redrive(State(console): Shared, bytes: Bytes) -> Accepted {
     let filter = asked.filter(&mut wrong);
     wrong.rate(asked.rate);
     let canary = asked.canary.as_deref().and_then(|text| wrong.take("canary", share(text)));
-    if canary.is_some() {
-        wrong.take("canary", check_canary(console.config.delivery.attempt_log));
-    }
     wrong.check()?;
-    let (planned, again) = (filter.clone(), asked.again);
-    let plan = console.read(move |own| own.plan_redrive(&planned, again)).await?;
-    if asked.dry_run || plan.sent == 0 {
-        return Ok((StatusCode::OK, Json(json!(plan))));
+    let (planned, which) = (filter.clone(), asked.which());
+    let plan = console.read(move |own| own.plan_redrive(&planned, which)).await?;
+    let concerns = plan.concerns(which);
+    if asked.dry_run || (plan.send == 0 && plan.unmarked == 0) {
+        let mut told = json!(plan);
+        told["warnings"] = json!(concerns);
+        return Ok((StatusCode::OK, Json(told)));
+    }
+    // What is sent a second time, and what cannot arrive now, is sent only if that is meant.
+    let must_confirm = plan.send > 0 && (which == Which::Again || !concerns.is_empty());
+    if must_confirm && !asked.confirm {
+        let words = concerns.join(". ");
+        let detail = format!(
+            "{} dead letters would be sent again. {words} Say confirm to send them.",
+            plan.send
+        );
+        return Err(conflict(&detail));
     }
     let job = Operations::new_redrive(clock::now());
     let running = console.start_job(&job)?;
     let (owner, name) = (Arc::clone(&console), job.clone());
     console.tasks.spawn(async move {
         let run = as_run(&running, asked.rate);
-        let how = Redrive { again, canary, canary_wait: CANARY_WAIT };
+        let how = Redrive { which, canary, canary_wait: CANARY_WAIT };
         let ended = owner.operations.redrive(&name, filter, &how, &run).await;
         let ended = ended.map(|done| {
             let mut told = json!(done);
@@ -205,7 +212,7 @@ pub async fn start_redrive(State(console): Shared, bytes: Bytes) -> Accepted {
         });
         owner.end_job(&name, &ended);
     });
-    Ok((StatusCode::ACCEPTED, Json(json!({"job": job, "letters": plan.sent}))))
+    Ok((StatusCode::ACCEPTED, Json(json!({"job": job, "letters": plan.send}))))
 }
 
 /// `GET /admin/v1/redrives/{job}`: of this instance, as long as it remembers.

@@ -29,7 +29,7 @@ use crate::{
     codec::Codec,
     config::Config,
     connector::{Problem, ProblemCode},
-    operations::{NotThere, Operations, Progress, WrongOffsets},
+    operations::{NotThere, Operations, Progress, StillRunning, WrongOffsets},
     tokens,
 };
 
@@ -171,6 +171,9 @@ impl Console {
 fn failed(error: &anyhow::Error) -> Failure {
     if error.is::<NotThere>() {
         return Problem::new(ProblemCode::NotFound, error.to_string()).into();
+    }
+    if let Some(running) = error.downcast_ref::<StillRunning>() {
+        return conflict(&running.to_string());
     }
     if let Some(wrong) = error.downcast_ref::<WrongOffsets>() {
         return Problem::new(ProblemCode::ValidationFailed, wrong.to_string()).into();

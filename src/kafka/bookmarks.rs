@@ -1,15 +1,17 @@
-//! Positions that are kept in Kafka under the name of a consumer group which nobody joins: the
-//! progress of jobs. They can be read from any machine and expire by themselves.
+//! Positions that are kept in Kafka under the name of a consumer group: the progress of jobs. They
+//! can be read from any machine and expire by themselves. The group's only member writes them
+//! ([`super::SoleMember`]).
 
 use std::{
     collections::BTreeMap,
-    thread,
+    panic::{AssertUnwindSafe, catch_unwind},
+    slice, thread,
     time::{Duration, Instant},
 };
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer},
+    consumer::{BaseConsumer, Consumer},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
 };
 
@@ -23,7 +25,8 @@ pub const MAX_NOTE_BYTES: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
-fn is_passing(error: &ClientError) -> bool {
+/// Whether asking again may help.
+pub(super) fn is_passing(error: &ClientError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
@@ -31,6 +34,7 @@ fn is_passing(error: &ClientError) -> bool {
             Code::NotCoordinator
                 | Code::CoordinatorNotAvailable
                 | Code::CoordinatorLoadInProgress
+                | Code::RebalanceInProgress
                 | Code::WaitingForCoordinator
                 | Code::RequestTimedOut
                 | Code::OperationTimedOut
@@ -79,26 +83,13 @@ impl Bookmarks {
         let found =
             self.patiently(|| self.consumer.committed_offsets(list.clone(), REQUEST_TIMEOUT))?;
         let mut bookmarks = BookmarkMap::new();
-        for element in found.elements() {
+        for (element, note) in found.elements().iter().zip(notes(&found)) {
             if let Offset::Offset(offset) = element.offset() {
-                let bookmark = Bookmark { offset, note: element.metadata().to_owned() };
+                let bookmark = Bookmark { offset, note };
                 bookmarks.insert((element.topic().to_owned(), element.partition()), bookmark);
             }
         }
         Ok(bookmarks)
-    }
-
-    /// Keeps these, over what was kept for their partitions.
-    pub fn write(&self, bookmarks: &BookmarkMap) -> Result<(), KafkaError> {
-        let other = |error: rdkafka::error::KafkaError| KafkaError::Other(error.to_string());
-        let mut list = TopicPartitionList::new();
-        for ((topic, partition), bookmark) in bookmarks {
-            let mut element = list.add_partition(topic, *partition);
-            element.set_offset(Offset::Offset(bookmark.offset)).map_err(other)?;
-            // Set once only: the client library's binding leaks what was set before.
-            element.set_metadata(bookmark.note.as_str());
-        }
-        self.patiently(|| self.consumer.commit(&list, CommitMode::Sync))
     }
 
     /// Asks again while the group's coordinator moves or is not there yet.
@@ -125,9 +116,56 @@ impl Bookmarks {
         let groups = consumer
             .fetch_group_list(None, REQUEST_TIMEOUT)
             .map_err(|e| KafkaError::request(connection, &e))?;
-        let names = groups.groups().iter().map(|group| group.name().to_owned());
+        // Other programs' groups are among them, and the client library's accessor panics on names
+        // that are not UTF-8.
+        let names = groups
+            .groups()
+            .iter()
+            .filter_map(|group| catch_unwind(AssertUnwindSafe(|| group.name().to_owned())).ok());
         let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
         names.sort_unstable();
         Ok(names)
+    }
+}
+
+/// What is kept beside each element of a list, in its order. The client library's accessor panics
+/// on bytes that are not UTF-8, and anybody may have committed such.
+#[expect(unsafe_code, reason = "the client library's accessor panics on foreign bytes")]
+fn notes(list: &TopicPartitionList) -> Vec<String> {
+    // SAFETY: the list is alive and owns `cnt` elements at `elems`; an element's metadata is null
+    // or has `metadata_size` bytes, which the list owns too. All of it is copied here.
+    unsafe {
+        let raw = &*list.ptr();
+        let count = usize::try_from(raw.cnt).unwrap_or(0);
+        let elements = if count == 0 { &[][..] } else { slice::from_raw_parts(raw.elems, count) };
+        let note = |element: &rdkafka::bindings::rd_kafka_topic_partition_t| {
+            if element.metadata.is_null() || element.metadata_size == 0 {
+                return String::new();
+            }
+            let bytes = slice::from_raw_parts(element.metadata.cast(), element.metadata_size);
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        elements.iter().map(note).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_that_is_not_text_is_read_without_a_panic() {
+        let mut list = TopicPartitionList::new();
+        list.add_partition("t", 0).set_metadata("plain");
+        list.add_partition("t", 1);
+        // Cut in the middle of a letter, as another client may write it.
+        list.add_partition("t", 2).set_metadata("é");
+        #[expect(unsafe_code, reason = "the binding writes text only")]
+        // SAFETY: the list has three elements, and the third one's metadata has two bytes.
+        unsafe {
+            (*(*list.ptr()).elems.add(2)).metadata_size = 1;
+        }
+        assert_eq!(notes(&list), ["plain", "", "\u{fffd}"]);
+        assert!(notes(&TopicPartitionList::new()).is_empty());
     }
 }

@@ -102,6 +102,16 @@ pub fn headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Bytes)> {
     headers
 }
 
+/// The same, with a value that is null told from an empty one.
+pub(super) fn nullable_headers_of(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Bytes>)> {
+    let mut headers = Vec::new();
+    each_header(message, |name, value| {
+        let value = value.map(Bytes::copy_from_slice);
+        headers.push((String::from_utf8_lossy(name).into_owned(), value));
+    });
+    headers
+}
+
 /// The value of a message's first header of this name.
 pub(super) fn header_of<'a>(message: &'a BorrowedMessage<'_>, wanted: &str) -> Option<&'a [u8]> {
     let mut found = None;

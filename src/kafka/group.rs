@@ -191,6 +191,9 @@ impl GroupConsumer {
                 // A first start names its offsets; an offset out of range is reported, not hidden.
                 ("auto.offset.reset", "error"),
                 ("session.timeout.ms", SESSION_TIMEOUT_MS),
+                // A member hears of a rebalance with its next heartbeat: so long partitions of one
+                // that left stand still.
+                ("heartbeat.interval.ms", "1000"),
                 ("max.poll.interval.ms", "300000"),
                 // Of each partition, kept while its worker is behind.
                 ("queued.max.messages.kbytes", "1024"),

@@ -42,6 +42,22 @@ pub struct Outgoing<'a> {
     pub headers: Vec<(&'a str, Vec<u8>)>,
 }
 
+/// A record to be written as it once was: keys and values of headers may be null, headers may
+/// repeat, and the partition is given.
+#[derive(Debug)]
+pub struct Verbatim<'a> {
+    /// The topic's full name.
+    pub topic: &'a str,
+    /// The partition.
+    pub partition: i32,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value.
+    pub value: Option<&'a [u8]>,
+    /// The headers.
+    pub headers: &'a [(String, Option<Vec<u8>>)],
+}
+
 /// Why a record was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum ProduceError {
@@ -128,6 +144,35 @@ impl Producer {
             next.payload = record.value;
             next.partition = record.partition;
             next.headers = Some(headers(&record.headers));
+            match self.inner.send(next) {
+                Ok(()) => {
+                    return match told.await {
+                        Ok(Ok(written)) => Ok(written),
+                        Ok(Err(error)) => Err(refused(&error)),
+                        Err(_) => Err(ProduceError::NotAcknowledged("producer closed".to_owned())),
+                    };
+                }
+                Err((error, _)) if is_full(&error) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err((error, _)) => return Err(refused(&error)),
+            }
+        }
+    }
+
+    /// Writes a record as it is given and waits until it is durable; returns its partition and
+    /// offset.
+    pub async fn send_verbatim(&self, record: &Verbatim<'_>) -> Result<(i32, i64), ProduceError> {
+        loop {
+            let (tell, told) = oneshot::channel();
+            let mut next: BaseRecord<'_, [u8], [u8], _> =
+                BaseRecord::with_opaque_to(record.topic, Box::new(tell));
+            (next.key, next.payload) = (record.key, record.value);
+            next.partition = Some(record.partition);
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            next.headers = Some(record.headers.iter().fold(headers, |headers, (key, value)| {
+                headers.insert(Header { key, value: value.as_deref() })
+            }));
             match self.inner.send(next) {
                 Ok(()) => {
                     return match told.await {

@@ -11,7 +11,7 @@ use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError as ClientError,
-    message::{BorrowedMessage, Message},
+    message::{BorrowedMessage, Message, Timestamp as MessageTimestamp},
 };
 
 use super::{
@@ -49,6 +49,15 @@ impl Span {
 /// A range of each partition.
 pub type Spans = BTreeMap<i32, Span>;
 
+/// Which records are read of a topic that is written to in transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Isolation {
+    /// Those before the first open transaction, without those of aborted ones.
+    Committed,
+    /// All.
+    Uncommitted,
+}
+
 /// A record as it lies in the client library's buffer.
 pub struct Seen<'a> {
     message: &'a BorrowedMessage<'a>,
@@ -68,6 +77,11 @@ impl<'a> Seen<'a> {
     /// When it was produced, or appended, as the topic is configured.
     pub fn timestamp(&self) -> Timestamp {
         Timestamp::from_millis(self.message.timestamp().to_millis().unwrap_or_default())
+    }
+
+    /// Whether its timestamp is its producer's: then it may be any moment.
+    pub fn is_stamped_by_producer(&self) -> bool {
+        matches!(self.message.timestamp(), MessageTimestamp::CreateTime(_))
     }
 
     /// Its value.
@@ -90,13 +104,19 @@ impl<'a> Seen<'a> {
         super::headers_of(self.message)
     }
 
+    /// Its headers, copied, with those that have no value told from those with an empty one.
+    pub fn nullable_headers(&self) -> Vec<(String, Option<bytes::Bytes>)> {
+        consumer::nullable_headers_of(self.message)
+    }
+
     /// The record, copied.
     pub fn copy(&self) -> Record {
         Record::copy(self.message, Instant::now())
     }
 }
 
-/// A topic's partitions and where they begin and end.
+/// A topic's partitions and where they begin and end. The end is where an open transaction begins,
+/// if there is one.
 pub struct Bounds {
     consumer: BaseConsumer<Quiet>,
     connection: Connection,
@@ -111,7 +131,7 @@ impl Bounds {
         if count == 0 {
             return Err(KafkaError::TopicMissing(topic.to_owned()));
         }
-        let consumer = client(connection)?;
+        let consumer = client(connection, Isolation::Committed)?;
         let mut whole = Spans::new();
         for partition in 0..count {
             let (from, to) = consumer
@@ -122,13 +142,58 @@ impl Bounds {
         Ok(Self { consumer, connection: connection.clone(), topic: topic.to_owned(), whole })
     }
 
-    /// Everything that is in the topic.
+    /// Everything that is in the topic and can be read.
     pub fn whole(&self) -> &Spans {
         &self.whole
     }
 
-    /// The first offset at or after a moment, of each partition; its end when there is none.
+    /// What waits in each partition behind an open transaction: whoever reads committed records
+    /// only does not get it before that ends. Partitions without are left out.
+    pub fn behind_open_transactions(&self) -> Result<Spans, KafkaError> {
+        let consumer = client(&self.connection, Isolation::Uncommitted)?;
+        let mut waiting = Spans::new();
+        for (partition, span) in &self.whole {
+            let (_, end) = consumer
+                .fetch_watermarks(&self.topic, *partition, REQUEST_TIMEOUT)
+                .map_err(|e| KafkaError::request(&self.connection, &e))?;
+            // Asked for a second time: what was written since may be readable.
+            let (_, stable) = self
+                .consumer
+                .fetch_watermarks(&self.topic, *partition, REQUEST_TIMEOUT)
+                .map_err(|e| KafkaError::request(&self.connection, &e))?;
+            let span = Span { from: stable.max(span.to), to: end };
+            if !span.is_empty() {
+                waiting.insert(*partition, span);
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// The first offset at or after a moment, of each partition; its end when there is none. A
+    /// broker that cannot look up by time is read from beginning to end.
     pub fn at(&self, moment: Timestamp) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let found = self.look_up(moment)?;
+        // A broker that can look up by time finds the beginning of time in whatever has records.
+        let in_doubt = |(partition, span): (&i32, &Span)| {
+            !span.is_empty() && found.get(partition).copied().flatten().is_none()
+        };
+        if self.whole.iter().any(in_doubt) && !self.can_look_up()? {
+            return self.search(moment);
+        }
+        let offset = |(partition, span): (&i32, &Span)| {
+            let offset = found.get(partition).copied().flatten().unwrap_or(span.to);
+            (*partition, offset.clamp(span.from, span.to))
+        };
+        Ok(self.whole.iter().map(offset).collect())
+    }
+
+    fn can_look_up(&self) -> Result<bool, KafkaError> {
+        let found = self.look_up(Timestamp::from_millis(0))?;
+        Ok(found.values().any(Option::is_some))
+    }
+
+    /// What the broker says of a moment; nothing of partitions in which nothing is so late.
+    fn look_up(&self, moment: Timestamp) -> Result<BTreeMap<i32, Option<i64>>, KafkaError> {
         let mut asked = TopicPartitionList::new();
         for partition in self.whole.keys() {
             asked
@@ -143,15 +208,29 @@ impl Bounds {
             .consumer
             .offsets_for_times(asked, REQUEST_TIMEOUT)
             .map_err(|e| KafkaError::request(&self.connection, &e))?;
-        let offset = |(partition, span): (&i32, &Span)| {
-            let found = found.find_partition(&self.topic, *partition);
-            let offset = match found.map(|found| found.offset()) {
-                Some(Offset::Offset(offset)) => offset.clamp(span.from, span.to),
-                _ => span.to,
-            };
-            (*partition, offset)
+        let offset = |partition: &i32| {
+            let found = found.find_partition(&self.topic, *partition)?;
+            match found.offset() {
+                Offset::Offset(offset) if offset >= 0 => Some(offset),
+                _ => None,
+            }
         };
-        Ok(self.whole.iter().map(offset).collect())
+        Ok(self.whole.keys().map(|partition| (*partition, offset(partition))).collect())
+    }
+
+    /// The first offset at or after a moment, read out of the records.
+    fn search(&self, moment: Timestamp) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let mut found: BTreeMap<i32, i64> =
+            self.whole.iter().map(|(partition, span)| (*partition, span.to)).collect();
+        scan(&self.connection, &self.topic, &self.whole, |seen| {
+            if seen.timestamp() >= moment
+                && let Some(first) = found.get_mut(&seen.partition())
+            {
+                *first = (*first).min(seen.offset());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
     }
 
     /// What lies between two moments; an open end is the topic's own.
@@ -181,6 +260,26 @@ pub fn scan(
     connection: &Connection,
     topic: &str,
     spans: &Spans,
+    each: impl FnMut(&Seen<'_>) -> ControlFlow<()>,
+) -> Result<(), KafkaError> {
+    scan_as(connection, topic, spans, Isolation::Committed, each)
+}
+
+/// The same with the records of transactions that are open or were aborted.
+pub fn scan_uncommitted(
+    connection: &Connection,
+    topic: &str,
+    spans: &Spans,
+    each: impl FnMut(&Seen<'_>) -> ControlFlow<()>,
+) -> Result<(), KafkaError> {
+    scan_as(connection, topic, spans, Isolation::Uncommitted, each)
+}
+
+fn scan_as(
+    connection: &Connection,
+    topic: &str,
+    spans: &Spans,
+    isolation: Isolation,
     mut each: impl FnMut(&Seen<'_>) -> ControlFlow<()>,
 ) -> Result<(), KafkaError> {
     let mut left: BTreeMap<i32, i64> = BTreeMap::new();
@@ -193,7 +292,7 @@ pub fn scan(
     if left.is_empty() {
         return Ok(());
     }
-    let consumer = client(connection)?;
+    let consumer = client(connection, isolation)?;
     consumer.assign(&list).map_err(|e| KafkaError::request(connection, &e))?;
     let done = |left: &mut BTreeMap<i32, i64>, partition: i32| {
         left.remove(&partition);
@@ -232,7 +331,14 @@ pub fn scan(
     Ok(())
 }
 
-fn client(connection: &Connection) -> Result<BaseConsumer<Quiet>, KafkaError> {
+fn client(
+    connection: &Connection,
+    isolation: Isolation,
+) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    let isolation = match isolation {
+        Isolation::Committed => "read_committed",
+        Isolation::Uncommitted => "read_uncommitted",
+    };
     connection
         .client(&[
             // A group's name is asked for even where no group is joined; nothing is committed.
@@ -246,7 +352,7 @@ fn client(connection: &Connection) -> Result<BaseConsumer<Quiet>, KafkaError> {
             ("queued.min.messages", "50000"),
             ("queued.max.messages.kbytes", "32768"),
             FETCH_QUEUE_BACKOFF,
-            ("isolation.level", "read_committed"),
+            ("isolation.level", isolation),
         ])
         .create_with_context(Quiet::new(connection))
         .map_err(|e| KafkaError::settings(&e))

@@ -9,7 +9,7 @@ use crate::{
     clock::Timestamp,
     delivery::AttemptRecord,
     kafka::{Offset, Reader, ReaderEvent, TopicKind},
-    replay::AttemptFilter,
+    replay::{AttemptFilter, REDRIVE},
 };
 
 impl Operations {
@@ -36,7 +36,20 @@ impl Operations {
             }
             ControlFlow::Continue(())
         })?;
+        if count == 0 {
+            self.check_found(&filter.projects, &filter.connectors)?;
+            self.check_job(filter.job.as_deref())?;
+        }
         Ok((count, latest.into_iter().rev().collect()))
+    }
+
+    /// Fails when a job of which no attempt tells is not known either. Blocks.
+    fn check_job(&self, job: Option<&str>) -> anyhow::Result<()> {
+        match job {
+            // Of a redrive nothing is kept but its letters and attempts.
+            Some(job) if !job.starts_with(REDRIVE) => self.job(job).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 
     /// Hands over each attempt that a filter takes, from now on, until it is stopped. Blocks.
@@ -46,6 +59,7 @@ impl Operations {
         stop: &CancellationToken,
         mut each: impl FnMut(&AttemptRecord<'_>) -> ControlFlow<()>,
     ) -> anyhow::Result<()> {
+        self.check_found(&filter.projects, &filter.connectors)?;
         let topic = self.topic(TopicKind::Attempts);
         let reader = Reader::all(&self.connection, &topic, Offset::End)?;
         while !stop.is_cancelled() {

@@ -1,39 +1,66 @@
-//! Jobs: what replays have done so far, kept in Kafka as the positions of a group that nobody joins.
+//! Jobs: what replays have done so far, kept in Kafka as the positions of a consumer group.
 //!
 //! The group is named after the job. Its positions in the events topic say how far the job has
 //! read, with a note that holds the selection; those in the replay topic say up to where the job's
 //! own records are accounted for. Both are committed in one request, after everything before them
 //! was acknowledged. So whoever resumes reads the selection, and then the end of the replay topic
 //! to see what was written after the last commit.
+//!
+//! Whoever runs a job is the group's only member. One that stood still is given up by the group
+//! before another is taken on: the broker refuses its commits, and without an accepted commit it
+//! writes nothing ([`SoleMember::may_write`]).
 
 use std::{
     collections::{BTreeMap, HashSet},
     ops::ControlFlow,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 
-use super::{NotThere, Operations};
+use super::{NotThere, Operations, Progress, names::did_you_mean};
 use crate::{
     clock::{self, Timestamp},
     id::DeliveryId,
-    kafka::{Bookmark, BookmarkMap, Bookmarks, Bounds, Span, Spans, TopicKind},
+    kafka::{
+        Bookmark, BookmarkMap, Bookmarks, Bounds, MemberError, SESSION, SoleMember, Span, Spans,
+        TopicKind, members,
+    },
     replay::{Job, JobNote, REDRIVE, Selection},
 };
 
 /// A running job commits more often than this.
 pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// For so long a job must not move before another process takes it over.
+/// For so long a job must not move before another process takes it over: one of a release that is
+/// no member of the job's group moves at least so often.
 const QUIET: Duration = Duration::from_millis(2500);
+/// A job that moved within this time may be such a one's.
+const RECENT: Duration = Duration::from_secs(60);
+/// How long the group may take to give up a member that died.
+const SESSION_PATIENCE: Duration = SESSION.saturating_add(Duration::from_secs(5));
+/// How often it is asked.
+const SESSION_POLL: Duration = Duration::from_millis(500);
 
 /// What a job wrote after its progress was last kept: the event's record, and the delivery.
 pub(super) type Ahead = HashSet<(i32, i64, DeliveryId)>;
 
 /// Somebody else works on the job.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is running elsewhere: it moved just now. Stop it there first, or let it end")]
-pub struct StillRunning(String);
+#[error("{what} is running elsewhere ({by}). Stop it there first, or let it end")]
+pub struct StillRunning {
+    what: String,
+    by: String,
+}
+
+/// A job's progress as it was last kept.
+#[derive(Clone, Default)]
+pub(super) struct Kept {
+    /// How far it is.
+    pub job: Job,
+    /// Up to where its records in the replay topic are accounted for.
+    pub written: BTreeMap<i32, i64>,
+}
 
 impl Operations {
     pub(super) fn job_group(&self, job: &str) -> String {
@@ -63,7 +90,7 @@ impl Operations {
         let mut jobs = Vec::new();
         for group in Bookmarks::names(&self.connection, &prefix)? {
             let id = group.strip_prefix(&prefix).unwrap_or_default().to_owned();
-            let (job, _) = self.kept(&Bookmarks::new(&self.connection, &group)?)?;
+            let job = self.kept(&Bookmarks::new(&self.connection, &group)?)?.job;
             // One that is just begun has no progress yet, and Kafka forgets that of old ones.
             if !job.partitions.is_empty() {
                 jobs.push((id, job));
@@ -75,57 +102,53 @@ impl Operations {
 
     /// A job's progress. Blocks.
     pub fn job(&self, id: &str) -> anyhow::Result<Job> {
-        let (job, _) = self.kept(&Bookmarks::new(&self.connection, &self.job_group(id))?)?;
+        let job = self.kept(&Bookmarks::new(&self.connection, &self.job_group(id))?)?.job;
         if job.partitions.is_empty() {
+            let jobs = self.jobs().unwrap_or_default();
+            let hint = did_you_mean(id, jobs.iter().map(|(id, _)| id.as_str()));
             let why = format!(
-                "there is no job {id} (any more): `dunmore replay --list` shows those that Kafka \
-                 knows; it forgets one some days after its last progress"
+                "there is no job {id} (any more){hint}; `dunmore replay --list` shows those that \
+                 Kafka knows, and it forgets one some days after its last progress"
             );
             return Err(NotThere(why).into());
         }
         Ok(job)
     }
 
-    /// A job's progress, and its positions in the replay topic.
-    fn kept(&self, bookmarks: &Bookmarks) -> anyhow::Result<(Job, BTreeMap<i32, i64>)> {
+    /// A job's progress.
+    fn kept(&self, bookmarks: &Bookmarks) -> anyhow::Result<Kept> {
         let (events, replay) = (self.topic(TopicKind::Events), self.topic(TopicKind::Replay));
         let mut partitions = Vec::new();
         for topic in [&events, &replay] {
             let whole = Bounds::of(&self.connection, topic)?;
             partitions.extend(whole.whole().keys().map(|partition| (topic.clone(), *partition)));
         }
-        let (mut job, mut written) = (Job::default(), BTreeMap::new());
+        let mut kept = Kept::default();
         for ((topic, partition), bookmark) in bookmarks.read(&partitions)? {
             if topic == replay {
-                written.insert(partition, bookmark.offset);
+                kept.written.insert(partition, bookmark.offset);
             } else if let Some(note) = JobNote::from_text(&bookmark.note) {
-                job.partitions.insert(partition, (bookmark.offset, note));
+                kept.job.partitions.insert(partition, (bookmark.offset, note));
             }
         }
-        Ok((job, written))
+        Ok(kept)
     }
 
     /// Keeps a job's progress. Blocks.
-    pub(super) fn keep(
-        &self,
-        bookmarks: &Bookmarks,
-        job: &mut Job,
-        written: &BTreeMap<i32, i64>,
-    ) -> anyhow::Result<()> {
+    pub(super) fn keep(&self, member: &SoleMember, kept: &mut Kept) -> anyhow::Result<()> {
         let (events, replay) = (self.topic(TopicKind::Events), self.topic(TopicKind::Replay));
         let now = clock::now();
-        let mut kept = BookmarkMap::new();
-        for (partition, (offset, note)) in &mut job.partitions {
+        let mut bookmarks = BookmarkMap::new();
+        for (partition, (offset, note)) in &mut kept.job.partitions {
             note.at = now;
             let bookmark = Bookmark { offset: *offset, note: note.to_text()? };
-            kept.insert((events.clone(), *partition), bookmark);
+            bookmarks.insert((events.clone(), *partition), bookmark);
         }
-        for (partition, offset) in written {
+        for (partition, offset) in &kept.written {
             let bookmark = Bookmark { offset: *offset, note: String::new() };
-            kept.insert((replay.clone(), *partition), bookmark);
+            bookmarks.insert((replay.clone(), *partition), bookmark);
         }
-        bookmarks.write(&kept)?;
-        Ok(())
+        Ok(member.write(&bookmarks)?)
     }
 
     /// Starts a job: from here on it can be resumed. Blocks.
@@ -134,38 +157,96 @@ impl Operations {
         id: &str,
         selection: &Selection,
         spans: &Spans,
-    ) -> anyhow::Result<(Job, Bookmarks)> {
+        planned: u64,
+    ) -> anyhow::Result<(Kept, SoleMember)> {
         let now = clock::now();
-        let mut job = Job::default();
+        let mut kept = Kept::default();
         for (partition, span) in spans {
-            let note = JobNote::new(selection.clone(), now, span.from, span.to);
-            job.partitions.insert(*partition, (span.from, note));
+            let mut note = JobNote::new(selection.clone(), now, span.from, span.to);
+            note.planned = Some(planned);
+            kept.job.partitions.insert(*partition, (span.from, note));
         }
-        let bookmarks = Bookmarks::new(&self.connection, &self.job_group(id))?;
         let replay = Bounds::of(&self.connection, &self.topic(TopicKind::Replay))?;
-        let ends = replay.whole().iter().map(|(partition, span)| (*partition, span.to)).collect();
-        self.keep(&bookmarks, &mut job, &ends)?;
-        Ok((job, bookmarks))
+        kept.written = replay.whole().iter().map(|(number, span)| (*number, span.to)).collect();
+        let member = self.join(id, &self.job_group(id), TopicKind::Events)?;
+        self.keep(&member, &mut kept)?;
+        Ok((kept, member))
     }
 
     /// Takes a job up where it was left; returns also what it wrote beyond that. Blocks.
-    pub(super) fn take_up(&self, id: &str) -> anyhow::Result<(Job, Bookmarks, Ahead)> {
+    pub(super) fn take_up(
+        &self,
+        id: &str,
+        progress: &Progress,
+    ) -> anyhow::Result<(Kept, SoleMember, Ahead)> {
         let before = self.job(id)?;
-        if clock::now().since(before.at()) < Duration::from_secs(60) {
-            std::thread::sleep(QUIET);
-        }
-        let bookmarks = Bookmarks::new(&self.connection, &self.job_group(id))?;
-        let (mut job, written) = self.kept(&bookmarks)?;
-        if job != before {
-            return Err(StillRunning(id.to_owned()).into());
-        }
-        let ahead = self.ahead(id, &written)?;
-        for (partition, _, _) in &ahead {
-            if let Some((_, note)) = job.partitions.get_mut(partition) {
-                note.sent += 1;
+        let group = self.job_group(id);
+        let bookmarks = Bookmarks::new(&self.connection, &group)?;
+        let moves = || Ok(self.kept(&bookmarks)?.job != before);
+        self.wait_until_left(id, &group, progress, moves)?;
+        if clock::now().since(before.at()) < RECENT {
+            thread::sleep(QUIET);
+            if self.kept(&bookmarks)?.job != before {
+                return Err(self.still_running(id, &group).into());
             }
         }
-        Ok((job, bookmarks, ahead))
+        let member = self.join(id, &group, TopicKind::Events)?;
+        let (kept, ahead) = self.take_stock(id)?;
+        Ok((kept, member, ahead))
+    }
+
+    /// Where a job is, and what it wrote beyond that, for the group's only member. Blocks.
+    pub(super) fn take_stock(&self, id: &str) -> anyhow::Result<(Kept, Ahead)> {
+        let kept = self.kept(&Bookmarks::new(&self.connection, &self.job_group(id))?)?;
+        let ahead = self.ahead(id, &kept.written)?;
+        Ok((kept, ahead))
+    }
+
+    /// Waits until a group has given up its last member, which is refused while it lives. Blocks.
+    pub(super) fn wait_until_left(
+        &self,
+        what: &str,
+        group: &str,
+        progress: &Progress,
+        moves: impl Fn() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + SESSION_PATIENCE;
+        // A broker that cannot tell the members of a group (the embedded one) is not asked: joining
+        // decides.
+        while let Ok(members) = members(&self.connection, group) {
+            let Some(holder) = members.first() else { return Ok(()) };
+            if Instant::now() >= deadline || moves()? {
+                return Err(StillRunning { what: what.to_owned(), by: holder.to_string() }.into());
+            }
+            progress.wait_for(format!(
+                "{what} is running at {holder}, or that process died: waiting up to {} s until \
+                 the broker has given it up",
+                SESSION_PATIENCE.as_secs()
+            ));
+            thread::sleep(SESSION_POLL);
+        }
+        Ok(())
+    }
+
+    /// Becomes the only member of a group. Blocks.
+    pub(super) fn join(
+        &self,
+        what: &str,
+        group: &str,
+        topic: TopicKind,
+    ) -> anyhow::Result<SoleMember> {
+        match SoleMember::join(&self.connection, group, &self.topic(topic)) {
+            Err(MemberError::Occupied(_)) => Err(self.still_running(what, group).into()),
+            joined => joined.with_context(|| format!("{what} cannot be taken up")),
+        }
+    }
+
+    fn still_running(&self, what: &str, group: &str) -> StillRunning {
+        let members = members(&self.connection, group).unwrap_or_default();
+        let own = format!("-{} at", std::process::id());
+        let other = members.iter().map(ToString::to_string).find(|name| !name.contains(&own));
+        let by = other.unwrap_or_else(|| "by another process".to_owned());
+        StillRunning { what: what.to_owned(), by }
     }
 
     /// What a job wrote to the replay topic from these offsets on.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{NotThere, Operations};
 use crate::{
@@ -27,6 +28,17 @@ pub struct Listed {
     pub letters: Vec<DeadLetter>,
     /// What was redriven.
     pub marks: Marks,
+}
+
+/// One dead letter as programs read it.
+#[derive(Serialize)]
+pub struct Told {
+    /// All but the event.
+    #[serde(flatten)]
+    pub facts: Value,
+    /// The event as it was produced, number by number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<Box<RawValue>>,
 }
 
 /// What a purge would delete.
@@ -140,6 +152,9 @@ impl Operations {
             }
             ControlFlow::Continue(())
         })?;
+        if tally.total() == 0 {
+            self.check_found(&filter.projects, &filter.connectors)?;
+        }
         Ok(Listed { tally, letters: letters.into_iter().rev().collect(), marks })
     }
 
@@ -188,15 +203,23 @@ impl Operations {
         letter: &DeadLetter,
         record: &Record,
         marks: &Marks,
-    ) -> anyhow::Result<Value> {
+    ) -> anyhow::Result<Told> {
         let mut told = letter.to_json(marks);
         let headers = record.headers.iter().map(|(name, value)| {
             (name.clone(), Value::from(String::from_utf8_lossy(value).into_owned()))
         });
         told["headers"] = Value::Object(headers.collect());
+        let mut event = None;
         match &letter.letter {
             Letter::Delivery(delivery) => {
-                told["event"] = serde_json::from_slice(&delivery.event.json)?;
+                let text = delivery.event.json_text();
+                // Other programs' parsers refuse what this one refuses: numbers out of range, halves
+                // of letters. They get the text.
+                if serde_json::from_str::<Value>(text).is_ok() {
+                    event = RawValue::from_string(text.to_owned()).ok();
+                } else {
+                    told["eventText"] = text.into();
+                }
                 match self.preview(config, delivery)? {
                     Ok(request) => told["request"] = json!(request),
                     Err(why) => told["requestProblem"] = why.into(),
@@ -204,7 +227,7 @@ impl Operations {
             }
             Letter::Raw(bytes) => told["valueBase64"] = STANDARD.encode(bytes).into(),
         }
-        Ok(told)
+        Ok(Told { facts: told, event })
     }
 
     /// What purging everything before a moment, or everything redriven at the beginning of each

@@ -4,6 +4,7 @@
 mod attempts;
 mod jobs;
 mod letters;
+mod names;
 mod preview;
 mod read;
 mod redrive;
@@ -14,12 +15,12 @@ mod undecodable;
 mod writer;
 
 pub use jobs::StillRunning;
-pub use letters::{Listed, Purge};
+pub use letters::{Listed, Purge, Told};
 pub use preview::shown;
-pub use redrive::{CanaryOutcome, Redrive, Redriven, check_canary, share};
+pub use redrive::{CanaryOutcome, Redrive, Redriven, share};
 pub use run::{Finished, Progress, Run};
 pub use select::{OffsetRange, Survey, WrongOffsets};
-pub use undecodable::{Exported, Sidecar};
+pub use undecodable::{Exported, Reinjected, Sidecar};
 
 use std::{
     ops::ControlFlow,
@@ -50,6 +51,8 @@ pub const DEFAULT_RATE: f64 = 500.0;
 pub struct Operations {
     connection: Connection,
     topics: Topics,
+    /// The dead-letter topic's name.
+    dead_topic: String,
     codec: Codec,
     /// The consumer group that jobs are named after.
     group: String,
@@ -63,7 +66,8 @@ impl Operations {
         let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
         let group = config.group.id.clone();
         let connection = config.connection()?;
-        Ok(Self { connection, topics, codec, group, unanswered: Arc::default() })
+        let dead_topic = topics.name(TopicKind::Dead);
+        Ok(Self { connection, topics, dead_topic, codec, group, unanswered: Arc::default() })
     }
 
     fn topic(&self, kind: TopicKind) -> String {

@@ -4,7 +4,8 @@
 //! The mark is a note in the dead-letter topic itself, in the letters' own partition: it lives as
 //! long as they do, and every machine sees it. A letter is written to the replay topic first and
 //! marked then; what a redrive that was killed wrote and did not mark is found again by the next
-//! one, at the end of the replay topic.
+//! one, at the end of the replay topic, and marked before anything is sent. One redrive runs at a
+//! time: it is the only member of the consumer group `<group.id>.redrive`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,26 +15,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{Operations, run::Run, writer::Writer};
+use super::{Operations, names::check_names, run::Run, writer::Writer};
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     delivery::{DeliveryRecord, Outcome, Reason},
     id::DeliveryId,
     kafka::{
-        Bookmark, BookmarkMap, Bookmarks, Bounds, Offset, Outgoing, Reader, ReaderEvent, Span,
-        TopicKind,
+        Bookmark, BookmarkMap, Bookmarks, Bounds, Offset, Outgoing, Reader, ReaderEvent,
+        SoleMember, Span, TopicKind,
     },
-    replay::{DeadFilter, DeadLetter, Marks, NOTE, NOTE_REDRIVEN, Position, RedrivenNote},
+    replay::{
+        DeadFilter, DeadLetter, Fate, Marks, NOTE, NOTE_REDRIVEN, Newest, Position, RedrivePlan,
+        RedrivenNote, Sifter, TooManyMarks, Which,
+    },
 };
 
 /// Header of a replay record: the position of the dead letter that it was made of.
 const REDRIVEN_FROM: &str = "dunmore-redriven-from";
 /// Letters that are marked together.
 const MARK_EVERY: usize = 500;
+/// What was sent is marked after this at the latest.
+const MARK_INTERVAL: Duration = Duration::from_secs(1);
 /// Letters that may wait between the reader and the writer.
 const LETTERS: usize = 1000;
 /// The most letters of a canary.
@@ -41,12 +46,20 @@ const MAX_CANARY: u64 = 1000;
 
 /// How to redrive.
 pub struct Redrive {
-    /// Also what was redriven before, and what failed again after that.
-    pub again: bool,
+    /// Which letters are meant by what became of them.
+    pub which: Which,
     /// The share of a sample that is sent first, between 0 and 1.
     pub canary: Option<f64>,
     /// How long the outcomes of the sample are waited for.
     pub canary_wait: Duration,
+}
+
+impl Redriven {
+    /// A redrive that had nothing to do.
+    #[must_use]
+    pub fn nothing(job: String, plan: RedrivePlan) -> Self {
+        Self { job, plan, ..Self::default() }
+    }
 }
 
 /// How a redrive ended.
@@ -55,14 +68,9 @@ pub struct Redrive {
 pub struct Redriven {
     /// The redrive's name, which its attempts carry.
     pub job: String,
-    /// Letters that the filter took.
-    pub matched: u64,
-    /// Letters that were sent.
-    pub sent: u64,
-    /// Left out: they were redriven before, or failed again after that.
-    pub left_out: u64,
-    /// Left out: records that could not be read, which are no deliveries.
-    pub undecodable: u64,
+    /// What it meant to do; `sent` is what was sent in the end.
+    #[serde(flatten)]
+    pub plan: RedrivePlan,
     /// Whether it was stopped before its end.
     pub stopped: bool,
     /// How the sample did, when there was one.
@@ -98,16 +106,90 @@ enum Share {
     Rest { sample: HashSet<Position> },
 }
 
+/// A redrive under way.
+struct Sending<'a> {
+    job: &'a str,
+    filter: Arc<DeadFilter>,
+    sifter: Arc<Sifter>,
+    member: Arc<SoleMember>,
+    writer: Writer,
+    /// Up to where the replay topic is accounted for: all that redrives wrote before is marked.
+    accounted: BTreeMap<i32, i64>,
+    /// Letters that were sent and are not marked yet, by partition.
+    unmarked: BTreeMap<i32, Vec<i64>>,
+    last_marked: Instant,
+    run: &'a Run,
+}
+
+/// What was redriven, with and without a note.
+struct AllMarks {
+    marks: Marks,
+    /// By partition of the dead letters: those without a note, because their redrive was killed.
+    unmarked: BTreeMap<i32, Vec<i64>>,
+    /// By partition of the replay topic: up to where it was looked through.
+    accounted: BTreeMap<i32, i64>,
+}
+
 impl Operations {
-    /// How many letters a redrive would send. Blocks.
-    pub fn plan_redrive(&self, filter: &DeadFilter, again: bool) -> anyhow::Result<Redriven> {
-        let marks = self.all_marks(filter)?.0;
-        let mut plan = Redriven::default();
+    /// What a redrive would do. Blocks.
+    pub fn plan_redrive(&self, filter: &DeadFilter, which: Which) -> anyhow::Result<RedrivePlan> {
+        Ok(self.sift(filter, which)?.0)
+    }
+
+    fn sift(
+        &self,
+        filter: &DeadFilter,
+        which: Which,
+    ) -> anyhow::Result<(RedrivePlan, Sifter, AllMarks)> {
+        let all_marks = self.all_marks(filter.from)?;
+        let mut sifter = Sifter {
+            which,
+            marks: all_marks.marks.clone(),
+            connectors: self.connectors()?,
+            ..Sifter::default()
+        };
+        self.check_positions(&filter.positions)?;
+        // Letters that are named are told from each other only; else any newer letter counts,
+        // whatever its reason.
+        let several = DeadFilter { from: filter.from, ..DeadFilter::default() };
+        let compared = if filter.positions.is_empty() { &several } else { filter };
+        let mut enough: Result<(), TooManyMarks> = Ok(());
+        let mut newest = Newest::default();
+        self.each_letter(compared, |letter| {
+            enough = newest.see(&letter);
+            if enough.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        enough?;
+        sifter.newest = newest;
+        let (mut candidates, mut oldest) = (HashSet::new(), None::<Timestamp>);
         self.each_letter(filter, |letter| {
-            plan.count(&letter, &marks, again);
+            if let Some(delivery) = letter.delivery()
+                && sifter.fate(&letter) == Fate::Sent
+            {
+                candidates.insert(delivery.delivery_id);
+                oldest = Some(oldest.map_or(letter.at, |oldest| oldest.min(letter.at)));
+            }
             ControlFlow::Continue(())
         })?;
-        Ok(plan)
+        if let Some(oldest) = oldest {
+            self.each_attempt(Some(oldest), None, |attempt| {
+                let has_arrived = matches!(attempt.outcome, Outcome::Delivered | Outcome::Skipped);
+                if has_arrived && candidates.contains(&attempt.delivery_id) {
+                    sifter.arrived.insert(attempt.delivery_id);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        let unmarked = all_marks.unmarked.values().map(Vec::len).sum::<usize>() as u64;
+        let mut plan = RedrivePlan { unmarked, ..RedrivePlan::default() };
+        self.each_letter(filter, |letter| {
+            plan.count(&letter, &sifter);
+            ControlFlow::Continue(())
+        })?;
+        if plan.matched == 0 {
+            check_names(&filter.projects, &filter.connectors, &sifter.connectors)?;
+        }
+        Ok((plan, sifter, all_marks))
     }
 
     /// Sends what a filter takes again; `job` is what this redrive is called.
@@ -120,22 +202,35 @@ impl Operations {
     ) -> anyhow::Result<Redriven> {
         // What comes back from this redrive is not part of it.
         let filter = DeadFilter { to: Some(filter.to.unwrap_or_else(clock::now)), ..filter };
-        let (planned, again) = (filter.clone(), how.again);
-        let plan = self.blocking(move |own| own.plan_redrive(&planned, again)).await?;
-        run.progress.records.store(plan.sent, Ordering::Relaxed);
-        let job = job.to_owned();
-        let mut done = Redriven { job: job.clone(), sent: 0, ..plan };
-        if plan.sent == 0 {
+        let (planned, which, progress) = (filter.clone(), how.which, Arc::clone(&run.progress));
+        let (member, sifted) = self
+            .blocking(move |own| {
+                let member = own.only_redrive(&progress)?;
+                Ok((member, own.sift(&planned, which)?))
+            })
+            .await?;
+        let (plan, sifter, all_marks) = sifted;
+        run.progress.planned.store(plan.send, Ordering::Relaxed);
+        run.progress.records.store(plan.send, Ordering::Relaxed);
+        let mut sending = Sending {
+            job,
+            filter: Arc::new(filter),
+            sifter: Arc::new(sifter),
+            member: Arc::new(member),
+            writer: self.writer(run.rate)?,
+            accounted: all_marks.accounted,
+            unmarked: all_marks.unmarked,
+            last_marked: Instant::now(),
+            run,
+        };
+        // First of all, and also where there is nothing to send: these were sent.
+        self.mark(&mut sending).await?;
+        let to_send = plan.send;
+        let mut done = Redriven { job: job.to_owned(), plan, ..Redriven::default() };
+        done.plan.send = 0;
+        if to_send == 0 {
             return Ok(done);
         }
-        let filter = Arc::new(filter);
-        let marked = filter.clone();
-        let (marks, unmarked) = self.blocking(move |own| own.all_marks(&marked)).await?;
-        let mut writer = self.writer(run.rate)?;
-        for (partition, offsets) in unmarked {
-            self.note(&mut writer, &job, partition, offsets).await?;
-        }
-        let marks = Arc::new(marks);
         let mut sample = HashSet::new();
         if let Some(share) = how.canary {
             #[expect(
@@ -144,17 +239,16 @@ impl Operations {
                 clippy::cast_sign_loss,
                 reason = "a share of a count"
             )]
-            let size = ((plan.sent as f64 * share).ceil() as u64).clamp(1, MAX_CANARY);
+            let size = ((to_send as f64 * share).ceil() as u64).clamp(1, MAX_CANARY);
             let (connection, topic) = (self.connection.clone(), self.topic(TopicKind::Attempts));
             // The reader stands at the end of the attempts before the first is sent.
             let reader =
                 self.blocking(move |_| Ok(Reader::all(&connection, &topic, Offset::End)?)).await?;
-            let every = (plan.sent / size).max(1);
-            let share = Share::Sample { every };
-            let sent = self.send(&job, &filter, &marks, how.again, share, &mut writer, run).await?;
-            done.sent += sent.len() as u64;
+            let every = (to_send / size).max(1);
+            let sent = self.send(&mut sending, Share::Sample { every }).await?;
+            done.plan.send += sent.len() as u64;
             let ids = sent.values().copied().collect();
-            let (name, wait) = (job.clone(), how.canary_wait);
+            let (name, wait) = (job.to_owned(), how.canary_wait);
             let outcome =
                 self.blocking(move |own| Ok(own.watch(&reader, &name, ids, wait))).await?;
             let is_good = outcome.is_good();
@@ -164,33 +258,25 @@ impl Operations {
             }
             sample = sent.into_keys().collect();
         }
-        let share = Share::Rest { sample };
-        let sent = self.send(&job, &filter, &marks, how.again, share, &mut writer, run).await?;
-        done.sent += sent.len() as u64;
+        let sent = self.send(&mut sending, Share::Rest { sample }).await?;
+        done.plan.send += sent.len() as u64;
         done.stopped = run.stop.is_cancelled();
-        self.blocking(Self::redrive_is_accounted_for).await?;
         Ok(done)
     }
 
     /// Sends a share of the letters and marks them; returns where they were and their deliveries.
-    #[expect(clippy::too_many_arguments, reason = "one step of a redrive, taken once or twice")]
     async fn send(
         &self,
-        job: &str,
-        filter: &Arc<DeadFilter>,
-        marks: &Arc<Marks>,
-        again: bool,
+        sending: &mut Sending<'_>,
         share: Share,
-        writer: &mut Writer,
-        run: &Run,
     ) -> anyhow::Result<HashMap<Position, DeliveryId>> {
         let (sender, mut letters) = mpsc::channel::<DeadLetter>(LETTERS);
-        let (filter, marks) = (Arc::clone(filter), Arc::clone(marks));
+        let (filter, sifter) = (Arc::clone(&sending.filter), Arc::clone(&sending.sifter));
         let own = self.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let mut seen = 0;
             own.each_letter(&filter, |letter| {
-                if letter.delivery().is_none() || !marks.permits(&letter, again) {
+                if sifter.fate(&letter) != Fate::Sent {
                     return ControlFlow::Continue(());
                 }
                 seen += 1;
@@ -206,10 +292,8 @@ impl Operations {
             })
         });
         let mut sent = HashMap::new();
-        let mut to_mark: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-        let mut unmarked = 0;
         while let Some(letter) = letters.recv().await {
-            if run.stop.is_cancelled() {
+            if sending.run.stop.is_cancelled() {
                 break;
             }
             let Some(delivery) = letter.delivery() else { continue };
@@ -218,71 +302,97 @@ impl Operations {
                 steps: 0,
                 deferred_since: None,
                 due_at: clock::now(),
-                job: Some(job.to_owned()),
+                job: Some(sending.job.to_owned()),
                 ..delivery.clone()
             };
+            sending.writer.turn().await?;
+            if !sending.member.may_write() {
+                self.mark(sending).await?;
+            }
             let from = letter.position.to_string().into_bytes();
-            writer.write(&again, vec![(REDRIVEN_FROM.to_owned(), from)]).await?;
-            run.progress.sent.fetch_add(1, Ordering::Relaxed);
-            run.progress.scanned.fetch_add(1, Ordering::Relaxed);
+            sending.writer.hand_over(&again, vec![(REDRIVEN_FROM.to_owned(), from)])?;
+            sending.run.progress.sent.fetch_add(1, Ordering::Relaxed);
+            sending.run.progress.scanned.fetch_add(1, Ordering::Relaxed);
             sent.insert(letter.position, again.delivery_id);
-            to_mark.entry(letter.position.partition).or_default().push(letter.position.offset);
-            unmarked += 1;
-            if unmarked >= MARK_EVERY {
-                writer.settle().await?;
-                for (partition, offsets) in std::mem::take(&mut to_mark) {
-                    self.note(writer, job, partition, offsets).await?;
-                }
-                unmarked = 0;
+            // The older letters of the delivery are done with, too.
+            let older = sending.sifter.newest.older(again.delivery_id);
+            for position in older.chain([letter.position]) {
+                sending.unmarked.entry(position.partition).or_default().push(position.offset);
+            }
+            let waiting: usize = sending.unmarked.values().map(Vec::len).sum();
+            if waiting >= MARK_EVERY || sending.last_marked.elapsed() >= MARK_INTERVAL {
+                self.mark(sending).await?;
             }
         }
         drop(letters);
         reading.await??;
-        writer.settle().await?;
-        for (partition, offsets) in to_mark {
-            self.note(writer, job, partition, offsets).await?;
-        }
+        self.mark(sending).await?;
         Ok(sent)
     }
 
-    async fn note(
-        &self,
-        writer: &mut Writer,
-        job: &str,
-        partition: i32,
-        offsets: Vec<i64>,
-    ) -> anyhow::Result<()> {
-        let value = serde_json::to_vec(&RedrivenNote { job: job.to_owned(), offsets })?;
-        let record = Outgoing {
-            topic: &self.topic(TopicKind::Dead),
-            partition: Some(partition),
-            key: b"",
-            value: Some(&value),
-            headers: vec![(NOTE, NOTE_REDRIVEN.into())],
-        };
-        writer.note(&record).await
+    /// Marks what was sent, and keeps up to where the replay topic is accounted for. Fails when
+    /// another redrive has taken this one's place.
+    async fn mark(&self, sending: &mut Sending<'_>) -> anyhow::Result<()> {
+        sending.writer.settle().await?;
+        for (partition, offsets) in std::mem::take(&mut sending.unmarked) {
+            for offsets in offsets.chunks(MARK_EVERY) {
+                let note = Self::note_of(sending.job, offsets)?;
+                sending.writer.note(&self.note_record(partition, &note)).await?;
+            }
+        }
+        for (partition, offset) in &sending.writer.written {
+            let accounted = sending.accounted.entry(*partition).or_default();
+            *accounted = (*accounted).max(*offset);
+        }
+        sending.last_marked = Instant::now();
+        let topic = self.topic(TopicKind::Replay);
+        let note = serde_json::json!({"job": sending.job, "at": clock::now()}).to_string();
+        let bookmarks: BookmarkMap = sending
+            .accounted
+            .iter()
+            .map(|(partition, offset)| {
+                let bookmark = Bookmark { offset: *offset, note: note.clone() };
+                ((topic.clone(), *partition), bookmark)
+            })
+            .collect();
+        let member = Arc::clone(&sending.member);
+        self.blocking(move |_| Ok(member.write(&bookmarks)?)).await
     }
 
-    /// What was redriven by the notes, and what was without a note because its redrive was killed.
-    fn all_marks(&self, filter: &DeadFilter) -> anyhow::Result<(Marks, BTreeMap<i32, Vec<i64>>)> {
-        let mut marks = self.marks(filter.from)?;
+    /// The value of a note about letters that were redriven.
+    pub(super) fn note_of(job: &str, offsets: &[i64]) -> anyhow::Result<Vec<u8>> {
+        let note = RedrivenNote { job: job.to_owned(), offsets: offsets.to_vec() };
+        Ok(serde_json::to_vec(&note)?)
+    }
+
+    pub(super) fn note_record<'a>(&'a self, partition: i32, value: &'a [u8]) -> Outgoing<'a> {
+        Outgoing {
+            topic: &self.dead_topic,
+            partition: Some(partition),
+            key: b"",
+            value: Some(value),
+            headers: vec![(NOTE, NOTE_REDRIVEN.into())],
+        }
+    }
+
+    /// What was redriven by the notes, and what was without a note because its redrive was killed:
+    /// it is found in the replay topic, after where the last one left off, or in all of it where
+    /// Kafka does not know that any more.
+    fn all_marks(&self, from: Option<Timestamp>) -> anyhow::Result<AllMarks> {
         let topic = self.topic(TopicKind::Replay);
         let bounds = Bounds::of(&self.connection, &topic)?;
-        let bookmarks = self.redrive_bookmarks()?;
         let partitions: Vec<(String, i32)> =
             bounds.whole().keys().map(|partition| (topic.clone(), *partition)).collect();
-        let kept = bookmarks.read(&partitions)?;
-        if kept.is_empty() {
-            // The first redrive, or the first for a long time: from now on it is accounted for.
-            self.redrive_is_accounted_for()?;
-            return Ok((marks, BTreeMap::new()));
-        }
+        let kept = self.redrive_bookmarks()?.read(&partitions)?;
+        // What is found in all of the replay topic may have been marked long ago.
+        let mut marks = self.marks(if kept.len() < partitions.len() { None } else { from })?;
         let spans = bounds.whole().iter().map(|(partition, span)| {
             let from = kept.get(&(topic.clone(), *partition)).map_or(span.from, |kept| kept.offset);
             (*partition, Span { from: from.clamp(span.from, span.to), to: span.to })
         });
+        let spans = spans.collect();
         let mut unmarked: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-        self.scan(&topic, &spans.collect(), |seen| {
+        self.scan(&topic, &spans, |seen| {
             let from = seen.header(REDRIVEN_FROM).and_then(|from| std::str::from_utf8(from).ok());
             if let Some(Ok(position)) = from.map(str::parse::<Position>)
                 && !marks.has(position)
@@ -292,40 +402,30 @@ impl Operations {
             }
             ControlFlow::Continue(())
         })?;
-        Ok((marks, unmarked))
+        let accounted = spans.iter().map(|(partition, span)| (*partition, span.to)).collect();
+        Ok(AllMarks { marks, unmarked, accounted })
+    }
+
+    fn redrive_group(&self) -> String {
+        format!("{}.redrive", self.group)
     }
 
     fn redrive_bookmarks(&self) -> anyhow::Result<Bookmarks> {
-        Ok(Bookmarks::new(&self.connection, &format!("{}.redrive", self.group))?)
+        Ok(Bookmarks::new(&self.connection, &self.redrive_group())?)
     }
 
-    /// Everything that is in the replay topic now has its marks.
-    fn redrive_is_accounted_for(&self) -> anyhow::Result<()> {
+    /// Becomes the only redrive. Blocks.
+    fn only_redrive(&self, progress: &super::Progress) -> anyhow::Result<SoleMember> {
+        let (what, group) = ("a redrive", self.redrive_group());
         let topic = self.topic(TopicKind::Replay);
         let bounds = Bounds::of(&self.connection, &topic)?;
-        let kept: BookmarkMap = bounds
-            .whole()
-            .iter()
-            .map(|(partition, span)| {
-                let bookmark = Bookmark { offset: span.to, note: String::new() };
-                ((topic.clone(), *partition), bookmark)
-            })
-            .collect();
-        self.redrive_bookmarks()?.write(&kept)?;
-        Ok(())
-    }
-}
-
-impl Redriven {
-    fn count(&mut self, letter: &DeadLetter, marks: &Marks, again: bool) {
-        self.matched += 1;
-        if letter.delivery().is_none() {
-            self.undecodable += 1;
-        } else if marks.permits(letter, again) {
-            self.sent += 1;
-        } else {
-            self.left_out += 1;
-        }
+        let partitions: Vec<(String, i32)> =
+            bounds.whole().keys().map(|partition| (topic.clone(), *partition)).collect();
+        let bookmarks = self.redrive_bookmarks()?;
+        let before = bookmarks.read(&partitions)?;
+        let moves = || Ok(bookmarks.read(&partitions)? != before);
+        self.wait_until_left(what, &group, progress, moves)?;
+        self.join(what, &group, TopicKind::Replay)
     }
 }
 
@@ -372,17 +472,6 @@ pub fn share(text: &str) -> Result<f64, String> {
             Err(wrong)
         }
     }
-}
-
-/// Refuses a canary that nobody could hear of.
-pub fn check_canary(logging: crate::config::AttemptLogging) -> anyhow::Result<()> {
-    if logging != crate::config::AttemptLogging::All {
-        bail!(
-            "a canary needs the record of every attempt, and delivery.attempt_log is not `all`: \
-             set it for the instances that deliver, or redrive a few letters with --position first"
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

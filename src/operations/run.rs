@@ -11,21 +11,23 @@ use std::{
     time::Instant,
 };
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Operations,
-    jobs::{Ahead, COMMIT_INTERVAL},
+    jobs::{Ahead, COMMIT_INTERVAL, Kept},
     writer::Writer,
 };
 use crate::{
     clock,
     delivery::{DeliveryRecord, Origin},
-    kafka::{Bookmarks, Seen, Spans, TopicKind},
+    id::DeliveryId,
+    kafka::{ProduceError, Seen, SoleMember, Spans, TopicKind, WRITE_TIMEOUT},
     pipeline::TRACEPARENT,
-    replay::{Choice, History, Job, Plan, Selection},
+    replay::{Choice, History, Plan, Selection},
 };
 
 /// Events that are handed from the reader to the writer at once.
@@ -35,9 +37,15 @@ const CHUNKS: usize = 4;
 /// Records after which the reader tells how far it is, though nothing was chosen.
 const TELL_EVERY: u64 = 50_000;
 
+/// How often a run begins again from where its progress was kept, when records were not
+/// acknowledged in time: each takes about [`WRITE_TIMEOUT`] twice.
+const MAX_RECOVERIES: u32 = 12;
+
 /// How far a run is, for whoever watches.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// Deliveries to be asked for in all; 0 where that is not known.
+    pub planned: AtomicU64,
     /// Records to be read.
     pub records: AtomicU64,
     /// Records read.
@@ -46,6 +54,20 @@ pub struct Progress {
     pub sent: AtomicU64,
     /// Deliveries left out because they arrived before.
     pub left_out: AtomicU64,
+    /// What is waited for before the run can begin.
+    waiting: Mutex<Option<String>>,
+}
+
+impl Progress {
+    /// Says what is waited for.
+    pub fn wait_for(&self, what: String) {
+        *self.waiting.lock() = Some(what);
+    }
+
+    /// What is waited for, once.
+    pub fn waits_for(&self) -> Option<String> {
+        self.waiting.lock().take()
+    }
 }
 
 /// How to run.
@@ -101,6 +123,13 @@ struct Chunk {
     left_out: u64,
 }
 
+/// What a job works with.
+struct Material {
+    choice: Arc<Choice>,
+    history: Option<Arc<History>>,
+    ahead: Ahead,
+}
+
 impl Operations {
     /// Starts a job of this name with these offsets and runs it. `begun` is called as soon as it
     /// can be resumed.
@@ -115,53 +144,87 @@ impl Operations {
         run: &Run,
         begun: impl FnOnce(),
     ) -> anyhow::Result<Finished> {
-        let name = id.to_owned();
-        let (job, bookmarks) =
-            self.blocking(move |own| own.begin(&name, &selection, &spans)).await?;
+        let (name, planned) = (id.to_owned(), run.progress.planned.load(Ordering::Relaxed));
+        let (kept, member) =
+            self.blocking(move |own| own.begin(&name, &selection, &spans, planned)).await?;
         begun();
-        self.work(id.to_owned(), job, bookmarks, Ahead::new(), choice, history, run).await
+        let (choice, history) = (Arc::new(choice), history.map(Arc::new));
+        self.work_on(id, kept, member, Material { choice, history, ahead: Ahead::new() }, run).await
     }
 
     /// Goes on with a job.
     pub async fn resume(&self, id: &str, run: &Run) -> anyhow::Result<Finished> {
-        let name = id.to_owned();
-        let (job, bookmarks, ahead) = self.blocking(move |own| own.take_up(&name)).await?;
-        let selection = job.selection();
-        let (choice, history) = self
+        let (name, progress) = (id.to_owned(), Arc::clone(&run.progress));
+        let (kept, member, ahead) = self.blocking(move |own| own.take_up(&name, &progress)).await?;
+        let selection = kept.job.selection();
+        let material = self
             .blocking(move |own| {
                 let history =
                     selection.only_missing.then(|| own.history(&selection)).transpose()?;
                 let choice = own.connectors()?.choose(&selection, history.as_ref());
-                Ok((choice, history))
+                let (choice, history) = (Arc::new(choice), history.map(Arc::new));
+                Ok(Material { choice, history, ahead })
             })
             .await?;
-        self.work(id.to_owned(), job, bookmarks, ahead, choice, history, run).await
+        self.work_on(id, kept, member, material, run).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a job is made of, used once")]
-    async fn work(
+    /// Works until the job is done or stopped. Where the broker did not acknowledge records in
+    /// time, nobody knows whether it has them: then this begins again as a resume does.
+    async fn work_on(
         &self,
-        id: String,
-        mut job: Job,
-        bookmarks: Bookmarks,
-        ahead: Ahead,
-        choice: Choice,
-        history: Option<History>,
+        id: &str,
+        mut kept: Kept,
+        member: SoleMember,
+        mut material: Material,
         run: &Run,
     ) -> anyhow::Result<Finished> {
+        let member = Arc::new(member);
+        let (mut found, mut recoveries) = (0, 0);
+        loop {
+            let worked = self.work(id, kept, &member, &material, run, &mut found).await;
+            let error = match worked {
+                Err(error) if is_unacknowledged(&error) && !run.stop.is_cancelled() => error,
+                ended => return ended,
+            };
+            // What was sent and not acknowledged is there by now, or never will be.
+            tokio::time::sleep(WRITE_TIMEOUT).await;
+            recoveries += 1;
+            if recoveries > MAX_RECOVERIES {
+                return Err(error);
+            }
+            tracing::warn!(job = id, error = format!("{error:#}"), "beginning again");
+            let name = id.to_owned();
+            (kept, material.ahead) = self.blocking(move |own| own.take_stock(&name)).await?;
+        }
+    }
+
+    async fn work(
+        &self,
+        id: &str,
+        mut kept: Kept,
+        member: &Arc<SoleMember>,
+        material: &Material,
+        run: &Run,
+        found: &mut u64,
+    ) -> anyhow::Result<Finished> {
         let progress = &run.progress;
-        let (records, scanned) = job.progress();
+        let (records, scanned) = kept.job.progress();
         progress.records.store(records, Ordering::Relaxed);
         progress.scanned.store(scanned, Ordering::Relaxed);
-        progress.sent.store(job.sent(), Ordering::Relaxed);
+        progress.planned.store(kept.job.planned().unwrap_or_default(), Ordering::Relaxed);
         let mut writer = self.writer(run.rate)?;
-        let bookmarks = Arc::new(bookmarks);
         let (sender, mut chunks) = mpsc::channel(CHUNKS);
-        let (own, spans, name) = (self.clone(), Self::left(&job), id.clone());
+        let (own, spans, name) = (self.clone(), Self::left(&kept.job), id.to_owned());
+        let (choice, history) = (Arc::clone(&material.choice), material.history.clone());
         let reading = tokio::task::spawn_blocking(move || {
-            own.read(&name, &spans, &choice, history.as_ref(), &sender)
+            own.read(&name, &spans, &choice, history.as_deref(), &sender)
         });
-        let (mut last_kept, mut stopped, mut found) = (Instant::now(), false, 0);
+        // What was kept last: kept again, it confirms that this process still runs the job.
+        let mut last = kept.clone();
+        material.ahead.iter().for_each(|(partition, _, _)| kept.job.sent_one(*partition));
+        progress.sent.store(kept.job.sent(), Ordering::Relaxed);
+        let (mut last_kept, mut stopped) = (Instant::now(), false);
         'work: while let Some(chunk) = tokio::select! {
             chunk = chunks.recv() => chunk,
             () = run.stop.cancelled() => { stopped = true; None }
@@ -171,32 +234,34 @@ impl Operations {
                     stopped = true;
                     break 'work;
                 }
-                let Some((at, note)) = job.partitions.get_mut(&event.partition) else { continue };
                 for delivery in &event.deliveries {
-                    if ahead.contains(&(event.partition, event.offset, delivery.delivery_id)) {
-                        found += 1;
+                    let key = (event.partition, event.offset, delivery.delivery_id);
+                    if material.ahead.contains(&key) {
+                        *found += 1;
                         continue;
+                    }
+                    writer.turn().await?;
+                    if !member.may_write() {
+                        last = self.commit(member, last).await?;
                     }
                     let trace = event.traceparent.clone();
                     let headers = trace.map(|trace| (TRACEPARENT.to_owned(), trace));
-                    writer.write(delivery, headers.into_iter().collect()).await?;
-                    note.sent += 1;
+                    writer.hand_over(delivery, headers.into_iter().collect())?;
+                    kept.job.sent_one(event.partition);
                     progress.sent.fetch_add(1, Ordering::Relaxed);
                 }
-                *at = event.offset + 1;
+                kept.job.pass(event.partition, event.offset + 1);
                 if last_kept.elapsed() >= COMMIT_INTERVAL {
-                    job = self.commit(&bookmarks, job, &mut writer).await?;
+                    self.checkpoint(member, &mut kept, &mut last, material, &mut writer).await?;
                     last_kept = Instant::now();
                 }
             }
             for (partition, position) in chunk.positions {
-                if let Some((at, _)) = job.partitions.get_mut(&partition) {
-                    *at = (*at).max(position);
-                }
+                kept.job.pass(partition, position);
             }
             // Also where nothing is chosen: a job that does not move is taken to be left.
             if last_kept.elapsed() >= COMMIT_INTERVAL {
-                job = self.commit(&bookmarks, job, &mut writer).await?;
+                self.checkpoint(member, &mut kept, &mut last, material, &mut writer).await?;
                 last_kept = Instant::now();
             }
             progress.scanned.fetch_add(chunk.scanned, Ordering::Relaxed);
@@ -204,21 +269,38 @@ impl Operations {
         }
         drop(chunks);
         let read = reading.await?;
-        let job = self.commit(&bookmarks, job, &mut writer).await?;
+        self.checkpoint(member, &mut kept, &mut last, material, &mut writer).await?;
         let plan = read?;
-        Ok(Finished { job: id, plan, sent: job.sent(), found, stopped })
+        let sent = kept.job.sent();
+        Ok(Finished { job: id.to_owned(), plan, sent, found: *found, stopped })
     }
 
-    /// Keeps the progress when everything before it is durable.
-    async fn commit(
+    /// Keeps the progress when everything before it is durable. As long as something that an
+    /// earlier run wrote lies ahead, what was kept before stays: who resumes must find all of it
+    /// again.
+    async fn checkpoint(
         &self,
-        bookmarks: &Arc<Bookmarks>,
-        mut job: Job,
+        member: &Arc<SoleMember>,
+        kept: &mut Kept,
+        last: &mut Kept,
+        material: &Material,
         writer: &mut Writer,
-    ) -> anyhow::Result<Job> {
+    ) -> anyhow::Result<()> {
         writer.settle().await?;
-        let (written, bookmarks) = (writer.written.clone(), Arc::clone(bookmarks));
-        self.blocking(move |own| own.keep(&bookmarks, &mut job, &written).map(|()| job)).await
+        let is_ahead = |(partition, offset, _): &(i32, i64, DeliveryId)| {
+            kept.job.partitions.get(partition).is_some_and(|(at, _)| at <= offset)
+        };
+        if !material.ahead.iter().any(is_ahead) {
+            kept.written.extend(&writer.written);
+            last.clone_from(kept);
+        }
+        *last = self.commit(member, last.clone()).await?;
+        Ok(())
+    }
+
+    async fn commit(&self, member: &Arc<SoleMember>, mut kept: Kept) -> anyhow::Result<Kept> {
+        let member = Arc::clone(member);
+        self.blocking(move |own| own.keep(&member, &mut kept).map(|()| kept)).await
     }
 
     fn read(
@@ -282,7 +364,7 @@ impl Chunk {
 }
 
 fn asked_for(
-    id: crate::id::DeliveryId,
+    id: DeliveryId,
     known: &crate::replay::Known,
     event: &crate::event::Event,
     seen: &Seen<'_>,
@@ -305,4 +387,8 @@ fn asked_for(
         origin: Origin { topic: topic.into(), partition: seen.partition(), offset: seen.offset() },
         job: Some(job.to_owned()),
     }
+}
+
+fn is_unacknowledged(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ProduceError::NotAcknowledged(_)))
 }

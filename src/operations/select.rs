@@ -2,8 +2,10 @@
 //! plan that follows.
 
 use std::{
+    collections::BTreeMap,
     ops::ControlFlow,
     str::FromStr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,10 +16,18 @@ use crate::{
     clock::{self, Timestamp},
     delivery::AttemptRecord,
     event::Event,
-    kafka::{Bounds, Seen, Span, Spans, TopicKind},
+    kafka::{Bookmarks, Bounds, Seen, Span, Spans, TopicKind},
     pipeline::COMMAND_OFFSET,
     replay::{Choice, Connectors, History, Known, Plan, Selection, Warning, warnings},
 };
+
+/// How far the clocks of instances, brokers and producers may be apart.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+/// An attempt is on record so long after its event was finished with: instances write attempts
+/// without waiting for them.
+const ATTEMPT_LAG: Duration = Duration::from_millis(500);
+/// Records of each partition after a window that are looked at for some that belong into it.
+const MAX_LOOK_AHEAD: i64 = 100_000;
 
 /// Offsets of one partition, as an operator writes them: `3:1000-2000`, both ends included, or
 /// `3:1000-` to the end.
@@ -71,6 +81,8 @@ pub struct Survey {
     pub has_history: bool,
     /// What speaks against sending.
     pub warnings: Vec<Warning>,
+    /// Records that wait behind an open transaction: they are not read.
+    pub behind_transactions: u64,
 }
 
 impl Survey {
@@ -83,6 +95,7 @@ impl Survey {
                 "inTopic": self.in_topic,
                 "seconds": self.took.as_secs_f64(),
                 "attemptsRead": self.has_history,
+                "behindOpenTransactions": self.behind_transactions,
             },
             "warnings": self.warnings,
         })
@@ -111,7 +124,8 @@ impl Operations {
             plan.unreadable += 1;
             return None;
         };
-        let targets = choice.take(&event, seen.timestamp(), history, plan);
+        let place = (seen.partition(), seen.offset());
+        let targets = choice.take(&event, seen.timestamp(), place, history, plan);
         (!targets.is_empty()).then_some((event, targets))
     }
 
@@ -132,11 +146,33 @@ impl Operations {
         Ok(connectors)
     }
 
-    /// What was delivered of a selection, as the attempts tell. Blocks.
+    /// What was delivered of a selection, as the attempts tell, and what is on its way. Blocks.
     pub fn history(&self, selection: &Selection) -> anyhow::Result<History> {
         let mut history = History::default();
+        // First of all: what is finished now has its attempts already, or will have no more.
+        let events = self.topic(TopicKind::Events);
+        for (partition, offset) in self.committed(&self.group, &events)? {
+            history.finished_to(partition, offset);
+        }
+        thread::sleep(ATTEMPT_LAG);
+        let topic = self.topic(TopicKind::Attempts);
+        let bounds = Bounds::of(&self.connection, &topic)?;
+        let is_cut = |partition: i32| {
+            bounds.whole().get(&partition).is_some_and(|span| span.from > 0 && !span.is_empty())
+        };
+        for partition in bounds.whole().keys().filter(|partition| is_cut(**partition)) {
+            if let Some(at) = self.first_in(&topic, *partition, bounds.whole())? {
+                history.begins_at(at);
+            }
+        }
         let mut full = Ok(());
-        self.each_attempt(selection.from, None, |attempt| {
+        // Attempts are stamped by the instances' clocks, events by others.
+        let from = selection.from.map(|from| {
+            let slack = i64::try_from(CLOCK_SLACK.as_millis()).unwrap_or_default();
+            Timestamp::from_millis(from.millis().saturating_sub(slack).max(0))
+        });
+        self.each_attempt(from, None, |attempt| {
+            history.see(attempt.outcome, attempt.at);
             let kind = attempt.event_type.parse();
             let wanted = selection.has_project(&attempt.project_id)
                 && kind.is_ok_and(|kind| selection.has_event_type(kind))
@@ -148,7 +184,52 @@ impl Operations {
             if full.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         full?;
+        self.asked_for(&mut history)?;
         Ok(history)
+    }
+
+    /// Takes the deliveries into a history that wait in the replay topic.
+    fn asked_for(&self, history: &mut History) -> anyhow::Result<()> {
+        let topic = self.topic(TopicKind::Replay);
+        let finished = self.committed(&format!("{}.replay", self.group), &topic)?;
+        let mut spans = Bounds::of(&self.connection, &topic)?.whole().clone();
+        for (partition, span) in &mut spans {
+            let next = finished.get(partition).copied().unwrap_or(span.from);
+            span.from = next.clamp(span.from, span.to);
+        }
+        let mut full = Ok(());
+        self.scan(&topic, &spans, |seen| {
+            if let Some(record) = seen.value().and_then(|value| self.delivery(value)) {
+                full = history.is_asked_for(record.delivery_id);
+            }
+            if full.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(full?)
+    }
+
+    /// What a group has committed of a topic's partitions.
+    fn committed(&self, group: &str, topic: &str) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let bounds = Bounds::of(&self.connection, topic)?;
+        let partitions: Vec<(String, i32)> =
+            bounds.whole().keys().map(|partition| (topic.to_owned(), *partition)).collect();
+        let kept = Bookmarks::new(&self.connection, group)?.read(&partitions)?;
+        Ok(kept.into_iter().map(|((_, partition), kept)| (partition, kept.offset)).collect())
+    }
+
+    /// When the first record of a partition was written.
+    fn first_in(
+        &self,
+        topic: &str,
+        partition: i32,
+        spans: &Spans,
+    ) -> anyhow::Result<Option<Timestamp>> {
+        let own = spans.iter().filter(|(number, _)| **number == partition);
+        let mut first = None;
+        self.scan(topic, &own.map(|(number, span)| (*number, *span)).collect(), |seen| {
+            first = Some(seen.timestamp());
+            ControlFlow::Break(())
+        })?;
+        Ok(first)
     }
 
     /// Hands every attempt of a time over. Blocks.
@@ -170,11 +251,7 @@ impl Operations {
     }
 
     /// The offsets of the events topic that are meant, and how many records it has. Blocks.
-    pub fn spans(
-        &self,
-        selection: &Selection,
-        ranges: &[OffsetRange],
-    ) -> anyhow::Result<(Spans, u64)> {
+    fn spans(&self, selection: &Selection, ranges: &[OffsetRange]) -> anyhow::Result<(Spans, u64)> {
         let topic = self.topic(TopicKind::Events);
         let bounds = Bounds::of(&self.connection, &topic)?;
         let in_topic = bounds.whole().values().map(|span| span.len()).sum();
@@ -205,8 +282,25 @@ impl Operations {
         Ok((spans, in_topic))
     }
 
+    /// What a selection means, with the end of the logs fixed now: the plan, the connectors, and
+    /// what arrived before where that is wanted. Blocks.
+    pub fn prepare(
+        &self,
+        selection: &Selection,
+        ranges: &[OffsetRange],
+        wants_history: bool,
+    ) -> anyhow::Result<(Survey, Choice, Option<History>)> {
+        let (spans, in_topic) = self.spans(selection, ranges)?;
+        let connectors = self.connectors()?;
+        let history = wants_history.then(|| self.history(selection)).transpose()?;
+        Self::check_selection(selection, &connectors, history.as_ref())?;
+        let choice = connectors.choose(selection, history.as_ref());
+        let survey = self.survey(&spans, in_topic, &choice, history.as_ref())?;
+        Ok((survey, choice, history))
+    }
+
     /// Counts what a choice would send of these offsets. Blocks.
-    pub fn survey(
+    fn survey(
         &self,
         spans: &Spans,
         in_topic: u64,
@@ -215,14 +309,91 @@ impl Operations {
     ) -> anyhow::Result<Survey> {
         let mut plan = choice.plan();
         let began = Instant::now();
-        self.scan(&self.topic(TopicKind::Events), spans, |seen| {
+        let selection = choice.selection();
+        let mut stamps = Stamps::new(selection.from, selection.to);
+        let topic = self.topic(TopicKind::Events);
+        self.scan(&topic, spans, |seen| {
+            stamps.see(seen, true);
             self.weigh(seen, choice, history, &mut plan);
             ControlFlow::Continue(())
         })?;
         let took = began.elapsed();
-        let warnings = warnings(&plan, history.is_some(), clock::now());
+        let bounds = Bounds::of(&self.connection, &topic)?;
+        if selection.to.is_some() {
+            // Behind a record that is stamped too late there may be some of the window's.
+            let beyond = spans.iter().map(|(partition, span)| {
+                let end = bounds.whole().get(partition).map_or(span.to, |whole| whole.to);
+                let to = end.min(span.to.saturating_add(MAX_LOOK_AHEAD)).max(span.to);
+                (*partition, Span { from: span.to, to })
+            });
+            self.scan(&topic, &beyond.collect(), |seen| {
+                stamps.see(seen, false);
+                ControlFlow::Continue(())
+            })?;
+        }
+        let mut warnings = warnings(&plan, history, clock::now());
+        warnings.extend(stamps.warning());
+        let waiting = bounds.behind_open_transactions()?;
+        let behind_transactions = waiting.values().map(|span| span.len()).sum();
+        if behind_transactions > 0 {
+            warnings.push(Warning::of_log(
+                "open_transactions",
+                behind_transactions,
+                format!(
+                    "{behind_transactions} records of {topic} wait behind a producer's open transaction and cannot be read: replay them when it has ended"
+                ),
+            ));
+        }
         let has_history = history.is_some();
-        Ok(Survey { plan, spans: spans.clone(), in_topic, took, has_history, warnings })
+        Ok(Survey {
+            plan,
+            spans: spans.clone(),
+            in_topic,
+            took,
+            has_history,
+            warnings,
+            behind_transactions,
+        })
+    }
+}
+
+/// Compares records' timestamps, where their producers set them, with a window that was looked up by
+/// them.
+struct Stamps {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    outside: u64,
+    missed: u64,
+}
+
+impl Stamps {
+    fn new(from: Option<Timestamp>, to: Option<Timestamp>) -> Self {
+        Self { from, to, outside: 0, missed: 0 }
+    }
+
+    /// A record that was chosen, or one after the chosen ones.
+    fn see(&mut self, seen: &Seen<'_>, is_chosen: bool) {
+        if !seen.is_stamped_by_producer() {
+            return;
+        }
+        let at = seen.timestamp();
+        let is_in = self.from.is_none_or(|from| at >= from) && self.to.is_none_or(|to| at < to);
+        match (is_chosen, is_in) {
+            (true, false) => self.outside += 1,
+            (false, true) => self.missed += 1,
+            _ => {}
+        }
+    }
+
+    fn warning(&self) -> Option<Warning> {
+        if self.outside + self.missed == 0 {
+            return None;
+        }
+        let message = format!(
+            "the timestamps of the events are their producers' (message.timestamp.type=CreateTime), and not in order: {} of the chosen records are from outside of the window, {} after them are from inside and not chosen. Choose by --offsets, and let the topic take the broker's time (LogAppendTime, `dunmore topics check`)",
+            self.outside, self.missed
+        );
+        Some(Warning::of_log("timestamps", self.outside + self.missed, message))
     }
 }
 

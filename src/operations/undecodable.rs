@@ -18,8 +18,8 @@ use crate::{
     codec::{ReadError, RecordKind},
     connector::Command,
     delivery::DeliveryRecord,
-    kafka::{Outgoing, Record, TopicKind},
-    replay::{DeadFilter, NOTE, NOTE_REDRIVEN, Position, RedrivenNote},
+    kafka::{Bounds, Record, Seen, Span, Spans, TopicKind, Verbatim},
+    replay::{DeadFilter, DeadLetter, Letter, Position},
 };
 
 /// What belongs to an exported record beside its value: `POSITION.json` beside `POSITION.bin`.
@@ -38,10 +38,81 @@ pub struct Sidecar {
     pub source_partition: i32,
     /// Its offset there.
     pub source_offset: i64,
-    /// Its key, in Base64: it may be any bytes.
-    pub key: String,
-    /// Its own headers, values in Base64.
-    pub headers: BTreeMap<String, String>,
+    /// Its key, in Base64: it may be any bytes, and null is none.
+    pub key: Option<String>,
+    /// Its own headers.
+    pub headers: SidecarHeaders,
+}
+
+/// A record's headers beside it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SidecarHeaders {
+    /// Each in its place: names may repeat, values may be null.
+    List(Vec<SidecarHeader>),
+    /// As the first release wrote them: values in Base64.
+    Map(BTreeMap<String, String>),
+}
+
+/// A header of a record.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SidecarHeader {
+    name: String,
+    /// In Base64.
+    value: Option<String>,
+}
+
+/// A record's headers with their values as bytes.
+type Headers = Vec<(String, Option<Vec<u8>>)>;
+
+impl SidecarHeaders {
+    fn of(headers: &[(String, Option<Bytes>)]) -> Self {
+        let header = |(name, value): &(String, Option<Bytes>)| SidecarHeader {
+            name: name.clone(),
+            value: value.as_ref().map(|value| STANDARD.encode(value)),
+        };
+        Self::List(headers.iter().map(header).collect())
+    }
+
+    fn read(&self) -> anyhow::Result<Headers> {
+        let decode = |name: &str, value: &str| {
+            STANDARD.decode(value).with_context(|| format!("header {name} is not Base64"))
+        };
+        match self {
+            Self::List(list) => list
+                .iter()
+                .map(|header| {
+                    let value = header.value.as_deref();
+                    let value = value.map(|value| decode(&header.name, value)).transpose()?;
+                    Ok((header.name.clone(), value))
+                })
+                .collect(),
+            Self::Map(map) => map
+                .iter()
+                .map(|(name, value)| Ok((name.clone(), Some(decode(name, value)?))))
+                .collect(),
+        }
+    }
+}
+
+/// What of a record is needed to write it again.
+struct Original {
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// A record written back.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reinjected {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset that it has now.
+    pub offset: i64,
 }
 
 /// What was exported.
@@ -70,8 +141,8 @@ impl Operations {
             if letter.delivery().is_some() || self.unanswered() != unanswered {
                 return ControlFlow::Continue(());
             }
-            let record = seen.copy();
-            let own = record.headers.iter().filter(|(key, _)| !key.starts_with("dunmore-"));
+            let record = self.original(&letter, seen);
+            let value = record.value.as_deref().unwrap_or_default();
             let sidecar = Sidecar {
                 position: letter.position.to_string(),
                 reason: letter.reason,
@@ -79,12 +150,11 @@ impl Operations {
                 source_topic: letter.source_topic,
                 source_partition: letter.source_partition,
                 source_offset: letter.source_offset,
-                key: STANDARD.encode(record.key.as_deref().unwrap_or_default()),
-                headers: own.map(|(key, value)| (key.clone(), STANDARD.encode(value))).collect(),
+                key: record.key.as_ref().map(|key| STANDARD.encode(key)),
+                headers: SidecarHeaders::of(&record.headers),
             };
             let name = format!("{}-{}", letter.position.partition, letter.position.offset);
             let file = folder.join(format!("{name}.bin"));
-            let value = record.value.as_deref().unwrap_or_default();
             match write_both(&file, value, &folder.join(format!("{name}.json")), &sidecar) {
                 Ok(()) => {
                     files.push(file);
@@ -100,47 +170,89 @@ impl Operations {
         Ok(Exported { files })
     }
 
+    /// The record of a dead letter as it was. A letter shows null keys, values and headers as empty
+    /// ones: where there are such, the record is looked up where it came from, if it is still there.
+    fn original(&self, letter: &DeadLetter, seen: &Seen<'_>) -> Original {
+        let headers = seen.nullable_headers().into_iter();
+        let headers = headers.filter(|(name, _)| !name.starts_with("dunmore-")).collect();
+        let record = seen.copy();
+        let kept = Original { key: record.key, value: record.value, headers };
+        let is_empty = |bytes: &Option<Bytes>| bytes.as_ref().is_some_and(Bytes::is_empty);
+        let is_in_doubt = is_empty(&kept.key)
+            || is_empty(&kept.value)
+            || kept.headers.iter().any(|(_, value)| is_empty(value));
+        if is_in_doubt { self.source_of(letter).unwrap_or(kept) } else { kept }
+    }
+
+    fn source_of(&self, letter: &DeadLetter) -> Option<Original> {
+        let topic = letter.source_topic.as_str();
+        if !self.topics.all().into_iter().any(|kind| self.topics.name(kind) == topic) {
+            return None;
+        }
+        let bounds = Bounds::of(&self.connection, topic).ok()?;
+        let (partition, offset) = (letter.source_partition, letter.source_offset);
+        let whole = bounds.whole().get(&partition)?;
+        if offset < whole.from || offset >= whole.to {
+            return None;
+        }
+        let span = Span { from: offset, to: offset + 1 };
+        let mut found = None;
+        let read = self.scan(topic, &Spans::from([(partition, span)]), |seen| {
+            let record = seen.copy();
+            let headers = seen.nullable_headers();
+            found = Some(Original { key: record.key, value: record.value, headers });
+            ControlFlow::Break(())
+        });
+        // A topic that was made anew has another record there.
+        let is_same = |found: &Original| match &letter.letter {
+            Letter::Raw(bytes) => {
+                bytes.is_empty() || found.value.as_deref().unwrap_or_default() == bytes
+            }
+            Letter::Delivery(_) => false,
+        };
+        read.ok().and(found).filter(is_same)
+    }
+
+    /// The dead letters of exported records that were written back or redriven already. Blocks.
+    pub fn reinjected(&self, files: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+        let marks = self.marks(None)?;
+        let mut again = Vec::new();
+        for file in files {
+            let position = read_sidecar(file)?.position;
+            if marks.has(position.parse().map_err(anyhow::Error::msg)?) {
+                again.push(file.clone());
+            }
+        }
+        Ok(again)
+    }
+
     /// Writes an exported record back to where it came from, when it can be read now, and marks the
-    /// dead letter as redriven. Returns the topic, the partition and the offset that it has now.
-    pub async fn reinject(&self, file: &Path) -> anyhow::Result<String> {
-        let sidecar = file.with_extension("json");
-        let text = fs::read_to_string(&sidecar).with_context(|| {
-            format!("cannot read {}, which must lie beside {}", sidecar.display(), file.display())
-        })?;
-        let sidecar: Sidecar = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not as it was exported", sidecar.display()))?;
+    /// dead letter as redriven. Returns where it is now.
+    pub async fn reinject(&self, file: &Path) -> anyhow::Result<Reinjected> {
+        let sidecar = read_sidecar(file)?;
         let value = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         let position: Position = sidecar.position.parse().map_err(anyhow::Error::msg)?;
-        let key = STANDARD.decode(&sidecar.key).context("the key in the sidecar is no Base64")?;
-        let mut headers = Vec::new();
-        for (name, value) in &sidecar.headers {
-            let value = STANDARD.decode(value);
-            headers.push((name.as_str(), value.with_context(|| format!("header {name}"))?));
-        }
-        let own = headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into()));
+        let key = sidecar.key.as_deref().map(|key| STANDARD.decode(key)).transpose();
+        let key = key.context("the key in the sidecar is not Base64")?;
+        let headers = sidecar.headers.read()?;
+        let own = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().unwrap_or_default().into()));
         self.check_repaired(&sidecar.source_topic, &value, own.collect())
             .await
             .with_context(|| format!("{} is not repaired", file.display()))?;
-        let record = Outgoing {
+        let record = Verbatim {
             topic: &sidecar.source_topic,
-            partition: None,
-            key: &key,
+            partition: sidecar.source_partition,
+            key: key.as_deref(),
             value: Some(&value),
-            headers,
+            headers: &headers,
         };
         let mut writer = self.writer(1.0)?;
-        writer.note(&record).await?;
-        let job = format!("reinjected-{position}");
-        let note = serde_json::to_vec(&RedrivenNote { job, offsets: vec![position.offset] })?;
-        let record = Outgoing {
-            topic: &self.topic(TopicKind::Dead),
-            partition: Some(position.partition),
-            key: b"",
-            value: Some(&note),
-            headers: vec![(NOTE, NOTE_REDRIVEN.into())],
-        };
-        writer.note(&record).await?;
-        Ok(sidecar.source_topic)
+        let (partition, offset) = writer.verbatim(&record).await?;
+        let note = Self::note_of(&format!("reinjected-{position}"), &[position.offset])?;
+        writer.note(&self.note_record(position.partition, &note)).await?;
+        Ok(Reinjected { topic: sidecar.source_topic, partition, offset })
     }
 
     /// Whether the topic that a record came from would take it now.
@@ -176,6 +288,15 @@ impl Operations {
     }
 }
 
+fn read_sidecar(file: &Path) -> anyhow::Result<Sidecar> {
+    let sidecar = file.with_extension("json");
+    let text = fs::read_to_string(&sidecar).with_context(|| {
+        format!("cannot read {}, which must lie beside {}", sidecar.display(), file.display())
+    })?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not as it was exported", sidecar.display()))
+}
+
 fn refused(error: ReadError) -> anyhow::Error {
     match error {
         ReadError::Refused(reason, detail) => anyhow!("{detail} ({reason})"),
@@ -192,4 +313,31 @@ fn write_both(file: &Path, value: &[u8], beside: &Path, sidecar: &Sidecar) -> an
     };
     new(beside, &serde_json::to_vec_pretty(sidecar)?)?;
     new(file, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_keeps_headers_that_repeat_and_values_that_are_null() {
+        let headers = vec![
+            ("a".to_owned(), Some(Bytes::from_static(b"\xff"))),
+            ("a".to_owned(), None),
+            ("b".to_owned(), Some(Bytes::new())),
+        ];
+        let json = serde_json::to_string(&SidecarHeaders::of(&headers)).unwrap();
+        let read = serde_json::from_str::<SidecarHeaders>(&json).unwrap().read().unwrap();
+        let same = headers.into_iter().map(|(name, value)| (name, value.map(|v| v.to_vec())));
+        assert_eq!(read, same.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_sidecar_of_the_first_release_is_read() {
+        let text = r#"{"position":"1:7","reason":"undecodable","detail":"","sourceTopic":"t",
+            "sourcePartition":1,"sourceOffset":3,"key":"cHJval8x","headers":{"a":"eA=="}}"#;
+        let sidecar: Sidecar = serde_json::from_str(text).unwrap();
+        assert_eq!(sidecar.key.as_deref(), Some("cHJval8x"));
+        assert_eq!(sidecar.headers.read().unwrap(), [("a".to_owned(), Some(b"x".to_vec()))]);
+    }
 }

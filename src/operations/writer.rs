@@ -13,7 +13,10 @@ use super::Operations;
 use crate::{
     codec::Codec,
     delivery::DeliveryRecord,
-    kafka::{Connection, KafkaError, Outgoing, ProduceError, Producer, TopicKind},
+    kafka::{
+        Connection, KafkaError, Outgoing, ProduceError, Producer, TopicKind, Verbatim,
+        WRITE_TIMEOUT,
+    },
     metrics::{KafkaClient, Metrics},
 };
 
@@ -53,7 +56,13 @@ impl Writer {
     ) -> anyhow::Result<Self> {
         let metrics = Metrics::new().map_err(|e| KafkaError::Other(e.to_string()))?;
         Ok(Self {
-            producer: Producer::new(connection, metrics.kafka_client(KafkaClient::Tool))?,
+            // What is not written in time is not written at all: a process that stood still must
+            // not go on where another has taken over.
+            producer: Producer::with_timeout(
+                connection,
+                metrics.kafka_client(KafkaClient::Tool),
+                WRITE_TIMEOUT,
+            )?,
             topic,
             codec,
             interval: Duration::from_secs_f64(1.0 / rate.max(1.0)),
@@ -63,12 +72,8 @@ impl Writer {
         })
     }
 
-    /// Hands a delivery over when its time has come.
-    pub async fn write(
-        &mut self,
-        delivery: &DeliveryRecord,
-        headers: Vec<(String, Vec<u8>)>,
-    ) -> anyhow::Result<()> {
+    /// Waits until the next delivery's time has come and there is room for it.
+    pub async fn turn(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
         let earliest = now.checked_sub(MAX_BURST).unwrap_or(now);
         self.next_at = self.next_at.max(earliest) + self.interval;
@@ -80,6 +85,15 @@ impl Writer {
         while self.waiting.len() >= MAX_UNACKNOWLEDGED {
             self.settle_one().await?;
         }
+        Ok(())
+    }
+
+    /// Hands a delivery over at once, after its [`Self::turn`].
+    pub fn hand_over(
+        &mut self,
+        delivery: &DeliveryRecord,
+        headers: Vec<(String, Vec<u8>)>,
+    ) -> anyhow::Result<()> {
         let (producer, topic) = (self.producer.clone(), self.topic.clone());
         let key = delivery.connector.project.clone();
         let value = self.codec.encode(TopicKind::Replay, delivery.to_json());
@@ -128,5 +142,10 @@ impl Writer {
     pub async fn note(&mut self, record: &Outgoing<'_>) -> anyhow::Result<()> {
         self.producer.send(record).await.context("a note was not written")?;
         Ok(())
+    }
+
+    /// Writes a record as it is given, and waits until it is durable.
+    pub async fn verbatim(&mut self, record: &Verbatim<'_>) -> anyhow::Result<(i32, i64)> {
+        self.producer.send_verbatim(record).await.context("the record was not written")
     }
 }

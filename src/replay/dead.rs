@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::ConnectorName;
+use super::{ConnectorName, Which};
 use crate::{
     clock::Timestamp,
     delivery::{DeliveryRecord, Reason},
@@ -231,7 +231,7 @@ pub struct RedrivenNote {
 }
 
 /// What was redriven, as the notes in the dead-letter topic say.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Marks {
     redriven: HashSet<Position>,
 }
@@ -239,7 +239,7 @@ pub struct Marks {
 /// More notes than can be remembered.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "more than {MAX_MARKS} dead letters were redriven in this time: purge them (dunmore dlq purge --redriven) or narrow the time with --from"
+    "more than {MAX_MARKS} dead letters are in this time: purge those that were redriven (dunmore dlq purge --redriven), or narrow the time with --from"
 )]
 pub struct TooManyMarks;
 
@@ -264,11 +264,16 @@ impl Marks {
         self.redriven.contains(&position)
     }
 
-    /// Whether a redrive sends this letter: what went before, or came back from one, goes again
-    /// only when it is asked for.
+    /// Whether a redrive of these letters sends this one: what went before, or came back from one,
+    /// goes again only when it is asked for.
     #[must_use]
-    pub fn permits(&self, letter: &DeadLetter, again: bool) -> bool {
-        again || (!self.has(letter.position) && !letter.has_returned())
+    pub fn permits(&self, letter: &DeadLetter, which: Which) -> bool {
+        let (was_sent, has_returned) = (self.has(letter.position), letter.has_returned());
+        match which {
+            Which::Waiting => !was_sent && !has_returned,
+            Which::FailedAgain => !was_sent && has_returned,
+            Which::Again => true,
+        }
     }
 }
 
@@ -377,13 +382,16 @@ mod tests {
         marks.add(1, b"no note").unwrap();
         let (sent, waiting) = (letter(7, "gone", RECORD), letter(8, "gone", RECORD));
         assert_eq!((sent.state(&marks), waiting.state(&marks)), ("redriven", "waiting"));
-        assert!(!marks.permits(&sent, false) && marks.permits(&sent, true));
-        assert!(marks.permits(&waiting, false));
+        assert!(!marks.permits(&sent, Which::Waiting) && marks.permits(&sent, Which::Again));
+        assert!(marks.permits(&waiting, Which::Waiting));
         let returned =
             RECORD.trim().replacen("\"origin\":", "\"job\":\"redrive-1\",\"origin\":", 1);
         let returned = letter(9, "gone", &returned);
         assert_eq!(returned.state(&marks), "failed again");
-        assert!(!marks.permits(&returned, false) && marks.permits(&returned, true));
+        assert!(
+            !marks.permits(&returned, Which::Waiting) && marks.permits(&returned, Which::Again)
+        );
+        assert!(marks.permits(&returned, Which::FailedAgain));
         let mut tally = Tally::default();
         for letter in [&sent, &waiting, &returned] {
             tally.add(letter, &marks);

@@ -28,6 +28,9 @@ pub struct JobNote {
     pub to: i64,
     /// Deliveries asked for so far.
     pub sent: u64,
+    /// Deliveries of the whole job, in all partitions, as its plan counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<u64>,
     /// What the job chooses.
     pub selection: Selection,
 }
@@ -43,7 +46,7 @@ impl JobNote {
     /// The note of a partition in which nothing was done yet.
     #[must_use]
     pub fn new(selection: Selection, now: Timestamp, from: i64, to: i64) -> Self {
-        Self { v: VERSION, started_at: now, at: now, from, to, sent: 0, selection }
+        Self { v: VERSION, started_at: now, at: now, from, to, sent: 0, planned: None, selection }
     }
 
     /// The text that is kept.
@@ -101,6 +104,26 @@ impl Job {
         self.partitions.values().map(|(_, note)| note.sent).sum()
     }
 
+    /// Deliveries of the whole job, where its plan is known.
+    #[must_use]
+    pub fn planned(&self) -> Option<u64> {
+        self.first().and_then(|note| note.planned)
+    }
+
+    /// Counts a delivery that was asked for.
+    pub fn sent_one(&mut self, partition: i32) {
+        if let Some((_, note)) = self.partitions.get_mut(&partition) {
+            note.sent += 1;
+        }
+    }
+
+    /// Everything before this offset is done.
+    pub fn pass(&mut self, partition: i32, offset: i64) {
+        if let Some((at, _)) = self.partitions.get_mut(&partition) {
+            *at = (*at).max(offset);
+        }
+    }
+
     /// Whether there is nothing left to do.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -123,6 +146,7 @@ impl Job {
             "records": all,
             "scanned": done,
             "sent": self.sent(),
+            "planned": self.planned(),
             "selection": self.selection(),
         })
     }

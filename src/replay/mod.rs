@@ -5,20 +5,24 @@ mod dead;
 mod history;
 mod job;
 mod plan;
+mod redrive;
 mod selection;
 mod story;
 mod warning;
 mod when;
 
 pub use dead::{
-    DeadFilter, DeadLetter, Letter, Marks, NOTE, NOTE_REDRIVEN, Position, Purgeable, REDRIVE,
-    RedrivenNote, Tally, TooManyMarks,
+    DeadFilter, DeadLetter, Letter, MAX_MARKS, Marks, NOTE, NOTE_REDRIVEN, Position, Purgeable,
+    REDRIVE, RedrivenNote, Tally, TooManyMarks,
 };
-pub use history::{History, HistoryFull, MAX_HISTORY};
+pub use history::{History, HistoryFull, MAX_HISTORY, Shown};
 pub use job::{Job, JobNote, NoteTooLong};
 pub use plan::{Choice, Connectors, Known, MAX_SAMPLES, Plan, Row};
+pub use redrive::{Fate, Newest, RedrivePlan, RedriveRow, Sifter, Which};
 pub use selection::{ConnectorName, Head, Selection, event_types};
-pub use story::{AttemptFilter, Consumed, Place, Story, Told};
+pub use story::{
+    Answer, AttemptFilter, Behind, Consumed, NotWanted, Place, Refused, Story, Told, Unreadable,
+};
 pub use warning::{Warning, warnings};
 pub use when::moment;
 

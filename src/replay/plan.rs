@@ -1,11 +1,11 @@
 //! Which deliveries a replay makes of an event, and the count of them: the plan that is shown
 //! before, and the sum that is shown after.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::{Head, History, Selection};
+use super::{Head, History, Selection, Shown};
 use crate::{
     clock::Timestamp,
     connector::{Change, Connector},
@@ -53,6 +53,7 @@ impl Known {
 pub struct Connectors {
     /// The offset of the command that caused the newest record, and the connector unless it is gone.
     states: HashMap<ConnectorKey, (i64, Option<Connector>)>,
+    projects: BTreeSet<ProjectId>,
 }
 
 impl Connectors {
@@ -61,8 +62,13 @@ impl Connectors {
         let (key, connector) = match change {
             Change::ConnectorSet(connector) => (connector.key.clone(), Some(connector)),
             Change::ConnectorGone(key) => (key, None),
-            Change::ProjectSet(_) | Change::ProjectGone(_) => return,
+            Change::ProjectSet(project) => {
+                self.projects.insert(project.id.clone());
+                return;
+            }
+            Change::ProjectGone(_) => return,
         };
+        self.projects.insert(key.project.clone());
         let known = self.states.get(&key);
         if known.is_none_or(|(offset, _)| *offset <= command_offset) {
             self.states.insert(key, (command_offset, connector));
@@ -73,6 +79,27 @@ impl Connectors {
     #[must_use]
     pub fn get(&self, key: &ConnectorKey) -> Option<&Connector> {
         self.states.get(key)?.1.as_ref()
+    }
+
+    /// Whether there is such a project.
+    #[must_use]
+    pub fn has_project(&self, project: &ProjectId) -> bool {
+        self.projects.contains(project)
+    }
+
+    /// Every project that has, or had, a connector or a tier.
+    pub fn projects(&self) -> impl Iterator<Item = &str> {
+        self.projects.iter().map(ProjectId::as_str)
+    }
+
+    /// Every connector that was deleted, as far as the state topic tells.
+    pub fn deleted(&self) -> impl Iterator<Item = &ConnectorKey> {
+        self.states.iter().filter(|(_, (_, state))| state.is_none()).map(|(key, _)| key)
+    }
+
+    /// Every connector that is not deleted.
+    pub fn all(&self) -> impl Iterator<Item = &Connector> {
+        self.states.values().filter_map(|(_, connector)| connector.as_ref())
     }
 
     /// The choice that a selection makes among them, with what is known of earlier deliveries.
@@ -112,7 +139,7 @@ impl Connectors {
         let mut by_project: HashMap<Box<str>, Vec<Known>> = HashMap::new();
         let mut rows = Vec::new();
         for (row, known) in chosen.into_iter().enumerate() {
-            rows.push(Row { left_out: selection.only_missing, ..Row::of(&known) });
+            rows.push(Row { leaves: Leaves::of(selection), ..Row::of(&known) });
             let project = known.key.project.as_str().into();
             by_project.entry(project).or_default().push(Known { row, ..known });
         }
@@ -140,6 +167,12 @@ impl Choice {
         Plan { rows: self.rows.clone(), ..Plan::default() }
     }
 
+    /// What it was made of.
+    #[must_use]
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
     /// Whether what has arrived before is left out.
     #[must_use]
     pub fn leaves_out(&self) -> bool {
@@ -153,11 +186,12 @@ impl Choice {
     }
 
     /// The connectors that a chosen event is sent to, counted into the plan. `at` is when Kafka took
-    /// it on.
+    /// it on; `place` is its record's partition and offset.
     pub fn take<'a>(
         &'a self,
         event: &Event,
         at: Timestamp,
+        place: (i32, i64),
         history: Option<&History>,
         plan: &mut Plan,
     ) -> Vec<&'a Known> {
@@ -168,20 +202,25 @@ impl Choice {
         let mut sent = Vec::new();
         for known in connectors {
             let row = &mut plan.rows[known.row];
-            let id = || known.delivery(&event.id);
-            let was_tried = || history.is_some_and(|history| history.was_tried(id()));
+            let shown = || history.and_then(|history| history.of(known.delivery(&event.id)));
             let Some(types) = &known.event_types else {
-                row.deleted += u64::from(was_tried());
+                row.deleted += u64::from(shown().is_some());
                 continue;
             };
             if !types.contains(event.kind) {
-                row.unsubscribed += u64::from(was_tried());
+                row.unsubscribed += u64::from(shown().is_some());
             } else if !known.is_active {
                 row.disabled += 1;
             } else {
-                let has_arrived = history.is_some_and(|history| history.has_arrived(id()));
-                row.delivered += u64::from(has_arrived);
-                if has_arrived && self.selection.only_missing {
+                let state = history.map(|history| match shown() {
+                    Some(Shown::Arrived) => State::Arrived,
+                    Some(Shown::Waiting) => State::Waiting,
+                    Some(Shown::Ended) => State::Missing,
+                    None if history.is_unread(place.0, place.1) => State::Waiting,
+                    None if history.reaches(at, known.created_at) => State::Missing,
+                    None => State::Unknown,
+                });
+                if row.leaves_out(state) {
                     continue;
                 }
                 row.send += 1;
@@ -198,6 +237,15 @@ impl Choice {
     }
 }
 
+/// What the attempts tell of a pair of an event and a connector that wants it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Arrived,
+    Waiting,
+    Missing,
+    Unknown,
+}
+
 /// What a replay does, counted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
@@ -210,6 +258,27 @@ pub struct Plan {
     /// When Kafka took on the oldest event that is sent.
     pub oldest: Option<Timestamp>,
     rows: Vec<Row>,
+}
+
+/// What a replay leaves out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leaves {
+    /// What has arrived before.
+    pub arrived: bool,
+    /// What waits.
+    pub waiting: bool,
+    /// What the attempts cannot tell of.
+    pub unknown: bool,
+}
+
+impl Leaves {
+    fn of(selection: &Selection) -> Self {
+        Self {
+            arrived: selection.only_missing,
+            waiting: selection.only_missing && !selection.include_waiting,
+            unknown: selection.only_missing && !selection.include_unknown,
+        }
+    }
 }
 
 /// What a replay does for one connector.
@@ -231,9 +300,15 @@ pub struct Row {
     pub new: u64,
     /// Deliveries that have arrived before; left out where only missing ones are wanted.
     pub delivered: u64,
-    /// Whether what has arrived before is left out.
+    /// Deliveries that wait in a retry tier, or whose event was not read yet; left out where only
+    /// missing ones are wanted, unless they are asked for.
+    pub waiting: u64,
+    /// Deliveries of which the attempts cannot show whether they arrived; left out where only
+    /// missing ones are wanted, unless they are asked for.
+    pub unknown: u64,
+    /// What is left out.
     #[serde(skip)]
-    pub left_out: bool,
+    pub leaves: Leaves,
     /// Not sent: the connector is switched off.
     pub disabled: u64,
     /// Not sent: tried once, but the connector does not subscribe to the type any more.
@@ -264,7 +339,9 @@ impl Row {
             send: 0,
             new: 0,
             delivered: 0,
-            left_out: false,
+            waiting: 0,
+            unknown: 0,
+            leaves: Leaves::default(),
             disabled: 0,
             unsubscribed: 0,
             deleted: 0,
@@ -285,7 +362,20 @@ impl Row {
     }
 
     fn is_empty(&self) -> bool {
-        self.send + self.delivered + self.disabled + self.unsubscribed + self.deleted == 0
+        let not_sent = self.disabled + self.unsubscribed + self.deleted;
+        self.send + self.delivered + self.waiting + self.unknown + not_sent == 0
+    }
+
+    /// Counts a pair under what the attempts tell of it; whether it is left out.
+    fn leaves_out(&mut self, state: Option<State>) -> bool {
+        let (count, is_left_out) = match state {
+            Some(State::Arrived) => (&mut self.delivered, self.leaves.arrived),
+            Some(State::Waiting) => (&mut self.waiting, self.leaves.waiting),
+            Some(State::Unknown) => (&mut self.unknown, self.leaves.unknown),
+            Some(State::Missing) | None => return false,
+        };
+        *count += 1;
+        is_left_out
     }
 }
 
@@ -312,6 +402,18 @@ impl Plan {
         self.rows.iter().map(|row| row.delivered).sum()
     }
 
+    /// Deliveries that wait in a retry tier, or whose event was not read yet.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.rows.iter().map(|row| row.waiting).sum()
+    }
+
+    /// Deliveries of which the attempts cannot show whether they arrived.
+    #[must_use]
+    pub fn unknown(&self) -> u64 {
+        self.rows.iter().map(|row| row.unknown).sum()
+    }
+
     /// Deliveries that nobody wants any more.
     #[must_use]
     pub fn unwanted(&self) -> u64 {
@@ -327,6 +429,8 @@ impl Plan {
             "events": self.events,
             "send": self.send(),
             "delivered": self.delivered(),
+            "waiting": self.waiting(),
+            "unknown": self.unknown(),
             "unwanted": self.unwanted(),
             "connectors": self.rows().collect::<Vec<_>>(),
         })
@@ -368,6 +472,7 @@ mod tests {
         connectors.apply(connector("off", &["*"], |c| c.is_active = false), 0);
         connectors.apply(connector("other", &["payment.failed"], |_| {}), 0);
         let mut history = History::default();
+        history.see(Outcome::Delivered, Timestamp::from_millis(2000));
         for (connector, event, outcome) in [
             ("old", "evt_1", Outcome::Delivered),
             ("old", "evt_2", Outcome::Dead),
@@ -384,7 +489,7 @@ mod tests {
             for id in ["evt_1", "evt_2"] {
                 let at = Timestamp::from_millis(5000);
                 let event = event(id);
-                pairs += choice.take(&event, at, Some(&history), &mut plan).len();
+                pairs += choice.take(&event, at, (0, 0), Some(&history), &mut plan).len();
             }
             assert_eq!((plan.events, plan.send(), pairs), (2, sent, 4 - usize::from(only_missing)));
             let row = |id: &str| plan.rows().find(|row| row.connector == id).unwrap().clone();

@@ -36,6 +36,14 @@ pub struct Selection {
     /// Leave out what the attempts show as delivered.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_missing: bool,
+    /// Of what is missing, also what waits in a retry tier or was not read yet: it will be
+    /// delivered without this.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub include_waiting: bool,
+    /// Of what is missing, also what the attempts cannot show, because they do not reach back so
+    /// far or what arrives was not recorded.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub include_unknown: bool,
 }
 
 impl Selection {

@@ -121,6 +121,108 @@ impl Place {
     }
 }
 
+/// A dead letter of a record that was refused, and names the event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// Where it is.
+    pub position: Position,
+    /// When it was written.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// Why, in words.
+    pub detail: String,
+    /// Where the record came from.
+    pub source: Origin,
+    /// Whether it was written back from there.
+    pub reinjected: bool,
+}
+
+/// A record of the events topic that names the event and cannot be read as it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unreadable {
+    /// Where it is.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// When Kafka took it on.
+    pub at: Timestamp,
+}
+
+/// Records of the events topic that wait behind an open transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Behind {
+    /// The partition.
+    pub partition: i32,
+    /// The first of them.
+    pub from: i64,
+    /// How many offsets.
+    pub records: u64,
+    /// Where the event is among them, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_at: Option<i64>,
+}
+
+/// A connector of the event's project that does not want it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotWanted {
+    /// The project.
+    pub project_id: String,
+    /// The connector.
+    pub connector_id: String,
+    /// Its type.
+    pub connector_type: ConnectorType,
+    /// Why: `off` or `other_event_types`.
+    pub why: &'static str,
+}
+
+/// The last answer of a destination that was an error, behind a reason of this program's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// When.
+    pub at: Timestamp,
+    /// The response's status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The reason.
+    pub reason: Reason,
+    /// The destination's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Whether it was to this delivery, or to another one of the same connector.
+    pub to_this: bool,
+}
+
+impl Answer {
+    /// The answer that an attempt got, if it is an error.
+    #[must_use]
+    pub fn of(attempt: &AttemptRecord<'_>, to_this: bool) -> Option<Self> {
+        // Without a request, no time was taken.
+        attempt.duration_ms.or(attempt.status.map(u64::from))?;
+        let reason = attempt.reason.filter(|reason| !is_own(*reason))?;
+        let detail = attempt.detail.as_deref().map(str::to_owned);
+        Some(Self { at: attempt.at, status: attempt.status, reason, detail, to_this })
+    }
+
+    /// In a few words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let status = self.status.map_or_else(String::new, |status| format!("HTTP {status} "));
+        let detail = self.detail.as_ref().map_or_else(String::new, |text| format!(" \"{text}\""));
+        let whose = if self.to_this { "" } else { " to another delivery" };
+        format!("{status}{}{detail} at {}{whose}", self.reason, self.at)
+    }
+}
+
+/// Whether a reason is this program's own, and hides what the destination answered before.
+fn is_own(reason: Reason) -> bool {
+    matches!(reason, Reason::CircuitOpen | Reason::LaneFull | Reason::Suspended)
+}
+
 /// A record of the events topic that holds the event.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -144,6 +246,9 @@ struct Part {
     attempts: Vec<AttemptRecord<'static>>,
     dead: Option<(Position, bool)>,
     replaying: Option<(Timestamp, String)>,
+    suspended: Option<String>,
+    /// The last error that the connector answered to any delivery.
+    answer: Option<Answer>,
 }
 
 /// What became of an event.
@@ -151,6 +256,14 @@ struct Part {
 pub struct Story {
     /// Where it was read.
     pub consumed: Vec<Consumed>,
+    /// Records that name it and cannot be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Dead letters of such records.
+    pub refused: Vec<Refused>,
+    /// Connectors of its project that do not want it.
+    pub not_wanted: Vec<NotWanted>,
+    /// What waits behind open transactions.
+    pub behind: Vec<Behind>,
     parts: BTreeMap<DeliveryId, Part>,
 }
 
@@ -188,10 +301,87 @@ impl Story {
         self.parts.entry(id).or_default().replaying = Some((at, job.to_owned()));
     }
 
+    /// The connector of a delivery is suspended.
+    pub fn suspended(&mut self, id: DeliveryId, reason: &str) {
+        self.parts.entry(id).or_default().suspended = Some(reason.to_owned());
+    }
+
+    /// Takes in what connectors answered last, where this program's own reasons hide it.
+    pub fn answered(&mut self, last: impl Fn(&ConnectorKey) -> Option<Answer>) {
+        for part in self.parts.values_mut() {
+            let hides = part.attempts.last().and_then(|last| last.reason).is_some_and(is_own);
+            if !hides && part.suspended.is_none() {
+                continue;
+            }
+            let own = part.attempts.iter().rev().find_map(|attempt| Answer::of(attempt, true));
+            let other = || part.connector.as_ref().and_then(|(key, _)| last(key));
+            part.answer = own.or_else(other);
+        }
+    }
+
+    /// Whether this dead letter, which is no delivery, came from a record that names the event.
+    #[must_use]
+    pub fn has_source(&self, letter: &DeadLetter) -> bool {
+        let is_it = |origin: &Origin| {
+            *origin.topic == *letter.source_topic
+                && origin.partition == letter.source_partition
+                && origin.offset == letter.source_offset
+        };
+        let unreadable = self.unreadable.iter().map(|found| &found.origin);
+        self.consumed.iter().map(|found| &found.origin).chain(unreadable).any(is_it)
+    }
+
+    /// A dead letter of a record that names the event.
+    pub fn was_refused(&mut self, letter: &DeadLetter, marks: &Marks) {
+        self.refused.push(Refused {
+            position: letter.position,
+            at: letter.at,
+            reason: letter.reason.clone(),
+            detail: letter.detail.clone(),
+            source: Origin {
+                topic: letter.source_topic.as_str().into(),
+                partition: letter.source_partition,
+                offset: letter.source_offset,
+            },
+            reinjected: marks.has(letter.position),
+        });
+    }
+
     /// Whether nothing is known of the event.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.consumed.is_empty() && self.parts.is_empty()
+        let is_waiting = self.behind.iter().any(|behind| behind.event_at.is_some());
+        self.consumed.is_empty()
+            && self.parts.is_empty()
+            && self.refused.is_empty()
+            && self.unreadable.is_empty()
+            && !is_waiting
+    }
+
+    /// Why no connector wants the event, in a sentence.
+    #[must_use]
+    pub fn why_unwanted(&self) -> Option<String> {
+        let project = &self.consumed.first()?.project;
+        if self.parts.values().any(|part| part.matches_now) {
+            return None;
+        }
+        let of = |why: &str| {
+            let own = self.not_wanted.iter().filter(|connector| connector.why == why);
+            own.map(|connector| connector.connector_id.as_str()).collect::<Vec<_>>()
+        };
+        let (off, others) = (of("off"), of("other_event_types"));
+        let mut why = Vec::new();
+        if !off.is_empty() {
+            why.push(format!("switched off: {}", off.join(", ")));
+        }
+        if !others.is_empty() {
+            why.push(format!("subscribed to other event types: {}", others.join(", ")));
+        }
+        Some(if why.is_empty() {
+            format!("no connector wants it: {project} has none")
+        } else {
+            format!("no connector wants it now ({})", why.join("; "))
+        })
     }
 
     /// Each delivery: the connector, whether it wants the event now, where the delivery is, and
@@ -203,6 +393,8 @@ impl Story {
             matches_now: part.matches_now,
             place: part.place(),
             attempts: &part.attempts,
+            suspended: part.suspended.as_deref(),
+            answer: part.answer.as_ref(),
         })
     }
 
@@ -217,11 +409,22 @@ impl Story {
                 "connectorType": told.connector.map(|(_, kind)| kind),
                 "matchesNow": told.matches_now,
                 "now": told.place,
+                "suspendedReason": told.suspended,
+                "lastAnswer": told.answer,
                 "attempts": told.attempts,
             })
         });
         let deliveries: Vec<Value> = deliveries.collect();
-        json!({ "eventId": event, "consumed": self.consumed, "deliveries": deliveries })
+        json!({
+            "eventId": event,
+            "consumed": self.consumed,
+            "unreadable": self.unreadable,
+            "refused": self.refused,
+            "behindOpenTransactions": self.behind,
+            "notWantedBy": self.not_wanted,
+            "notWanted": self.why_unwanted(),
+            "deliveries": deliveries,
+        })
     }
 }
 
@@ -238,6 +441,10 @@ pub struct Told<'a> {
     pub place: Place,
     /// Its attempts in the order of time.
     pub attempts: &'a [AttemptRecord<'static>],
+    /// Why its connector is suspended, if it is.
+    pub suspended: Option<&'a str>,
+    /// The last error that its connector answered, where it is not in the last attempt.
+    pub answer: Option<&'a Answer>,
 }
 
 impl Part {
@@ -299,6 +506,35 @@ mod tests {
         story.attempt(attempt(40, Outcome::Delivered));
         assert_eq!(place(&story), Place::Delivered { at: Timestamp::from_millis(40) });
         assert_eq!(story.deliveries().count(), 1);
+    }
+
+    #[test]
+    fn the_last_real_answer_is_told_behind_reasons_of_our_own() {
+        let answered = |at, reason, status: Option<u16>, outcome| AttemptRecord {
+            reason: Some(reason),
+            status,
+            duration_ms: status.map(|_| 12),
+            ..attempt(at, outcome)
+        };
+        let mut story = Story::default();
+        story.attempt(answered(10, Reason::ServerError, Some(503), Outcome::Retry));
+        story.attempt(answered(20, Reason::CircuitOpen, None, Outcome::Deferred));
+        story.answered(|_| None);
+        let told = story.deliveries().next().unwrap().answer.unwrap().clone();
+        assert_eq!(
+            (told.status, told.reason, told.to_this),
+            (Some(503), Reason::ServerError, true)
+        );
+        // One that was never tried itself: what the connector answered to another.
+        let mut story = Story::default();
+        story.attempt(answered(20, Reason::LaneFull, None, Outcome::Deferred));
+        story.answered(|_| Some(Answer { to_this: false, ..told.clone() }));
+        assert!(!story.deliveries().next().unwrap().answer.unwrap().to_this);
+        // A real answer needs no other.
+        let mut story = Story::default();
+        story.attempt(answered(20, Reason::Rejected, Some(400), Outcome::Dead));
+        story.answered(|_| Some(told.clone()));
+        assert_eq!(story.deliveries().next().unwrap().answer, None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::{Plan, Row};
+use super::{History, Plan, Row};
 use crate::{
     clock::Timestamp,
     delivery::policy::MAX_DEFERRED_AGE,
@@ -14,21 +14,37 @@ use crate::{
 /// One thing to consider before sending.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Warning {
-    /// What it is about: `repeats`, `age`, `suspended` or `slow`.
+    /// What it is about: `repeats`, `age`, `suspended`, `slow`, `waiting`, `unknown`, `timestamps`
+    /// or `open_transactions`.
     pub code: &'static str,
-    /// The connectors' type.
-    #[serde(rename = "type")]
-    pub kind: ConnectorType,
-    /// How many deliveries it is about.
+    /// The connectors' type, where it is about one.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ConnectorType>,
+    /// How many deliveries, or records, it is about.
     pub deliveries: u64,
     /// In a sentence.
     pub message: String,
 }
 
+impl Warning {
+    /// A warning about the log, not about a type of connectors.
+    #[must_use]
+    pub fn of_log(code: &'static str, deliveries: u64, message: String) -> Self {
+        Self { code, kind: None, deliveries, message }
+    }
+
+    /// Whether it is a reason to ask before sending; others say what is left out.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        !matches!(self.code, "unknown" | "open_transactions")
+    }
+}
+
 /// What speaks against sending what a plan counts. Without a history nobody knows what arrived
 /// before, so any of it may have.
 #[must_use]
-pub fn warnings(plan: &Plan, has_history: bool, now: Timestamp) -> Vec<Warning> {
+pub fn warnings(plan: &Plan, history: Option<&History>, now: Timestamp) -> Vec<Warning> {
+    let has_history = history.is_some();
     let mut by_type: BTreeMap<ConnectorType, Vec<&Row>> = BTreeMap::new();
     for row in plan.rows().filter(|row| row.send > 0) {
         by_type.entry(row.kind).or_default().push(row);
@@ -42,7 +58,37 @@ pub fn warnings(plan: &Plan, has_history: bool, now: Timestamp) -> Vec<Warning> 
             slow(kind, &rows),
         ]
     });
-    found.flatten().collect()
+    found.flatten().chain(on_the_way(plan)).chain(not_shown(plan, history)).collect()
+}
+
+/// Deliveries that are sent although they will arrive without that.
+fn on_the_way(plan: &Plan) -> Option<Warning> {
+    let waiting = plan.rows().filter(|row| row.send > 0 && !row.leaves.waiting);
+    let deliveries: u64 = waiting.map(|row| row.waiting).sum();
+    let message = format!(
+        "{deliveries} deliveries wait in a retry tier, in the replay topic or to be read, and will be delivered without this: sent now, they arrive twice; --only-missing leaves them out"
+    );
+    (deliveries > 0).then(|| Warning::of_log("waiting", deliveries, message))
+}
+
+/// Deliveries of which nobody can tell whether they arrived, left out of what is missing.
+fn not_shown(plan: &Plan, history: Option<&History>) -> Option<Warning> {
+    let deliveries: u64 = plan.rows().filter(|row| row.leaves.unknown).map(|row| row.unknown).sum();
+    if deliveries == 0 {
+        return None;
+    }
+    let since = history.and_then(History::since).map_or_else(
+        || {
+            "the attempts show nothing that arrived: they are deleted, or the instances do not \
+             record it (delivery.attempt_log)"
+                .to_owned()
+        },
+        |since| format!("the attempts show what arrived since {since} only"),
+    );
+    let message = format!(
+        "{since}. Of {deliveries} deliveries nobody can tell whether they arrived before, and they are left out: --include-unknown sends them too"
+    );
+    Some(Warning::of_log("unknown", deliveries, message))
 }
 
 fn repeats(
@@ -54,7 +100,8 @@ fn repeats(
     let spec = kind.spec();
     let window = spec.forgets_repeats_after?;
     let may_repeat = |row: &Row| match has_history {
-        true if row.left_out => 0,
+        true if row.leaves.unknown => 0,
+        true if row.leaves.arrived => row.unknown,
         true => row.delivered,
         // What is older than its connector cannot have arrived.
         false => row.send.saturating_sub(row.new),
@@ -78,7 +125,7 @@ fn repeats(
         format!("those of {deliveries} deliveries that have arrived before would arrive twice")
     };
     let message = format!("{kind} {memory}: {what}; --only-missing leaves them out");
-    Some(Warning { code: "repeats", kind, deliveries, message })
+    Some(Warning { code: "repeats", kind: Some(kind), deliveries, message })
 }
 
 fn too_old(kind: ConnectorType, rows: &[&Row], age: Duration) -> Option<Warning> {
@@ -89,7 +136,7 @@ fn too_old(kind: ConnectorType, rows: &[&Row], age: Duration) -> Option<Warning>
         rough(most),
         rough(age)
     );
-    Some(Warning { code: "age", kind, deliveries, message })
+    Some(Warning { code: "age", kind: Some(kind), deliveries, message })
 }
 
 fn suspended(kind: ConnectorType, rows: &[&Row]) -> Option<Warning> {
@@ -104,7 +151,7 @@ fn suspended(kind: ConnectorType, rows: &[&Row]) -> Option<Warning> {
         "the {kind} connector {}/{}{others} is suspended: {deliveries} deliveries go round the retry tiers until its configuration is changed, and end as dead letters if it is not",
         first.project, first.connector
     );
-    Some(Warning { code: "suspended", kind, deliveries, message })
+    Some(Warning { code: "suspended", kind: Some(kind), deliveries, message })
 }
 
 /// Deliveries that their lane cannot start within the time that they may be put off.
@@ -124,7 +171,7 @@ fn slow(kind: ConnectorType, rows: &[&Row]) -> Option<Warning> {
         rough(takes),
         rough(MAX_DEFERRED_AGE)
     );
-    Some(Warning { code: "slow", kind, deliveries: most, message })
+    Some(Warning { code: "slow", kind: Some(kind), deliveries: most, message })
 }
 
 /// A duration to its leading unit.
@@ -157,7 +204,7 @@ mod tests {
 
     fn told(kind: ConnectorType, age_hours: i64, change: impl FnOnce(&mut Row)) -> Vec<String> {
         let (plan, now) = plan(kind, age_hours, change);
-        let found = warnings(&plan, false, now);
+        let found = warnings(&plan, None, now);
         found.into_iter().map(|warning| format!("{}: {}", warning.code, warning.message)).collect()
     }
 
@@ -180,8 +227,8 @@ mod tests {
         assert_eq!(told(ConnectorType::Segment, 25, |row| row.new = 10), Vec::<String>::new());
         assert_eq!(told(ConnectorType::Xero, 2000, |_| {}), Vec::<String>::new());
         let (plan, now) = plan(ConnectorType::Slack, 1, |row| {
-            (row.delivered, row.left_out) = (5, true);
+            (row.delivered, row.leaves.arrived, row.leaves.unknown) = (5, true, true);
         });
-        assert_eq!(warnings(&plan, true, now), []);
+        assert_eq!(warnings(&plan, Some(&History::default()), now), []);
     }
 }

@@ -26,7 +26,7 @@ fn delivery_id(connector: &str, event: &str) -> String {
 }
 
 /// Dead letters as the program writes them, a share of each reason.
-fn write_letters(stage: &Stage, count: usize) {
+pub(super) fn write_letters(stage: &Stage, count: usize) {
     let source = stage.topic("payments.events");
     let letters = (0..count).map(|number| {
         let reason = REASONS[number % REASONS.len()];
@@ -63,7 +63,7 @@ fn write_letters(stage: &Stage, count: usize) {
     stage.kafka.write(&stage.topic("deliveries.dead"), letters);
 }
 
-fn set_up(sink: &Sink, stage: &Stage) -> super::support::serve::Serve {
+pub(super) fn set_up(sink: &Sink, stage: &Stage) -> super::support::serve::Serve {
     let serve = stage.serve("one");
     stage.set_up(&[n8n(sink, "one", &["payment.settled"])]);
     serve

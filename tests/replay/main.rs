@@ -7,7 +7,12 @@ mod support;
 
 mod backfill;
 mod console;
+mod embedded;
+mod fencing;
+mod foreign;
 mod letters;
+mod missing;
+mod redrives;
 mod screens;
 mod stories;
 

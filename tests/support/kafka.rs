@@ -288,6 +288,16 @@ impl Kafka {
         found
     }
 
+    /// The partition and offset of everything that is in a topic now, whatever it is.
+    pub(crate) fn read_positions(&self, topic: &str) -> Vec<(i32, i64)> {
+        let consumer = self.consumer("none");
+        let bounds = |partition| consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap();
+        let partitions = (0..self.partitions(topic)).map(|number| (number, bounds(number)));
+        partitions
+            .flat_map(|(number, (low, high))| (low..high).map(move |offset| (number, offset)))
+            .collect()
+    }
+
     /// What a group has committed for each partition of a topic.
     pub(crate) fn committed(&self, group: &str, topic: &str) -> Vec<Committed> {
         let consumer = self.consumer(group);
