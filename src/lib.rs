@@ -24,6 +24,7 @@ pub mod egress;
 pub mod event;
 pub mod health;
 pub mod id;
+pub mod json;
 pub mod kafka;
 pub mod lane;
 pub mod metrics;

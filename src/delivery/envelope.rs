@@ -13,6 +13,7 @@ use crate::{
     destination::ConnectorType,
     event::{Event, EventError},
     id::{ConnectorId, ConnectorKey, DeliveryId},
+    json::{self, Object},
 };
 
 /// What made this program deliver.
@@ -106,7 +107,7 @@ pub struct DeliveryRecord {
 pub enum EnvelopeError {
     /// The JSON does not have the shape.
     #[error("{0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     /// The event in it is wrong.
     #[error("event: {0}")]
     Event(#[from] EventError),
@@ -130,8 +131,13 @@ struct Wire<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deferred_since: Option<Timestamp>,
     due_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "json::optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     last_error: Option<LastError>,
+    #[serde(deserialize_with = "json::object")]
     origin: Origin,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     job: Option<String>,
@@ -179,7 +185,8 @@ impl DeliveryRecord {
 
     /// Reads a record's value.
     pub fn from_json(json: &[u8]) -> Result<Self, EnvelopeError> {
-        let wire: Wire<'_> = serde_json::from_slice(json)?;
+        let Object(wire) = serde_json::from_slice::<Object<Wire<'_>>>(json)
+            .map_err(|error| EnvelopeError::Json(json::words(json, &error)))?;
         let event = Event::from_json(Bytes::copy_from_slice(wire.event.get().as_bytes()))?;
         Ok(Self {
             delivery_id: wire.delivery_id,
@@ -364,6 +371,17 @@ mod tests {
     fn foreign_bytes_are_an_error() {
         for bytes in [&b""[..], b"{}", b"null", b"\xff\xfe", b"[]"] {
             assert!(DeliveryRecord::from_json(bytes).is_err());
+        }
+        // serde takes the fields of a list one after the other.
+        let record: serde_json::Value = serde_json::from_str(RECORD).unwrap();
+        let list = |value: &serde_json::Value| -> serde_json::Value {
+            value.as_object().unwrap().values().cloned().collect()
+        };
+        for path in ["", "/origin", "/lastError", "/event", "/event/data"] {
+            let mut wrong = record.clone();
+            let place = wrong.pointer_mut(path).unwrap();
+            *place = list(place);
+            assert!(DeliveryRecord::from_json(wrong.to_string().as_bytes()).is_err(), "{path}");
         }
     }
 }

@@ -76,8 +76,14 @@ impl Operations {
     pub(super) fn met<'a>(&self, seen: &Seen<'a>) -> Option<Met<'a>> {
         let value = seen.value()?;
         let is_cloud = || cloudevents::mode(&seen.headers()).is_some();
-        if value.first() != Some(&0) && !(seen.has_headers() && is_cloud()) {
-            return Some(Met::Head(Head::from_json(value)?, value));
+        // What has no head may have another form that is read: a CloudEvent that says that it is
+        // JSON like any other, or a byte order mark.
+        if value.first() != Some(&0)
+            && !(seen.has_headers() && is_cloud())
+            && !cloudevents::is_structured(value)
+            && let Some(head) = Head::from_json(value)
+        {
+            return Some(Met::Head(head, value));
         }
         self.event(&seen.copy()).map(|event| Met::Whole(Box::new(event)))
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::{
-    TRACEPARENT,
     dispatch::Dispatcher,
     park,
     work::{Delivery, RecordWork},
@@ -50,11 +49,11 @@ async fn take(
         Err(ReadError::GivenUp) => return,
     };
     metrics.event_consumed(event.kind);
-    let carried = record.header_text(TRACEPARENT);
-    let carried = carried.or_else(|| cloudevents::traceparent(&record.headers));
+    let value = record.value.as_deref().unwrap_or_default();
+    let carried = cloudevents::traceparent(&record.headers, value);
     let mut step = dispatcher.options.traces.as_ref().and_then(|traces| {
         let from = (record.partition, record.offset);
-        traces.event(carried, partition.topic(), from, &event)
+        traces.event(carried.as_deref(), partition.topic(), from, &event)
     });
     let subscriptions = dispatcher.subscriptions(&event.project).await;
     let targets = subscriptions.matching(event.kind);
@@ -72,7 +71,7 @@ async fn take(
             step.matched(targets.len());
             Some(step.traceparent().into())
         }
-        None => carried.map(Arc::from),
+        None => carried.as_deref().map(Arc::from),
     };
     for (target, work) in targets.iter().zip(shares) {
         let delivery = Delivery {

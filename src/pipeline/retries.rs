@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock,
-    codec::{ReadError, RecordKind},
+    codec::{ReadError, RecordKind, cloudevents},
     delivery::{DeliveryRecord, Reason, Source, left_to_wait},
     kafka::{Assigned, Partition, Record},
     lane::Patience,
@@ -74,7 +74,7 @@ async fn read(
     let codec = &dispatcher.options.codec;
     let json = codec.decode(RecordKind::Delivery, &value, || partition.is_released()).await?;
     DeliveryRecord::from_json(&json)
-        .map_err(|error| ReadError::Refused(Reason::InvalidRecord, error.to_string()))
+        .map_err(|error| ReadError::refused(Reason::InvalidRecord, &error.to_string()))
 }
 
 /// False when the partition was given up meanwhile.
@@ -110,6 +110,8 @@ async fn take(
     patience: &mut Patience,
 ) {
     let Due { record, waited, source } = due;
+    let traceparent =
+        record.header_text(TRACEPARENT).filter(|text| cloudevents::is_traceparent(text));
     let subscriptions = dispatcher.subscriptions(&waited.connector.project).await;
     let bytes = dispatcher.budgets.event(source, waited.event.json.len()).await;
     let shares = RecordWork::shares(Arc::clone(partition), record.offset, 1, bytes);
@@ -117,7 +119,7 @@ async fn take(
     let target = match subscriptions.still_wanted(&waited.connector.connector, waited.event.kind) {
         Ok(target) => target,
         Err(reason) => {
-            park::cancel(dispatcher, &waited, source, reason, record.header_text(TRACEPARENT));
+            park::cancel(dispatcher, &waited, source, reason, traceparent);
             work.done();
             return;
         }
@@ -131,7 +133,7 @@ async fn take(
         accepted_at: waited.accepted_at,
         origin: waited.origin,
         job: waited.job,
-        traceparent: record.header_text(TRACEPARENT).map(Arc::from),
+        traceparent: traceparent.map(Arc::from),
         work,
         permit: None,
     };
