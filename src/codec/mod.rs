@@ -348,4 +348,9 @@ pub fn subject(topics: &Topics, topic: TopicKind) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/fake_registry.rs"]
+mod fake_registry;
+#[cfg(test)]
+mod lookup_tests;
+#[cfg(test)]
 mod tests;
