@@ -59,7 +59,8 @@ pub(super) struct Shared {
     pub ids: OnceLock<Vec<(TopicKind, u32)>>,
     /// A schema that the registry had.
     good: Mutex<Option<SchemaRef>>,
-    patience: Mutex<HashMap<i32, Patience>>,
+    /// By what is read and the partition that it is read from.
+    patience: Mutex<HashMap<(ReadAs, i32), Patience>>,
     waiting: AtomicUsize,
     metrics: Arc<Metrics>,
     pub runtime: Handle,
@@ -174,7 +175,7 @@ impl Shared {
             };
             if let Some(limit) = limit {
                 tries += 1;
-                if tries >= limit || !self.has_patience(partition, backoff) {
+                if tries >= limit || !self.has_patience((read_as, partition), backoff) {
                     let detail = format!("schema {schema} cannot be had from the registry: {words}");
                     let error = ReadError::refused(Reason::UnknownSchema, &detail);
                     self.keep_bad(schema, read_as, Reason::UnknownSchema, &detail);
@@ -198,14 +199,14 @@ impl Shared {
     }
 
     /// Takes a wait from a partition's patience, if there is so much left.
-    fn has_patience(&self, partition: i32, wait: Duration) -> bool {
+    fn has_patience(&self, reader: (ReadAs, i32), wait: Duration) -> bool {
         let now = Instant::now();
         let mut all = self.patience.lock();
         if all.len() >= MAX_IMPATIENT {
             all.retain(|_, patience| now - patience.since < PATIENCE_WINDOW);
         }
         let fresh = || Patience { since: now, spent: Duration::ZERO };
-        let patience = all.entry(partition).or_insert_with(fresh);
+        let patience = all.entry(reader).or_insert_with(fresh);
         if now - patience.since >= PATIENCE_WINDOW {
             *patience = fresh();
         }

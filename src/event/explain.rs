@@ -368,12 +368,15 @@ fn misspelt<'a>(
 }
 
 fn unknown_type(given: &str) -> String {
-    let shown = json::name(given);
+    // A name is shown, and nothing else that may stand there by mistake.
+    let is_name = given.len() <= json::MAX_NAME_CHARS
+        && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-/".contains(&byte));
+    let shown = if is_name { format!(" {given:?}") } else { String::new() };
     match nearest_type(given) {
-        Some(near) => format!("unknown event type {shown:?}; did you mean {:?}?", near.as_str()),
+        Some(near) => format!("unknown event type{shown}; did you mean {:?}?", near.as_str()),
         None => {
             let all: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-            format!("unknown event type {shown:?}; the types are {}", all.join(", "))
+            format!("unknown event type{shown}; the types are {}", all.join(", "))
         }
     }
 }
@@ -461,10 +464,7 @@ mod tests {
                     *event.pointer_mut(&path).unwrap() = wrong;
                     if let Err(error) = read(&event.to_string()) {
                         let said = error.to_string();
-                        let type_or_name = if path == "/type" { "payments3cret" } else { "s3cret" };
-                        let shown = said.matches("s3cret").count();
-                        assert!(shown <= 10 || !said.contains(type_or_name), "{path}: {said}");
-                        assert!(said.len() < 2000, "{path}: {said}");
+                        assert!(!said.contains("s3cret") && said.len() < 2000, "{path}: {said}");
                     }
                 }
             }

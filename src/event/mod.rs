@@ -261,6 +261,11 @@ impl Event {
         if json.len() > MAX_EVENT_BYTES {
             return Err(EventError::TooLarge(json.len()));
         }
+        // Fields that nothing is read from are not looked into, but passed on.
+        if let Err(error) = std::str::from_utf8(&json) {
+            let words = format!("it is no UTF-8 from byte {} on", error.valid_up_to());
+            return Err(EventError::NotJson(words));
+        }
         match Self::read(&json) {
             Ok((id, kind, project, occurred_at, data)) => {
                 Ok(Self { id, kind, project, occurred_at, data, json })
@@ -355,12 +360,16 @@ mod tests {
             (r#"["evt_1","payment.settled","proj_1","2026-11-23T08:00:00Z",{}]"#.to_owned(), "a list"),
             (settled().replace(&settled()[settled().find("{\"paymentId").unwrap()..], r#"["pay_1","ep_1","c","1","USDC","base","0x"]}"#), "data must be an object"),
             ("not json".to_owned(), "no JSON object"),
+            (settled().replace('{', "{\"more\":NaN,"), "NaN is no JSON"),
             (String::new(), "no JSON object"),
         ];
         for (text, expected) in cases {
             let error = read(&text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+        let mut bytes = settled().replacen('{', "{\"more\":\"?\",", 1).into_bytes();
+        bytes[9] = 0xff;
+        assert!(Event::from_json(bytes.into()).unwrap_err().to_string().contains("UTF-8"));
         let large = "x".repeat(MAX_EVENT_BYTES + 1);
         assert_eq!(read(&large), Err(EventError::TooLarge(MAX_EVENT_BYTES + 1)));
     }
