@@ -4,11 +4,11 @@
 //! serde reads a list where a struct is expected, field by field; and its errors quote values of
 //! any length. Neither is wanted of records from outside.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{borrow::Cow, collections::HashSet, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeSeed, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{error::Category, value::RawValue};
 
@@ -76,6 +76,78 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
             }
         }
         deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The names that stand more than once in an object of a JSON text, as paths: [`MAX_REPEATED`] at
+/// most. A reader that makes a map of an object takes the last of them and does not say so.
+#[must_use]
+pub fn repeated(json: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let whole = Repeated { path: String::new(), found: &mut found };
+    // What is no JSON has no names; who reads it says so.
+    let _ = whole.deserialize(&mut deserializer);
+    found
+}
+
+/// The most names that are told to stand there more than once.
+pub const MAX_REPEATED: usize = 20;
+
+struct Repeated<'a> {
+    path: String,
+    found: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Repeated<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Repeated<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        loop {
+            let item = Repeated { path: self.path.clone(), found: &mut *self.found };
+            if items.next_element_seed(item)?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut names = HashSet::new();
+        while let Some(Text(given)) = map.next_key()? {
+            let dot = if self.path.is_empty() { "" } else { "." };
+            let path = format!("{}{dot}{}", self.path, name(&given));
+            if !names.insert(given) && self.found.len() < MAX_REPEATED {
+                self.found.push(path.clone());
+            }
+            map.next_value_seed(Repeated { path, found: &mut *self.found })?;
+        }
+        Ok(())
     }
 }
 
@@ -216,6 +288,18 @@ mod tests {
         ] {
             assert!(read(&list).unwrap_err().contains("an object"), "{list}");
         }
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_is_found_at_any_depth() {
+        let json = br#"{"a":1,"b":{"c":[{"d":1,"d":null}],"\u0063":2},"a":"x","e":1.5,"f":true}"#;
+        assert_eq!(repeated(json), ["b.c.d", "b.c", "a"]);
+        assert_eq!(repeated(br#"{"a":{"b":1},"b":[{"b":1},{"b":2}]}"#), [""; 0]);
+        assert_eq!(repeated(b"no JSON"), [""; 0]);
+        assert_eq!(
+            repeated(format!("{{{}\"a\":1}}", "\"a\":1,".repeat(100)).as_bytes()).len(),
+            MAX_REPEATED
+        );
     }
 
     #[test]

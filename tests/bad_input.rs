@@ -296,7 +296,8 @@ fn wrong_events_are_told_before_they_are_sent() {
     ];
     std::fs::write(&file, lines.join(&b'\n')).unwrap();
     for command in ["send", "validate"] {
-        let ran = stage.run(&["event", command, "--output", "json", "--file", file.to_str().unwrap()]);
+        let ran =
+            stage.run(&["event", command, "--output", "json", "--file", file.to_str().unwrap()]);
         assert_eq!(ran.status.code(), Some(1), "{ran:?}");
         let counts: Value = serde_json::from_slice(&ran.stdout).unwrap();
         let right = counts.get("sent").or(counts.get("valid")).unwrap();

@@ -123,7 +123,8 @@ fn event(dice: &mut Dice) -> (String, Fate) {
         fate = Fate::Either;
     }
     if dice.one_in(20) {
-        let list = |value: &Value| -> Value { value.as_object().unwrap().values().cloned().collect() };
+        let list =
+            |value: &Value| -> Value { value.as_object().unwrap().values().cloned().collect() };
         event = match event["data"].is_object() && dice.one_in(2) {
             true => {
                 let data = list(&event["data"]);
@@ -134,7 +135,11 @@ fn event(dice: &mut Dice) -> (String, Fate) {
         };
         fate = Fate::Refused;
     }
-    let mut text = if dice.one_in(8) { serde_json::to_string_pretty(&event).unwrap() } else { event.to_string() };
+    let mut text = if dice.one_in(8) {
+        serde_json::to_string_pretty(&event).unwrap()
+    } else {
+        event.to_string()
+    };
     match dice.below(30) {
         0 => {
             text = text.replacen('{', r#"{"id":"evt_1","id":"evt_1","#, 1);
@@ -157,9 +162,12 @@ fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
 
 fn data_payload(event: &Value) -> Vec<u8> {
     let mut payload = Vec::new();
-    for name in ["paymentId", "endpointId", "customerId", "amount", "currency", "network", "txHash"] {
+    for name in ["paymentId", "endpointId", "customerId", "amount", "currency", "network", "txHash"]
+    {
         let text = event["data"][name].as_str().unwrap();
-        payload.push(u8::try_from(text.len() * 2 % 128).unwrap() | if text.len() >= 64 { 0x80 } else { 0 });
+        payload.push(
+            u8::try_from(text.len() * 2 % 128).unwrap() | if text.len() >= 64 { 0x80 } else { 0 },
+        );
         if text.len() >= 64 {
             payload.push(1);
         }
@@ -170,9 +178,17 @@ fn data_payload(event: &Value) -> Vec<u8> {
 
 /// A record of one of the forms.
 fn record(dice: &mut Dice, ids: &Ids) -> Made {
-    let made = |form, headers: Headers, value: Vec<u8>, fate| Made { form, headers, value: Some(value), fate };
+    let made = |form, headers: Headers, value: Vec<u8>, fate| Made {
+        form,
+        headers,
+        value: Some(value),
+        fate,
+    };
     let settled: Value = serde_json::from_str(sample(EventType::PaymentSettled)).unwrap();
-    let avro = || from_json(RecordKind::Event, sample(EventType::PaymentSettled).as_bytes(), Vec::new()).unwrap();
+    let avro = || {
+        from_json(RecordKind::Event, sample(EventType::PaymentSettled).as_bytes(), Vec::new())
+            .unwrap()
+    };
     let cloud = |data: &str| {
         format!(
             r#"{{"specversion":"1.0","id":"evt_c","source":"/s","type":"com.example.payment.settled","time":"2026-11-23T08:00:00Z","subject":"proj_1",{data}}}"#
@@ -192,7 +208,11 @@ fn record(dice: &mut Dice, ids: &Ids) -> Made {
         0..=5 => {
             let (text, fate) = event(dice);
             let content = ["application/json", "application/json; charset=utf-8", "text/plain"];
-            let headers = if dice.one_in(2) { vec![header("content-type", dice.pick(&content))] } else { vec![] };
+            let headers = if dice.one_in(2) {
+                vec![header("content-type", dice.pick(&content))]
+            } else {
+                vec![]
+            };
             made("json", headers, text.into_bytes(), fate)
         }
         6 => {
@@ -200,14 +220,20 @@ fn record(dice: &mut Dice, ids: &Ids) -> Made {
             made("byte order mark", vec![], format!("\u{feff}{text}").into_bytes(), fate)
         }
         7 => {
-            let order: fn(u16) -> [u8; 2] = if dice.one_in(2) { u16::to_le_bytes } else { u16::to_be_bytes };
+            let order: fn(u16) -> [u8; 2] =
+                if dice.one_in(2) { u16::to_le_bytes } else { u16::to_be_bytes };
             let mark = if dice.one_in(2) { "\u{feff}" } else { "" };
             let text = format!("{mark}{}", sample(EventType::PaymentSettled));
             made("utf-16", vec![], text.encode_utf16().flat_map(order).collect(), Fate::Refused)
         }
         8 => {
             let magic: [&[u8]; 3] = [b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"];
-            made("compressed", vec![], [dice.pick(&magic), SECRET.as_bytes()].concat(), Fate::Refused)
+            made(
+                "compressed",
+                vec![],
+                [dice.pick(&magic), SECRET.as_bytes()].concat(),
+                Fate::Refused,
+            )
         }
         9..=12 => made("avro", vec![], frame(ids.event, &avro()), Fate::Event),
         13 => {
@@ -225,14 +251,22 @@ fn record(dice: &mut Dice, ids: &Ids) -> Made {
         16 => {
             let length = dice.below(20);
             let id: Vec<u8> = (0..length).map(|_| u8::try_from(dice.below(256)).unwrap()).collect();
-            made("a header that is no id", vec![header("__value_schema_id", id)], avro(), Fate::Either)
+            made(
+                "a header that is no id",
+                vec![header("__value_schema_id", id)],
+                avro(),
+                Fate::Either,
+            )
         }
         17 => {
             let value = [&[0, 0, 0, 0, 0, 0, 0, 0, 9][..], &avro()].concat();
             made("apicurio", vec![], value, Fate::Refused)
         }
         18 => {
-            let headers = vec![header("apicurio.value.globalId", [0; 8]), header("apicurio.value.encoding", "BINARY")];
+            let headers = vec![
+                header("apicurio.value.globalId", [0; 8]),
+                header("apicurio.value.encoding", "BINARY"),
+            ];
             made("apicurio headers", headers, avro(), Fate::Refused)
         }
         19 => {
@@ -241,29 +275,65 @@ fn record(dice: &mut Dice, ids: &Ids) -> Made {
         }
         20 => {
             let begin: [&[u8]; 2] = [b"\xc3\x01\x01\x02\x03\x04\x05\x06\x07\x08", b"Obj\x01"];
-            made("another frame of avro", vec![], [dice.pick(&begin), &avro()[..]].concat(), Fate::Refused)
+            made(
+                "another frame of avro",
+                vec![],
+                [dice.pick(&begin), &avro()[..]].concat(),
+                Fate::Refused,
+            )
         }
         21 => made("bare avro", vec![], avro(), Fate::Refused),
         22 | 23 => {
-            let content = ["application/cloudevents+json", "application/json", "application/cloudevents+json; charset=UTF-8"];
-            let headers = if dice.one_in(4) { vec![] } else { vec![header("content-type", dice.pick(&content))] };
-            made("structured cloudevent", headers, cloud(&format!("\"data\":{data}")).into_bytes(), Fate::Event)
+            let content = [
+                "application/cloudevents+json",
+                "application/json",
+                "application/cloudevents+json; charset=UTF-8",
+            ];
+            let headers = if dice.one_in(4) {
+                vec![]
+            } else {
+                vec![header("content-type", dice.pick(&content))]
+            };
+            made(
+                "structured cloudevent",
+                headers,
+                cloud(&format!("\"data\":{data}")).into_bytes(),
+                Fate::Event,
+            )
         }
         24 => {
-            let bytes = if dice.one_in(2) { data.clone().into_bytes() } else { frame(ids.data, &data_payload(&settled)) };
+            let bytes = if dice.one_in(2) {
+                data.clone().into_bytes()
+            } else {
+                frame(ids.data, &data_payload(&settled))
+            };
             let json = cloud(&format!("\"data_base64\":\"{}\"", BASE64.encode(bytes)));
             made("structured cloudevent of bytes", vec![], json.into_bytes(), Fate::Event)
         }
         25 => made("binary cloudevent", ce(), data.into_bytes(), Fate::Event),
-        26 => made("binary cloudevent in avro", ce(), frame(ids.data, &data_payload(&settled)), Fate::Event),
+        26 => made(
+            "binary cloudevent in avro",
+            ce(),
+            frame(ids.data, &data_payload(&settled)),
+            Fate::Event,
+        ),
         27 => {
             let mut headers = ce();
             headers.remove(dice.below(headers.len()));
             made("binary cloudevent without something", headers, data.into_bytes(), Fate::Either)
         }
         28 => {
-            let content = *dice.pick(&["application/cloudevents-batch+json", "application/cloudevents+avro", "application/cloudevents+protobuf"]);
-            made("other cloudevents", vec![header("content-type", content)], format!("[{}]", cloud("\"data\":{}")).into_bytes(), Fate::Refused)
+            let content = *dice.pick(&[
+                "application/cloudevents-batch+json",
+                "application/cloudevents+avro",
+                "application/cloudevents+protobuf",
+            ]);
+            made(
+                "other cloudevents",
+                vec![header("content-type", content)],
+                format!("[{}]", cloud("\"data\":{}")).into_bytes(),
+                Fate::Refused,
+            )
         }
         29 => {
             let (text, _) = event(dice);
@@ -275,7 +345,12 @@ fn record(dice: &mut Dice, ids: &Ids) -> Made {
             };
             made("wrapped json", vec![], text.into_bytes(), Fate::Refused)
         }
-        30 => made("protobuf", vec![header("content-type", "application/x-protobuf")], b"\x0a\x05evt_1".to_vec(), Fate::Refused),
+        30 => made(
+            "protobuf",
+            vec![header("content-type", "application/x-protobuf")],
+            b"\x0a\x05evt_1".to_vec(),
+            Fate::Refused,
+        ),
         _ => {
             let length = dice.below(64);
             let noise = (0..length).map(|_| u8::try_from(dice.below(256)).unwrap()).collect();
@@ -330,8 +405,19 @@ fn check(made: &Made, read: Result<Event, ReadError>) -> &'static str {
             assert!(!detail.chars().any(char::is_control), "{}: {detail}", shown());
             assert!(!detail.contains(SECRET), "{}: {detail}", shown());
             let names = [
-                "value", "record", "event", "CloudEvent", "header", "schema", "data", "id", "type", "projectId",
-                "occurredAt", "time", "subject",
+                "value",
+                "record",
+                "event",
+                "CloudEvent",
+                "header",
+                "schema",
+                "data",
+                "id",
+                "type",
+                "projectId",
+                "occurredAt",
+                "time",
+                "subject",
             ];
             assert!(names.iter().any(|name| detail.contains(name)), "{}: {detail}", shown());
             reason.as_str()
@@ -353,7 +439,8 @@ fn number(name: &str, usual: usize) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_is_an_event_or_is_refused_in_bounded_words() {
     let registry = FakeRegistry::start();
-    let ids = Ids { event: registry.register(RecordKind::Event.text()), data: registry.register(DATA) };
+    let ids =
+        Ids { event: registry.register(RecordKind::Event.text()), data: registry.register(DATA) };
     let url = Some(registry.url().parse().unwrap());
     let settings = SchemaRegistrySettings { url, ..SchemaRegistrySettings::default() };
     let codec = Codec::new(&settings, Arc::new(Metrics::new().unwrap())).unwrap();
@@ -370,10 +457,8 @@ async fn every_record_is_an_event_or_is_refused_in_bounded_words() {
         if dice.one_in(3) {
             made = broken(&mut dice, made);
         }
-        let record = Record::unwritten(
-            made.value.clone().unwrap_or_default().into(),
-            made.headers.clone(),
-        );
+        let record =
+            Record::unwritten(made.value.clone().unwrap_or_default().into(), made.headers.clone());
         let started = Instant::now();
         let read = codec.event(&record, || false).await;
         assert!(started.elapsed() < LONGEST, "{} took {:?}", made.form, started.elapsed());

@@ -93,7 +93,9 @@ pub async fn run(common: &Common, command: EventCommand) -> anyhow::Result<()> {
 fn open(file: &str) -> anyhow::Result<Lines> {
     if file == "-" {
         if io::stdin().is_terminal() {
-            eprintln!("reading events from standard input, one JSON object a line; end with Ctrl-D");
+            eprintln!(
+                "reading events from standard input, one JSON object a line; end with Ctrl-D"
+            );
         }
         return Ok(Lines::new(Box::new(io::stdin().lock())));
     }
@@ -103,7 +105,8 @@ fn open(file: &str) -> anyhow::Result<Lines> {
 
 /// The event in a piece of the input, or what is wrong with it.
 fn judge(piece: &Piece) -> Result<Event, Problems> {
-    let whole = |words: String| Problems(vec![Problem { field: String::new(), words: words.into() }]);
+    let whole =
+        |words: String| Problems(vec![Problem { field: String::new(), words: words.into() }]);
     match &piece.found {
         Found::Wrong(words) => Err(whole((*words).to_owned())),
         Found::Text(text) => {

@@ -107,9 +107,7 @@ pub fn is_traceparent(text: &str) -> bool {
     match version {
         Some("ff") | None => false,
         Some("00") if rest.is_some() => false,
-        Some(_) => {
-            trace.is_some() && parent.is_some() && flags.is_some() && rest.is_none_or(plain)
-        }
+        Some(_) => trace.is_some() && parent.is_some() && flags.is_some() && rest.is_none_or(plain),
     }
 }
 
@@ -203,7 +201,13 @@ impl<'a> CloudEvent<'a> {
             Ok(Text(kind)) => quoted(plain_type(&kind)),
             Err(_) => Cow::Borrowed(value.get()),
         });
-        Ok(Self { id: plain(id), kind, project: plain(project.or(subject)), time: plain(time), data })
+        Ok(Self {
+            id: plain(id),
+            kind,
+            project: plain(project.or(subject)),
+            time: plain(time),
+            data,
+        })
     }
 
     /// A binary one, whose value is JSON by now.
@@ -269,8 +273,9 @@ fn quoted(text: &str) -> Cow<'static, str> {
 }
 
 fn json_data(bytes: &[u8]) -> Result<&RawValue, String> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| format!("the CloudEvent's data is no JSON: {}", json::words(bytes, &error)))
+    serde_json::from_slice(bytes).map_err(|error| {
+        format!("the CloudEvent's data is no JSON: {}", json::words(bytes, &error))
+    })
 }
 
 /// The payment event in a line of text: it stands there itself, or as a structured `CloudEvent` with
@@ -342,7 +347,9 @@ mod tests {
     }
 
     fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Bytes)> {
-        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()));
+        let owned = |(key, value): &(&str, &str)| {
+            ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()))
+        };
         pairs.iter().map(owned).collect()
     }
 
@@ -389,7 +396,8 @@ mod tests {
 
     #[test]
     fn data_may_be_base64_and_time_may_be_absent() {
-        let event: serde_json::Value = serde_json::from_str(sample(EventType::PaymentSettled)).unwrap();
+        let event: serde_json::Value =
+            serde_json::from_str(sample(EventType::PaymentSettled)).unwrap();
         let encoded = BASE64.encode(event["data"].to_string());
         let json = format!(
             r#"{{"specversion":"1.0","id":"evt_1","source":"s","type":"payment.settled","subject":"proj_1","data":null,"data_base64":"{encoded}"}}"#
@@ -402,7 +410,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
-        let data = r#"{"endpointId":"e","path":"/","price":"1","currency":"USDC","network":"base"}"#;
+        let data =
+            r#"{"endpointId":"e","path":"/","price":"1","currency":"USDC","network":"base"}"#;
         let whole = format!(
             r#"{{"specversion":"1.0","id":"e","source":"s","type":"endpoint.created","time":"2026-11-23T08:00:00Z","subject":"p","data":{data}}}"#
         );
@@ -427,7 +436,8 @@ mod tests {
             assert!(error.contains(said), "{said}: {error}");
         }
         // All at once.
-        let error = structured(&whole.replace(r#""id":"e","#, "").replace("\"1\"", "1")).unwrap_err();
+        let error =
+            structured(&whole.replace(r#""id":"e","#, "").replace("\"1\"", "1")).unwrap_err();
         assert!(error.contains("no id") && error.contains("data.price"), "{error}");
         assert!(structured("[]").is_err());
         let given = headers(&[("ce_specversion", "1.0")]);
@@ -441,10 +451,17 @@ mod tests {
             assert!(is_traceparent(good), "{good}");
         }
         for bad in [
-            "", "trace-1", &TRACE[..54], &format!("{TRACE}-more"), &format!("ff{}", &TRACE[2..]),
-            &TRACE.to_uppercase(), &TRACE.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
-            &TRACE.replace("b7ad6b7169203331", &"0".repeat(16)), &format!("{TRACE}\r\nx: y"),
-            &format!("{later}{}", "x".repeat(100)), &format!("01{}-a b", &TRACE[2..]),
+            "",
+            "trace-1",
+            &TRACE[..54],
+            &format!("{TRACE}-more"),
+            &format!("ff{}", &TRACE[2..]),
+            &TRACE.to_uppercase(),
+            &TRACE.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &TRACE.replace("b7ad6b7169203331", &"0".repeat(16)),
+            &format!("{TRACE}\r\nx: y"),
+            &format!("{later}{}", "x".repeat(100)),
+            &format!("01{}-a b", &TRACE[2..]),
         ] {
             assert!(!is_traceparent(bad), "{bad}");
         }

@@ -35,7 +35,11 @@ pub struct Unreadable {
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.field.is_empty() { self.error.fmt(f) } else { write!(f, "{}: {}", self.field, self.error) }
+        if self.field.is_empty() {
+            self.error.fmt(f)
+        } else {
+            write!(f, "{}: {}", self.field, self.error)
+        }
     }
 }
 

@@ -323,16 +323,32 @@ mod tests {
             (vec![], b"\xef\xbb\xbf{}", Form::Bare { start: 3 }),
             (vec![], b"nonsense", Form::Bare { start: 0 }),
             (vec![], b"", Form::Bare { start: 0 }),
-            (vec![], b"\0\0\0\x01\x02payload", Form::Framed { schema: SchemaRef::Id(258), start: 5 }),
-            (vec![], b"\0\x7f\xff\xff\xff", Form::Framed { schema: SchemaRef::Id(MAX_ID), start: 5 }),
+            (
+                vec![],
+                b"\0\0\0\x01\x02payload",
+                Form::Framed { schema: SchemaRef::Id(258), start: 5 },
+            ),
+            (
+                vec![],
+                b"\0\x7f\xff\xff\xff",
+                Form::Framed { schema: SchemaRef::Id(MAX_ID), start: 5 },
+            ),
             (
                 vec![(SCHEMA_HEADER, &b"\0\0\0\0\x09"[..])],
                 b"\0\xff\xff\xff\xff\xff",
                 Form::Framed { schema: SchemaRef::Id(9), start: 0 },
             ),
-            (vec![(SCHEMA_HEADER, &with_guid)], b"", Form::Framed { schema: SchemaRef::Guid(guid), start: 0 }),
+            (
+                vec![(SCHEMA_HEADER, &with_guid)],
+                b"",
+                Form::Framed { schema: SchemaRef::Guid(guid), start: 0 },
+            ),
             (vec![("content-type", &b"application/json"[..])], b"{}", Form::Bare { start: 0 }),
-            (vec![("content-type", &b"application/avro"[..])], b"\0\0\0\0\x01", Form::Framed { schema: SchemaRef::Id(1), start: 5 }),
+            (
+                vec![("content-type", &b"application/avro"[..])],
+                b"\0\0\0\0\x01",
+                Form::Framed { schema: SchemaRef::Id(1), start: 5 },
+            ),
         ] {
             let headers: Vec<(String, Bytes)> = headers
                 .into_iter()
@@ -356,7 +372,11 @@ mod tests {
             (vec![], b"\0\0\0\0\0".to_vec(), "no schema id"),
             (vec![], b"\0\x80\0\0\0x".to_vec(), "no schema id"),
             (vec![], b"\0\xff\xff\xff\xffxxxxx".to_vec(), "no schema id"),
-            (vec![("apicurio.value.globalId", b"\0\0\0\0\0\0\0\x01")], b"\x0aevt_1".to_vec(), "Apicurio's own headers"),
+            (
+                vec![("apicurio.value.globalId", b"\0\0\0\0\0\0\0\x01")],
+                b"\x0aevt_1".to_vec(),
+                "Apicurio's own headers",
+            ),
             (vec![(SCHEMA_HEADER, b"\x01\x02")], b"\x0aevt_1".to_vec(), "__value_schema_id"),
             (vec![(SCHEMA_HEADER, b"\0\x80\0\0\0")], b"\x0aevt_1".to_vec(), "__value_schema_id"),
             (vec![], glue, "AWS Glue"),
@@ -372,7 +392,11 @@ mod tests {
             (vec![], b"\x28\xb5\x2f\xfd\0".to_vec(), "zstd"),
             (content("application/x-protobuf"), b"\x0a\x05evt_1".to_vec(), "Protobuf"),
             (content("application/cloudevents+avro"), b"\x02".to_vec(), "in avro"),
-            (content("application/cloudevents+protobuf; charset=x"), b"\x02".to_vec(), "in protobuf"),
+            (
+                content("application/cloudevents+protobuf; charset=x"),
+                b"\x02".to_vec(),
+                "in protobuf",
+            ),
             (content("application/cloudevents-batch+json"), b"[{}]".to_vec(), "a batch"),
             (vec![], br#"[{"specversion":"1.0"}]"#.to_vec(), "a batch"),
             (vec![], b"[1,2]".to_vec(), "a list"),

@@ -171,12 +171,15 @@ impl Shared {
                 Trouble::Unknown(words) if !must_wait => (Some(MISSING_TRIES), words),
                 Trouble::Odd(words) if !must_wait => (Some(ODD_TRIES), words),
                 Trouble::Unreadable(words) => (Some(ODD_TRIES), words),
-                Trouble::Unknown(words) | Trouble::Odd(words) | Trouble::Away(words) => (None, words),
+                Trouble::Unknown(words) | Trouble::Odd(words) | Trouble::Away(words) => {
+                    (None, words)
+                }
             };
             if let Some(limit) = limit {
                 tries += 1;
                 if tries >= limit || !self.has_patience((read_as, partition), backoff) {
-                    let detail = format!("schema {schema} cannot be had from the registry: {words}");
+                    let detail =
+                        format!("schema {schema} cannot be had from the registry: {words}");
                     let error = ReadError::refused(Reason::UnknownSchema, &detail);
                     self.keep_bad(schema, read_as, Reason::UnknownSchema, &detail);
                     return Err(error);

@@ -71,7 +71,10 @@ async fn one_odd_answer_costs_its_own_record() {
     });
     let known = registry.register(RecordKind::Event.text());
     let codec = codec(&registry);
-    assert_eq!(read(&codec, &framed(known), &[]).await.unwrap().json_text(), sample(EventType::PaymentSettled));
+    assert_eq!(
+        read(&codec, &framed(known), &[]).await.unwrap().json_text(),
+        sample(EventType::PaymentSettled)
+    );
     let is_over = Arc::new(AtomicBool::new(false));
     let watch = {
         let (codec, is_over) = (codec.clone(), Arc::clone(&is_over));
@@ -182,7 +185,8 @@ async fn ids_in_headers_are_read() {
     let by_id = [&[0][..], &id.to_be_bytes()].concat();
     let by_guid = [&[1][..], &guid(id)].concat();
     for header in [&by_id, &by_guid] {
-        let event = read(&codec, &payload().into(), &[("__value_schema_id", header)]).await.unwrap();
+        let event =
+            read(&codec, &payload().into(), &[("__value_schema_id", header)]).await.unwrap();
         assert_eq!(event.json_text(), sample(EventType::PaymentSettled));
     }
     let json = registry.register(r#"{"type":"object"}"#);
@@ -238,7 +242,8 @@ async fn the_data_of_a_cloudevent_has_a_schema_of_its_own() {
     let cloud = format!(
         r#"{{"specversion":"1.0","id":"evt_1","type":"payment.settled","source":"s","subject":"proj_1","time":"2026-11-23T08:00:00Z","data_base64":"{data}"}}"#
     );
-    let event = read(&codec, &cloud.into(), &[("content-type", b"application/avro")]).await.unwrap();
+    let event =
+        read(&codec, &cloud.into(), &[("content-type", b"application/avro")]).await.unwrap();
     assert_eq!(event.json_text(), expected);
 }
 
@@ -256,4 +261,15 @@ async fn structured_cloudevents_need_no_content_type() {
     let marked = format!("\u{feff}{}\n", sample(EventType::PaymentSettled));
     let event = read(&Codec::json(), &marked.into(), &[]).await.unwrap();
     assert_eq!(event.json_text(), sample(EventType::PaymentSettled));
+}
+
+#[tokio::test]
+async fn another_key_than_the_project_is_told_a_few_times() {
+    let codec = Codec::json();
+    for _ in 0..100 {
+        // These records have no key.
+        let value = Bytes::from_static(sample(EventType::PaymentSettled).as_bytes());
+        assert!(read(&codec, &value, &[]).await.is_ok());
+    }
+    assert_eq!(codec.odd_keys.load(Ordering::SeqCst), super::MAX_ODD_KEYS);
 }

@@ -277,7 +277,8 @@ impl Codec {
     }
 
     fn look(&self, read_as: ReadAs, headers: &Headers, value: &Bytes) -> Now {
-        let undecodable = |words: &str| Now::Refused(ReadError::refused(Reason::Undecodable, words));
+        let undecodable =
+            |words: &str| Now::Refused(ReadError::refused(Reason::Undecodable, words));
         let (schema, start) = match form::form(headers, value) {
             Form::Bare { start } => return Now::Read(value.slice(start..)),
             Form::Other(words) => return undecodable(&words),

@@ -219,7 +219,10 @@ impl RegistryClient {
         }
         Ok(match Schemas::of_writer(&found.schema, &texts) {
             Ok(schemas) => Fetched::Avro(Box::new(schemas)),
-            Err(error) => Fetched::Other(format!("schema {id} cannot be read: {}", crate::json::bounded(&error))),
+            Err(error) => Fetched::Other(format!(
+                "schema {id} cannot be read: {}",
+                crate::json::bounded(&error)
+            )),
         })
     }
 
@@ -288,9 +291,9 @@ impl RegistryClient {
         let response = self.client.send(request, TIMEOUT, MAX_ANSWER_BYTES).await;
         let response = response.map_err(|error| RegistryError::Away(error.to_string()))?;
         match response.status {
-            200..300 if response.body.len() >= MAX_ANSWER_BYTES => {
-                Err(RegistryError::Unreadable(format!("it is longer than {MAX_ANSWER_BYTES} bytes")))
-            }
+            200..300 if response.body.len() >= MAX_ANSWER_BYTES => Err(RegistryError::Unreadable(
+                format!("it is longer than {MAX_ANSWER_BYTES} bytes"),
+            )),
             200..300 => match serde_json::from_slice(&response.body) {
                 Ok(Object(answer)) => Ok(answer),
                 Err(error) => {
@@ -412,9 +415,15 @@ mod tests {
         assert!(matches!(client.schema(SchemaRef::Id(6)).await, Err(error) if error.is_away()));
         assert!(matches!(client.schema(SchemaRef::Id(7)).await, Ok(Fetched::Other(_))));
         // Not the registry's own 404: a proxy's, or another service at this address.
-        assert!(matches!(client.schema(SchemaRef::Id(8)).await, Err(RegistryError::Refused { status: 404, .. })));
+        assert!(matches!(
+            client.schema(SchemaRef::Id(8)).await,
+            Err(RegistryError::Refused { status: 404, .. })
+        ));
         assert!(matches!(client.schema(SchemaRef::Id(9)).await, Err(RegistryError::Unreadable(_))));
-        assert!(matches!(client.schema(SchemaRef::Id(10)).await, Err(RegistryError::Unreadable(_))));
+        assert!(matches!(
+            client.schema(SchemaRef::Id(10)).await,
+            Err(RegistryError::Unreadable(_))
+        ));
         assert!(client.has(SchemaRef::Id(1)).await && !client.has(SchemaRef::Id(6)).await);
         assert_eq!(client.look_up("a/b-value", "\"string\"").await, Ok(None));
         let refused = client.register("a/b-value", "\"string\"").await;
@@ -440,6 +449,9 @@ mod tests {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let url = Some(format!("http://{address}").parse().unwrap());
         let settings = SchemaRegistrySettings { url, ..SchemaRegistrySettings::default() };
-        assert!(matches!(client(&settings).schema(SchemaRef::Id(1)).await, Err(RegistryError::Away(_))));
+        assert!(matches!(
+            client(&settings).schema(SchemaRef::Id(1)).await,
+            Err(RegistryError::Away(_))
+        ));
     }
 }

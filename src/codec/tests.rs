@@ -249,7 +249,9 @@ fn a_few_bytes_do_not_stand_for_endless_work() {
     let mut payload = avro(r#""long""#, 1_i64 << 60);
     payload.push(0);
     let began = std::time::Instant::now();
-    assert!(try_read(&writer, RecordKind::Event, &payload).unwrap_err().contains("values and fields"));
+    assert!(
+        try_read(&writer, RecordKind::Event, &payload).unwrap_err().contains("values and fields")
+    );
     assert!(began.elapsed() < std::time::Duration::from_secs(5));
 }
 
@@ -278,10 +280,18 @@ fn what_cannot_be_said_is_refused_by_its_field() {
     for (kind, payload, said) in [
         (r#""double""#, &f64::NAN.to_le_bytes()[..], "outer.wrong: a number is NaN"),
         (r#""float""#, &f32::INFINITY.to_le_bytes(), "outer.wrong: a number is NaN or infinite"),
-        (r#"{"type":"bytes","logicalType":"uuid"}"#, &[30, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15], "outer.wrong: a UUID has 16 bytes, not 15"),
+        (
+            r#"{"type":"bytes","logicalType":"uuid"}"#,
+            &[30, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+            "outer.wrong: a UUID has 16 bytes, not 15",
+        ),
         (r#"{"type":"map","values":"boolean"}"#, &[2, 2, b'k', 7, 0], "outer.wrong.k: "),
         (r#"["null","string"]"#, &[9], "outer.wrong: "),
-        (r#"{"type":"long","logicalType":"timestamp-millis"}"#, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "outer.wrong: a time"),
+        (
+            r#"{"type":"long","logicalType":"timestamp-millis"}"#,
+            &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            "outer.wrong: a time",
+        ),
     ] {
         let error = try_read(&field(kind), RecordKind::Event, payload).unwrap_err();
         assert!(error.starts_with(said), "{kind}: {error}");
@@ -296,7 +306,9 @@ fn what_cannot_be_said_is_refused_by_its_field() {
 #[test]
 fn a_time_is_never_invented() {
     let writer = |kind: &str| {
-        format!(r#"{{"type":"record","name":"PaymentEvent","fields":[{{"name":"occurredAt","type":{kind}}}]}}"#)
+        format!(
+            r#"{{"type":"record","name":"PaymentEvent","fields":[{{"name":"occurredAt","type":{kind}}}]}}"#
+        )
     };
     let read = |kind: &str, number: i64| {
         try_read(&writer(kind), RecordKind::Event, &avro(r#""long""#, number))
@@ -307,10 +319,19 @@ fn a_time_is_never_invented() {
     assert!(read(r#""long""#, 1_795_420_800).unwrap_err().contains("seconds"));
     assert!(read(r#""long""#, 1_795_420_800_000_000).unwrap_err().contains("beyond"));
     // No zone is said, so none is written; and an event without one is refused.
-    assert_eq!(read(&logical("local-timestamp-millis"), 1_795_420_800_001), time("2026-11-23T08:00:00.001"));
-    assert_eq!(read(&logical("local-timestamp-micros"), 1_795_420_800_000_001), time("2026-11-23T08:00:00.000001"));
+    assert_eq!(
+        read(&logical("local-timestamp-millis"), 1_795_420_800_001),
+        time("2026-11-23T08:00:00.001")
+    );
+    assert_eq!(
+        read(&logical("local-timestamp-micros"), 1_795_420_800_000_001),
+        time("2026-11-23T08:00:00.000001")
+    );
     assert_eq!(read(&logical("timestamp-nanos"), -1), time("1969-12-31T23:59:59.999999999Z"));
-    assert_eq!(read(&logical("timestamp-millis"), 253_402_300_799_999), time("9999-12-31T23:59:59.999Z"));
+    assert_eq!(
+        read(&logical("timestamp-millis"), 253_402_300_799_999),
+        time("9999-12-31T23:59:59.999Z")
+    );
 }
 
 #[test]

@@ -175,7 +175,8 @@ impl EventData {
     pub fn read(kind: EventType, data: &RawValue) -> Result<Self, String> {
         fn from<'a, T: Deserialize<'a>>(data: &'a RawValue) -> Result<T, String> {
             let read = serde_json::from_str::<Object<T>>(data.get());
-            read.map(|Object(data)| data).map_err(|error| json::words(data.get().as_bytes(), &error))
+            read.map(|Object(data)| data)
+                .map_err(|error| json::words(data.get().as_bytes(), &error))
         }
         Ok(match kind {
             EventType::PaymentVerified => Self::PaymentVerified(from(data)?),

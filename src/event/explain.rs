@@ -175,13 +175,13 @@ pub(super) fn look_through(pairs: &Pairs<'_>) -> Found {
             }
         }
     };
-    let id = |name: &str, found: &mut Vec<Problem>, parse: fn(&str) -> Option<IdError>| {
-        match text(name, found) {
-            None => found.push(Problem::new(name, MISSING)),
-            Some(None) => {}
-            Some(Some(text)) => {
-                found.extend(parse(&text).map(|error| Problem::new(name, error.to_string())));
-            }
+    let id = |name: &str, found: &mut Vec<Problem>, parse: fn(&str) -> Option<IdError>| match text(
+        name, found,
+    ) {
+        None => found.push(Problem::new(name, MISSING)),
+        Some(None) => {}
+        Some(Some(text)) => {
+            found.extend(parse(&text).map(|error| Problem::new(name, error.to_string())));
         }
     };
     let project = text("projectId", &mut found);
@@ -215,7 +215,9 @@ pub(super) fn look_through(pairs: &Pairs<'_>) -> Found {
         None => found.push(Problem::new("occurredAt", MISSING)),
         Some(None) => {}
         Some(Some(text)) => {
-            found.extend(Timestamp::parse(&text).err().map(|words| Problem::new("occurredAt", words)));
+            found.extend(
+                Timestamp::parse(&text).err().map(|words| Problem::new("occurredAt", words)),
+            );
         }
     }
     match only(&pairs.0, "data", "", &mut found).filter(|value| value.get() != "null") {
@@ -226,7 +228,8 @@ pub(super) fn look_through(pairs: &Pairs<'_>) -> Found {
                 // Only the names in it were read.
                 let words = json::words(data.get().as_bytes(), &error);
                 let words = words.split(" at line ").next().unwrap_or_default();
-                found.push(Problem::new("data", format!("has a name that cannot be read: {words}")));
+                found
+                    .push(Problem::new("data", format!("has a name that cannot be read: {words}")));
             }
             Err(_) => {
                 let hint = match text_of(data) {
@@ -354,8 +357,7 @@ fn knows(kind: EventType, name: &str) -> bool {
 
 /// Whether two names differ by a slip of the hand.
 fn are_near(given: &str, known: &str, typos: usize) -> bool {
-    given.len().abs_diff(known.len()) <= typos
-        && strsim::damerau_levenshtein(given, known) <= typos
+    given.len().abs_diff(known.len()) <= typos && strsim::damerau_levenshtein(given, known) <= typos
 }
 
 fn misspelt<'a>(
@@ -400,9 +402,11 @@ pub fn suspicions(event: &super::Event) -> Vec<Problem> {
     let Some(Pairs(data)) = read() else { return Vec::new() };
     let unknown = data.iter().filter(|(name, _)| !knows(event.kind, name)).take(MAX_UNKNOWN);
     let near = |(unknown, _): &(Cow<'_, str>, &RawValue)| {
-        let absent =
-            fields(event.kind).iter().filter(|(name, ..)| data.iter().all(|(given, _)| given != name));
-        let (meant, ..) = absent.into_iter().find(|(name, ..)| are_near(unknown, name, MAX_TYPOS))?;
+        let absent = fields(event.kind)
+            .iter()
+            .filter(|(name, ..)| data.iter().all(|(given, _)| given != name));
+        let (meant, ..) =
+            absent.into_iter().find(|(name, ..)| are_near(unknown, name, MAX_TYPOS))?;
         let field = format!("data.{}", json::name(unknown));
         Some(Problem::new(field, format!("is unknown; did you mean {meant}?")))
     };
@@ -444,9 +448,11 @@ mod tests {
         "#);
         let setled = sample(EventType::PaymentSettled).replace("payment.settled", "payment.setled");
         assert!(problems(&setled)[0].contains("did you mean \"payment.settled\"?"));
-        let twice = sample(EventType::PaymentSettled).replace("{\"paymentId", "{\"amount\":\"1\",\"paymentId");
+        let twice = sample(EventType::PaymentSettled)
+            .replace("{\"paymentId", "{\"amount\":\"1\",\"paymentId");
         assert_eq!(problems(&twice), ["data.amount stands there more than once"]);
-        let wrapped = format!(r#"{{"schema":{{}},"payload":{}}}"#, sample(EventType::PaymentSettled));
+        let wrapped =
+            format!(r#"{{"schema":{{}},"payload":{}}}"#, sample(EventType::PaymentSettled));
         assert!(problems(&wrapped)[0].contains("schemas.enable"));
     }
 
@@ -457,9 +463,17 @@ mod tests {
             let whole: Value = serde_json::from_str(sample(*kind)).unwrap();
             let mut paths: Vec<String> = vec![String::new()];
             paths.extend(whole.as_object().unwrap().keys().map(|name| format!("/{name}")));
-            paths.extend(whole["data"].as_object().unwrap().keys().map(|name| format!("/data/{name}")));
+            paths.extend(
+                whole["data"].as_object().unwrap().keys().map(|name| format!("/data/{name}")),
+            );
             for path in paths {
-                for wrong in [json!(secret), json!([secret]), json!({ secret.clone(): secret }), json!(null), json!(-1)] {
+                for wrong in [
+                    json!(secret),
+                    json!([secret]),
+                    json!({ secret.clone(): secret }),
+                    json!(null),
+                    json!(-1),
+                ] {
                     let mut event = whole.clone();
                     *event.pointer_mut(&path).unwrap() = wrong;
                     if let Err(error) = read(&event.to_string()) {
@@ -474,14 +488,31 @@ mod tests {
     /// Each event with one field changed in each of these ways.
     fn variants() -> Vec<String> {
         let values = [
-            json!(null), json!(true), json!(0), json!(-1), json!(1.5), json!(1e30), json!(""), json!("x"),
-            json!("1.25"), json!("1e3"), json!("9".repeat(97)), json!("2026-11-23"), json!("20261123"),
-            json!("2026-11-23T08:00:00Z"), json!("a b"), json!([]), json!(["x"]), json!({}), json!("payment.settled"),
+            json!(null),
+            json!(true),
+            json!(0),
+            json!(-1),
+            json!(1.5),
+            json!(1e30),
+            json!(""),
+            json!("x"),
+            json!("1.25"),
+            json!("1e3"),
+            json!("9".repeat(97)),
+            json!("2026-11-23"),
+            json!("20261123"),
+            json!("2026-11-23T08:00:00Z"),
+            json!("a b"),
+            json!([]),
+            json!(["x"]),
+            json!({}),
+            json!("payment.settled"),
         ];
         let mut found = Vec::new();
         for kind in EventType::ALL {
             let whole: Value = serde_json::from_str(sample(*kind)).unwrap();
-            let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            let names =
+                |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
             let top = names(&whole).into_iter().map(|name| (None, name));
             let data = names(&whole["data"]).into_iter().map(|name| (Some("data"), name));
             for (within, name) in top.chain(data) {
@@ -532,7 +563,8 @@ mod tests {
         for &kind in EventType::ALL {
             let schema = crate::codec::ReadAs::Data(Some(kind)).schema().unwrap();
             let apache_avro::Schema::Record(record) = &schema.root else { panic!() };
-            let ours: Vec<_> = fields(kind).iter().map(|(name, _, required)| (*name, *required)).collect();
+            let ours: Vec<_> =
+                fields(kind).iter().map(|(name, _, required)| (*name, *required)).collect();
             let theirs: Vec<_> =
                 record.fields.iter().map(|field| (&*field.name, field.default.is_none())).collect();
             assert_eq!(ours, theirs);
@@ -541,7 +573,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_optional_field_is_suspicious() {
-        let event = read(&sample(EventType::PaymentFailed).replace("customerId", "custmerId")).unwrap();
+        let event =
+            read(&sample(EventType::PaymentFailed).replace("customerId", "custmerId")).unwrap();
         let found: Vec<String> = suspicions(&event).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["data.custmerId is unknown; did you mean customerId?"]);
         for kind in EventType::ALL {

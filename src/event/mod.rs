@@ -227,9 +227,9 @@ impl EventError {
     #[must_use]
     pub fn problems(&self) -> Cow<'_, Problems> {
         match self {
-            Self::MissingProject(problems) | Self::UnknownType(problems) | Self::Invalid(problems) => {
-                Cow::Borrowed(problems)
-            }
+            Self::MissingProject(problems)
+            | Self::UnknownType(problems)
+            | Self::Invalid(problems) => Cow::Borrowed(problems),
             Self::TooLarge(_) | Self::NotJson(_) => {
                 let words = self.to_string().into();
                 Cow::Owned(Problems(vec![Problem { field: String::new(), words }]))
@@ -357,8 +357,17 @@ mod tests {
             (settled().replace("2026-11-23T", "23.11.2026 "), "is no RFC 3339 time"),
             (settled().replace("evt_1", "evt 1"), "id must consist of letters"),
             ("[1]".to_owned(), "no JSON object"),
-            (r#"["evt_1","payment.settled","proj_1","2026-11-23T08:00:00Z",{}]"#.to_owned(), "a list"),
-            (settled().replace(&settled()[settled().find("{\"paymentId").unwrap()..], r#"["pay_1","ep_1","c","1","USDC","base","0x"]}"#), "data must be an object"),
+            (
+                r#"["evt_1","payment.settled","proj_1","2026-11-23T08:00:00Z",{}]"#.to_owned(),
+                "a list",
+            ),
+            (
+                settled().replace(
+                    &settled()[settled().find("{\"paymentId").unwrap()..],
+                    r#"["pay_1","ep_1","c","1","USDC","base","0x"]}"#,
+                ),
+                "data must be an object",
+            ),
             ("not json".to_owned(), "no JSON object"),
             (settled().replace('{', "{\"more\":NaN,"), "NaN is no JSON"),
             (String::new(), "no JSON object"),

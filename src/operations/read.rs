@@ -15,6 +15,7 @@ use crate::{
     connector::{Change, StateKey},
     delivery::{AttemptRecord, DeliveryRecord},
     event::Event,
+    json::Object,
     kafka::{Record, Seen},
     replay::Head,
 };
@@ -109,7 +110,8 @@ impl Operations {
 
     /// The attempt in a record of the attempts topic.
     pub(super) fn attempt(&self, value: &[u8]) -> Option<AttemptRecord<'static>> {
-        serde_json::from_slice(&self.json(RecordKind::Attempt, value)?).ok()
+        let json = self.json(RecordKind::Attempt, value)?;
+        serde_json::from_slice(&json).ok().map(|Object(attempt)| attempt)
     }
 
     /// The change in a record of the state topic.

@@ -37,7 +37,9 @@ impl FakeRegistry {
     }
 
     /// One that answers some paths in its own way.
-    pub(crate) fn with(odd: impl Fn(&str) -> Option<(u16, String)> + Send + Sync + 'static) -> Self {
+    pub(crate) fn with(
+        odd: impl Fn(&str) -> Option<(u16, String)> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -98,10 +100,12 @@ impl Shared {
         if let Some(odd) = (self.odd)(path) {
             return odd;
         }
-        let unknown = |code: u32| (404, json!({"error_code": code, "message": "not found"}).to_string());
+        let unknown =
+            |code: u32| (404, json!({"error_code": code, "message": "not found"}).to_string());
         let schemas = || self.schemas.lock().unwrap().clone();
         let whole = |id: u32, schema: &str| {
-            json!({"id": id, "guid": guid_text(id), "version": 1, "subject": "s", "schema": schema}).to_string()
+            json!({"id": id, "guid": guid_text(id), "version": 1, "subject": "s", "schema": schema})
+                .to_string()
         };
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (method, &parts[..]) {
@@ -156,6 +160,9 @@ fn serve(shared: &Shared, stream: TcpStream) -> std::io::Result<()> {
         let path = path.split('?').next().unwrap_or_default();
         let (status, answer) = shared.answer(method, path, &body);
         let length = answer.len();
-        write!(stream, "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{answer}")?;
+        write!(
+            stream,
+            "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{answer}"
+        )?;
     }
 }

@@ -102,7 +102,10 @@ impl Lines {
         if self.number == first {
             return piece(first, Found::Text(line.into()));
         }
-        piece(self.number, Found::Wrong("the JSON does not end, neither on its line nor on later ones"))
+        piece(
+            self.number,
+            Found::Wrong("the JSON does not end, neither on its line nor on later ones"),
+        )
     }
 
     /// A line without its end; cut at the longest length.
@@ -202,18 +205,31 @@ mod tests {
 
     #[test]
     fn an_object_over_several_lines_is_one_piece() {
-        let found = pieces(b"{\n \"a\": [\n  {\"b\": \"}\"}\n ]\n}\n{\"c\":1}\n{\"cut\":\n{\"d\":2}\n[\n{\"e\":3}");
-        let shape: Vec<(usize, usize, bool)> =
-            found.iter().map(|(first, last, text)| (*first, *last, text.starts_with('!'))).collect();
+        let found = pieces(
+            b"{\n \"a\": [\n  {\"b\": \"}\"}\n ]\n}\n{\"c\":1}\n{\"cut\":\n{\"d\":2}\n[\n{\"e\":3}",
+        );
+        let shape: Vec<(usize, usize, bool)> = found
+            .iter()
+            .map(|(first, last, text)| (*first, *last, text.starts_with('!')))
+            .collect();
         assert_eq!(
             shape,
-            [(1, 5, true), (6, 6, false), (7, 7, false), (8, 8, false), (9, 9, false), (10, 10, false)]
+            [
+                (1, 5, true),
+                (6, 6, false),
+                (7, 7, false),
+                (8, 8, false),
+                (9, 9, false),
+                (10, 10, false)
+            ]
         );
     }
 
     #[test]
     fn a_file_that_is_no_text_is_one_piece() {
-        for file in [&b"\xff\xfe{\0}\0\n\0{\0}\0"[..], b"{\0\"\0", b"\x1f\x8b\x08\0\n\n", b"Obj\x01\n\n"] {
+        for file in
+            [&b"\xff\xfe{\0}\0\n\0{\0}\0"[..], b"{\0\"\0", b"\x1f\x8b\x08\0\n\n", b"Obj\x01\n\n"]
+        {
             let found = pieces(file);
             assert!(found.len() == 1 && found[0].2.starts_with('!'), "{file:?}: {found:?}");
         }
