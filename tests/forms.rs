@@ -125,14 +125,11 @@ fn event(dice: &mut Dice) -> (String, Fate) {
     if dice.one_in(20) {
         let list =
             |value: &Value| -> Value { value.as_object().unwrap().values().cloned().collect() };
-        event = match event["data"].is_object() && dice.one_in(2) {
-            true => {
-                let data = list(&event["data"]);
-                event["data"] = data;
-                event
-            }
-            false => list(&event),
-        };
+        if event["data"].is_object() && dice.one_in(2) {
+            event["data"] = list(&event["data"]);
+        } else {
+            event = list(&event);
+        }
         fate = Fate::Refused;
     }
     let mut text = if dice.one_in(8) {
@@ -177,6 +174,7 @@ fn data_payload(event: &Value) -> Vec<u8> {
 }
 
 /// A record of one of the forms.
+#[expect(clippy::too_many_lines, reason = "one arm for each form")]
 fn record(dice: &mut Dice, ids: &Ids) -> Made {
     let made = |form, headers: Headers, value: Vec<u8>, fate| Made {
         form,

@@ -99,14 +99,13 @@ impl Plan {
         let out = Vec::with_capacity(payload.len().saturating_mul(GROWTH).min(MAX_JSON_BYTES));
         let mut reader =
             Reader { plan: self, left: payload, out, depth: 0, steps: 0, trail: Vec::new() };
-        let read = reader.value(self.root).and_then(|()| match reader.left.len() {
-            0 => Ok(()),
-            left => Err(DecodeError::LeftOver(left)),
-        });
+        let read = reader.value(self.root);
+        let left = reader.left.len();
         let Reader { out, mut trail, .. } = reader;
         trail.reverse();
         match read {
-            Ok(()) => Ok(out),
+            Ok(()) if left == 0 => Ok(out),
+            Ok(()) => Err(Unreadable { field: String::new(), error: DecodeError::LeftOver(left) }),
             Err(error) => Err(Unreadable { field: trail.join("."), error }),
         }
     }

@@ -302,6 +302,9 @@ mod tests {
 
     use super::*;
 
+    /// Headers, a value, and a word of what is said of it.
+    type Case<'a> = (Vec<(&'a str, &'a [u8])>, Vec<u8>, &'a str);
+
     fn words(headers: &[(&str, &[u8])], value: &[u8]) -> String {
         let headers: Vec<(String, Bytes)> = headers
             .iter()
@@ -366,7 +369,7 @@ mod tests {
         };
         let json = r#"{"id":"evt_1"}"#;
         let glue = [&[3, 0][..], &[7; 16], b"payload"].concat();
-        let cases: Vec<(Vec<(&str, &[u8])>, Vec<u8>, &str)> = vec![
+        let cases: Vec<Case<'_>> = vec![
             (vec![], b"\0\0\0".to_vec(), "ends within"),
             (vec![], b"\0\0\0\0\0\0\0\0\x05\x0aevt_1".to_vec(), "Apicurio's own frame"),
             (vec![], b"\0\0\0\0\0".to_vec(), "no schema id"),

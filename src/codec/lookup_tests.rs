@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use apache_avro::{Schema, types::Value as Avro, writer::datum::GenericDatumWriter};
+use base64::Engine as _;
 use bytes::Bytes;
 
 use super::{
@@ -196,7 +198,6 @@ async fn ids_in_headers_are_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_of_a_cloudevent_has_a_schema_of_its_own() {
-    use apache_avro::{Schema, types::Value as Avro, writer::datum::GenericDatumWriter};
     let registry = FakeRegistry::start();
     let schema = r#"{"type":"record","name":"Settled","fields":[
         {"name":"paymentId","type":"string"},{"name":"endpointId","type":"string"},
@@ -237,7 +238,6 @@ async fn the_data_of_a_cloudevent_has_a_schema_of_its_own() {
     let event = read(&codec, &data.clone().into(), headers).await.unwrap();
     assert_eq!(event.json_text(), expected);
     // The same in a structured one, as bytes.
-    use base64::Engine as _;
     let data = base64::engine::general_purpose::STANDARD.encode(data);
     let cloud = format!(
         r#"{{"specversion":"1.0","id":"evt_1","type":"payment.settled","source":"s","subject":"proj_1","time":"2026-11-23T08:00:00Z","data_base64":"{data}"}}"#

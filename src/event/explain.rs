@@ -203,13 +203,13 @@ pub(super) fn look_through(pairs: &Pairs<'_>) -> Found {
     match text("type", &mut found) {
         None => found.push(Problem::new("type", MISSING)),
         Some(None) => {}
-        Some(Some(text)) => match text.parse::<EventType>() {
-            Ok(known) => kind = Some(known),
-            Err(()) => {
+        Some(Some(text)) => {
+            kind = text.parse::<EventType>().ok();
+            if kind.is_none() {
                 has_unknown_type = true;
                 found.push(Problem::new("", unknown_type(&text)));
             }
-        },
+        }
     }
     match text("occurredAt", &mut found) {
         None => found.push(Problem::new("occurredAt", MISSING)),
@@ -374,13 +374,11 @@ fn unknown_type(given: &str) -> String {
     let is_name = given.len() <= json::MAX_NAME_CHARS
         && given.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:-/".contains(&byte));
     let shown = if is_name { format!(" {given:?}") } else { String::new() };
-    match nearest_type(given) {
-        Some(near) => format!("unknown event type{shown}; did you mean {:?}?", near.as_str()),
-        None => {
-            let all: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-            format!("unknown event type{shown}; the types are {}", all.join(", "))
-        }
+    if let Some(near) = nearest_type(given) {
+        return format!("unknown event type{shown}; did you mean {:?}?", near.as_str());
     }
+    let all: Vec<&str> = EventType::ALL.iter().map(|known| known.as_str()).collect();
+    format!("unknown event type{shown}; the types are {}", all.join(", "))
 }
 
 /// The event type that a misspelt one may mean.

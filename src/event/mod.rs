@@ -255,9 +255,9 @@ struct Wire<'a> {
 
 impl Event {
     /// Reads an event from its JSON text and keeps that text, without the space around it.
-    pub fn from_json(json: Bytes) -> Result<Self, EventError> {
-        let start = json.len() - json.trim_ascii_start().len();
-        let json = json.slice(start..start + json.trim_ascii().len());
+    pub fn from_json(mut json: Bytes) -> Result<Self, EventError> {
+        json.truncate(json.trim_ascii_end().len());
+        let json = json.split_off(json.len() - json.trim_ascii_start().len());
         if json.len() > MAX_EVENT_BYTES {
             return Err(EventError::TooLarge(json.len()));
         }

@@ -81,8 +81,7 @@ pub(crate) fn guid(id: u32) -> [u8; 16] {
 }
 
 fn guid_text(id: u32) -> String {
-    let digits: String = guid(id).iter().map(|byte| format!("{byte:02x}")).collect();
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    uuid::Uuid::from_bytes(guid(id)).to_string()
 }
 
 impl Shared {
