@@ -349,6 +349,8 @@ pub fn subject(topics: &Topics, topic: TopicKind) -> String {
 }
 
 #[cfg(test)]
+mod decode_tests;
+#[cfg(test)]
 #[path = "../../tests/support/fake_registry.rs"]
 mod fake_registry;
 #[cfg(test)]
