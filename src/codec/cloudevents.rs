@@ -151,6 +151,8 @@ pub enum Data<'a> {
     Json(&'a RawValue),
     /// Bytes, which stand in the JSON as base64: JSON or Avro.
     Bytes(Bytes),
+    /// There is none.
+    Missing,
 }
 
 impl<'a> CloudEvent<'a> {
@@ -194,7 +196,7 @@ impl<'a> CloudEvent<'a> {
             (None, Some(Err(_))) => {
                 return Err("the CloudEvent's data_base64 must be a text".to_owned());
             }
-            (None, None) => return Err("the CloudEvent has no data".to_owned()),
+            (None, None) => Data::Missing,
         };
         let plain = |value: Option<&'a RawValue>| value.map(|value| Cow::Borrowed(value.get()));
         let kind = kind.map(|value| match serde_json::from_str(value.get()) {
@@ -235,10 +237,11 @@ impl<'a> CloudEvent<'a> {
     /// that the `CloudEvent` lacks. What is missing is left out: who reads the event tells it.
     pub fn payment(&self, data: &[u8], at: Timestamp) -> Result<Vec<u8>, String> {
         let data = match self.data {
-            Data::Json(data) => data,
-            Data::Bytes(_) => json_data(data)?,
+            Data::Json(data) => Some(data.get()),
+            Data::Bytes(_) => Some(json_data(data)?.get()),
+            Data::Missing => None,
         };
-        let mut payment = Vec::with_capacity(data.get().len() + 256);
+        let mut payment = Vec::with_capacity(data.map_or(0, str::len) + 256);
         let mut put = |name: &str, value: Option<&str>| {
             let Some(value) = value else { return };
             payment.push(if payment.is_empty() { b'{' } else { b',' });
@@ -251,7 +254,7 @@ impl<'a> CloudEvent<'a> {
         put("projectId", self.project.as_deref());
         let at = self.time.is_none().then(|| format!("\"{at}\""));
         put("occurredAt", self.time.as_deref().or(at.as_deref()));
-        put("data", Some(data.get()));
+        put("data", data);
         payment.push(b'}');
         Ok(payment)
     }
@@ -436,6 +439,10 @@ mod tests {
             assert!(error.contains(said), "{said}: {error}");
         }
         // All at once.
+        let error = structured(r#"{"specversion":"1.0","id":"a b"}"#).unwrap_err();
+        for said in ["id must", "no type", "projectid", "no data"] {
+            assert!(error.contains(said), "{said}: {error}");
+        }
         let error =
             structured(&whole.replace(r#""id":"e","#, "").replace("\"1\"", "1")).unwrap_err();
         assert!(error.contains("no id") && error.contains("data.price"), "{error}");
