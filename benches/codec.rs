@@ -11,7 +11,9 @@ use apache_avro::{Schema, reader::datum::GenericDatumReader};
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use dunmore_connectors::{
-    codec::{RecordKind, cloudevents, encode::from_json, plan::Plan, schemas::Schemas, wire},
+    codec::{
+        RecordKind, cloudevents::CloudEvent, encode::from_json, plan::Plan, schemas::Schemas, wire,
+    },
     event::{Event, EventType, sample},
 };
 use serde_json::Value;
@@ -76,7 +78,8 @@ fn read(c: &mut Criterion) {
     group.bench_function("CloudEvent, structured", |b| {
         b.iter(|| {
             let at = dunmore_connectors::clock::Timestamp::default();
-            let json = cloudevents::structured(black_box(cloud.as_bytes()), at).unwrap();
+            let event = CloudEvent::structured(black_box(cloud.as_bytes())).unwrap();
+            let json = event.payment(b"", at).unwrap();
             Event::from_json(json.into()).unwrap()
         });
     });

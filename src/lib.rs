@@ -35,6 +35,7 @@ pub mod event;
 mod faults;
 pub mod health;
 pub mod id;
+pub mod json;
 pub mod kafka;
 pub mod lane;
 pub mod metrics;

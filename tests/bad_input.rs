@@ -39,6 +39,11 @@ fn event_of(id: &str, bytes: usize) -> String {
     event.to_string()
 }
 
+/// The values of an object, in its order.
+fn in_a_list(value: &Value) -> Value {
+    value.as_object().unwrap().values().cloned().collect()
+}
+
 /// Reason, a word of the detail, and the value of each wrong record.
 fn wrong_records() -> Vec<(&'static str, &'static str, Option<Vec<u8>>)> {
     let with = |change: &dyn Fn(&mut Value)| {
@@ -55,6 +60,10 @@ fn wrong_records() -> Vec<(&'static str, &'static str, Option<Vec<u8>>)> {
         ("undecodable", "no JSON", Some(Vec::new())),
         ("undecodable", "has no value", None),
         ("undecodable", "schema_registry.url", Some(vec![0, 0, 0, 0, 7, 2, 4, 6])),
+        ("undecodable", "no schema id", Some(vec![0, 0x80, 0, 0, 7, 2, 4, 6])),
+        ("undecodable", "gzip", Some(vec![0x1f, 0x8b, 8, 0])),
+        ("undecodable", "UTF-16", Some(b"{\0\"\0i\0".to_vec())),
+        ("undecodable", "a batch", Some(br#"[{"specversion":"1.0"}]"#.to_vec())),
         (
             "unknown_event_type",
             "payment.teleported",
@@ -82,6 +91,11 @@ fn wrong_records() -> Vec<(&'static str, &'static str, Option<Vec<u8>>)> {
         ("invalid_event", "amount", Some(amount(json!("1,25")))),
         ("invalid_event", "amount", Some(amount(json!("NaN")))),
         ("invalid_event", "amount", Some(amount(json!("")))),
+        // What a header may hold is not up to the record.
+        ("invalid_event", "data.amount", Some(amount(json!("\u{7f}".repeat(700_000))))),
+        // serde would take the fields one after the other.
+        ("invalid_event", "data", Some(with(&|event| event["data"] = in_a_list(&event["data"])))),
+        ("undecodable", "a list", Some(in_a_list(&settled("evt_list")).to_string().into_bytes())),
     ]
 }
 
@@ -133,7 +147,8 @@ fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
         let key = format!("key_{number}");
         let (letter, source) = (&dead[&key], sent.iter().find(|r| r.key_text() == key).unwrap());
         assert_eq!(letter.header("dunmore-error-reason"), *reason, "{number}: {letter:?}");
-        assert!(letter.header("dunmore-error-detail").contains(detail), "{number}: {letter:?}");
+        let said = letter.header("dunmore-error-detail");
+        assert!(said.contains(detail) && said.len() < 4000, "{number}: {said}");
         assert_eq!(letter.header("dunmore-source-topic"), stage.topic("payments.events"));
         assert_eq!(letter.header("dunmore-source-partition"), source.partition.to_string());
         assert_eq!(letter.header("dunmore-source-offset"), source.offset.to_string());
@@ -146,10 +161,10 @@ fn every_wrong_record_is_a_dead_letter_and_the_next_one_is_processed() {
         );
     }
     let refused = |reason| serve.count("dunmore_events_rejected_total", &[("reason", reason)]);
-    assert_eq!(refused("undecodable"), 7);
+    assert_eq!(refused("undecodable"), 12);
     assert_eq!(refused("unknown_event_type"), 1);
     assert_eq!(refused("missing_project"), 2);
-    assert_eq!(refused("invalid_event"), 8);
+    assert_eq!(refused("invalid_event"), 10);
     serve.stop();
 }
 
@@ -187,6 +202,47 @@ fn events_of_a_megabyte() {
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].header("dunmore-error-reason"), "event_too_large");
     assert!(dead[0].value.as_deref() == Some(larger.as_bytes()), "byte for byte");
+    serve.stop();
+}
+
+/// A trace is passed on to third parties when it is one, wherever it stands.
+#[test]
+fn a_trace_is_checked_before_it_goes_out() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let Some(broker) = broker() else { return };
+    let sink = Sink::start();
+    let more = "topics.partitions = 1";
+    let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), "300ms", more);
+    let serve = stage.serve("one");
+    let url = sink.url("/webhook/all");
+    stage.set_up(&[
+        set_tier("cmd_tier", "proj_1", "pro"),
+        create("cmd_all", "proj_1", "all", "n8n", &url, &["*"]),
+    ]);
+    // Each is retried once: the trace comes back from the retry tier.
+    sink.script("/webhook/all", &[Reply::Status(500)], Reply::Status(200));
+    let cloud = |id: &str| {
+        json!({"specversion": "1.0", "id": id, "type": "payment.settled", "source": "/s", "subject": "proj_1",
+            "traceparent": TRACE, "data": settled(id)["data"]})
+    };
+    let record = |value: Value, headers: &[(&str, &str)]| {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let headers = headers.iter().map(owned).collect();
+        Write { headers, ..Write::new("proj_1", value.to_string()) }
+    };
+    let records = [
+        record(settled("evt_forged"), &[("traceparent", "forged\tor worse")]),
+        record(settled("evt_plain"), &[("traceparent", TRACE)]),
+        record(cloud("evt_structured"), &[("content-type", "application/cloudevents+json")]),
+        record(cloud("evt_stock"), &[("content-type", "application/json")]),
+        record(cloud("evt_both"), &[("traceparent", "forged")]),
+    ];
+    stage.kafka.write(&stage.topic("payments.events"), records);
+    wait_until("all are delivered", PATIENCE, || sink.delivered_count() == 5);
+    for hit in sink.hits() {
+        let expected = if hit.event == "evt_forged" { "" } else { TRACE };
+        assert_eq!(hit.traceparent, expected, "{}", hit.event);
+    }
     serve.stop();
 }
 
@@ -229,6 +285,40 @@ fn wrong_events_are_told_before_they_are_sent() {
         "{told}"
     );
     assert_eq!(stage.kafka.read(&stage.topic("payments.events")).len(), 1);
+
+    // A line that is no text is a line like any other, wherever it stands.
+    let pretty = serde_json::to_string_pretty(&settled("evt_3")).unwrap();
+    let lines = [
+        format!("\u{feff}{}", settled("evt_4")).into_bytes(),
+        b"\xff\xfe\x80".to_vec(),
+        pretty.into_bytes(),
+        settled("evt_5").to_string().into_bytes(),
+    ];
+    std::fs::write(&file, lines.join(&b'\n')).unwrap();
+    for command in ["send", "validate"] {
+        let ran =
+            stage.run(&["event", command, "--output", "json", "--file", file.to_str().unwrap()]);
+        assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+        let counts: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        let right = counts.get("sent").or(counts.get("valid")).unwrap();
+        assert_eq!((right, &counts["invalid"]), (&json!(2), &json!(2)), "{counts}");
+        let told = String::from_utf8_lossy(&ran.stderr);
+        assert!(told.contains("line 2: ") && told.contains("lines 3 to "), "{told}");
+    }
+    assert_eq!(stage.kafka.read(&stage.topic("payments.events")).len(), 3);
+    let utf16: Vec<u8> =
+        settled("evt_6").to_string().encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(&file, utf16).unwrap();
+    let ran = stage.run(&["event", "validate", "--file", file.to_str().unwrap()]);
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("UTF-16"), "{ran:?}");
+    // Nothing at all is a pipe that broke somewhere.
+    for command in ["send", "validate"] {
+        let ran = stage.command(&["event", command]).stdin(std::process::Stdio::null()).output();
+        let ran = ran.unwrap();
+        assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+        assert!(String::from_utf8_lossy(&ran.stderr).contains("no event in standard input"));
+    }
 }
 
 /// One sentence of ours on standard error; log lines are JSON there.

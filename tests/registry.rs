@@ -20,6 +20,7 @@ use dunmore_connectors::{
 use serde_json::{Value, json};
 use support::{
     broker::broker,
+    fake_registry::FakeRegistry,
     kafka::{Read, Write},
     registry::{Gate, Guarded, registry},
     serve::{Serve, Stage, call, get},
@@ -95,25 +96,35 @@ fn expected(prefix: &str) -> Vec<String> {
 
 /// Runs an example program; false when its toolchain is not installed here.
 fn produce(scene: &Scene, language: &str, format: &str, prefix: &str) -> bool {
+    let settings = [("EVENT_ID_PREFIX", prefix), ("FORMAT", format)];
+    run_producer(scene, language, &registry().url(), &settings).is_some()
+}
+
+/// What a program of `scripts/producers` prints; nothing when its toolchain is not installed here.
+fn run_producer(
+    scene: &Scene,
+    name: &str,
+    registry: &str,
+    settings: &[(&str, &str)],
+) -> Option<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/producers");
     let output = Command::new(script)
-        .arg(language)
+        .arg(name)
         .env("BOOTSTRAP_SERVERS", &scene.stage.kafka.bootstrap)
         .env("TOPIC", scene.stage.topic("payments.events"))
-        .env("SCHEMA_REGISTRY_URL", registry().url())
+        .env("SCHEMA_REGISTRY_URL", registry)
         .env("PROJECT", PROJECT)
-        .env("EVENT_ID_PREFIX", prefix)
         .env("OCCURRED_AT", OCCURRED_AT)
-        .env("FORMAT", format)
+        .envs(settings.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap();
     if output.status.code() == Some(3) {
         eprintln!("NOT RUN: {}", String::from_utf8_lossy(&output.stderr));
-        return false;
+        return None;
     }
-    assert!(output.status.success(), "{language} {format}: {output:?}");
-    true
+    assert!(output.status.success(), "{name} {settings:?}: {output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 fn framed(id: u32, schema: &str, value: Avro) -> Vec<u8> {
@@ -207,6 +218,82 @@ fn events_of_every_client_and_encoding_have_identical_bodies() {
 }
 
 #[test]
+fn events_of_stock_serializers_are_delivered() {
+    let Some(broker) = broker() else { return };
+    // Confluent's serializers need a schema's GUID to put it into a header; Apicurio has none.
+    let registry = FakeRegistry::start();
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&registry.url()));
+    let mut wanted = 0;
+    for client in ["clients-1", "clients-2"] {
+        let printed = run_producer(&scene, client, &registry.url(), &[]);
+        wanted += printed.map_or(0, |count| count.trim().parse().unwrap());
+    }
+    scene.wait_for_bodies(wanted);
+    scene.stage.wait_committed(PATIENCE);
+    let dead: Vec<String> = scene
+        .dead()
+        .iter()
+        .map(|letter| letter.header("dunmore-error-detail").to_owned())
+        .collect();
+    assert!(dead.is_empty(), "{dead:?}");
+    let data = json!({"paymentId": "pay_1", "endpointId": "ep_1", "customerId": "0x52", "amount": "1.250000",
+        "currency": "USDC", "network": "base", "txHash": "0xab"});
+    let mut ids = BTreeMap::new();
+    for hit in scene.sink.hits_on("/hooks/catch/1/abc/") {
+        let body: Value = serde_json::from_slice(&hit.body).unwrap();
+        assert_eq!(
+            (&body["type"], &body["projectId"]),
+            (&json!("payment.settled"), &json!(PROJECT))
+        );
+        assert_eq!(body["data"], data, "{body}");
+        assert!(body["occurredAt"].as_str().unwrap().starts_with("2026-11-23T08:00:00"), "{body}");
+        *ids.entry(body["id"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(ids.len(), wanted, "each way once: {ids:?}");
+    eprintln!("delivered: {:?}", ids.keys());
+}
+
+/// One record in front of a partition's events that no registry can help with.
+#[test]
+fn odd_schema_ids_hold_nothing_up() {
+    let Some(broker) = broker() else { return };
+    let registry = FakeRegistry::with(|path| {
+        Some(match path {
+            "/schemas/ids/400" => (400, "{}".to_owned()),
+            "/schemas/ids/403" => (403, "<html>denied</html>".to_owned()),
+            "/schemas/ids/404" => (404, "<html>not found</html>".to_owned()),
+            "/schemas/ids/500" => (500, "{}".to_owned()),
+            "/schemas/ids/200" => (200, "<html>sign in</html>".to_owned()),
+            _ => return None,
+        })
+    });
+    let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&registry.url()));
+    let ours = RecordKind::Event.text();
+    let known = registry.register(ours);
+    let ids = [0, 400, 403, 404, 500, 200, 1 << 31, u32::MAX];
+    let commands = scene.stage.topic("connectors.commands");
+    for id in ids {
+        scene.write_event(framed(id, ours, settled("evt_odd", 1, &[])), Some(0));
+        let command =
+            Write { partition: Some(0), ..Write::new(PROJECT, framed(id, "\"null\"", Avro::Null)) };
+        scene.stage.kafka.write(&commands, [command]);
+    }
+    scene.write_event(framed(known, ours, settled("evt_behind", 1, &[])), Some(0));
+    let mut was_unready = None;
+    wait_until("the event behind them is delivered", PATIENCE, || {
+        if let Some((503, said)) = get(scene.serve.admin, "/readyz") {
+            was_unready.get_or_insert(said);
+        }
+        scene.bodies().len() == 1
+    });
+    assert_eq!(was_unready, None);
+    wait_until("all are dead letters", PATIENCE, || scene.dead().len() == 2 * ids.len());
+    // And commands of every partition are carried out.
+    let result = scene.stage.run_json(&["project", "set-tier", PROJECT, "starter"]);
+    assert_eq!(result["outcome"], "accepted", "{result}");
+}
+
+#[test]
 fn schemas_change_compatibly_and_not_otherwise() {
     let Some(broker) = broker() else { return };
     let scene = scene(&broker.bootstrap, &broker.unique_prefix(), &at(&registry().url()));
@@ -238,6 +325,8 @@ fn schemas_change_compatibly_and_not_otherwise() {
     let checked = stage.run_json(&["schemas", "check", "--file", file]);
     assert_eq!(checked["schemas"].as_array().unwrap().len(), 2, "{checked}");
     let id = registry().register(&topic, &second);
+    let checked = stage.run_json(&["schemas", "check", "--file", file]);
+    assert_eq!(checked["schemas"][1]["verdict"], format!("registered, id {id}"), "{checked}");
     let tax = record(&[("rate", Avro::Double(0.19)), ("code", "DE".into())]);
     let memo = Avro::Union(1, Box::new("thanks".into()));
     let event = settled("evt_second", 1, &[("memo", memo), ("tax", tax)]);

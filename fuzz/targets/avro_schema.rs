@@ -11,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let Some(end) = data.iter().position(|byte| *byte == 0) else { return };
     let (schema, value) = (&data[..end], &data[end + 1..]);
     let Ok(schema) = std::str::from_utf8(schema) else { return };
-    let Ok(schema) = Schemas::parse(schema, &[]) else { return };
+    let Ok(schema) = Schemas::of_writer(schema, &[]) else { return };
     for kind in [RecordKind::Event, RecordKind::Command] {
         if let Ok(plan) = Plan::new(&schema, kind.schema())
             && let Ok(json) = plan.to_json(value)

@@ -1,8 +1,8 @@
 //! `dunmore event`.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader, IsTerminal as _};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Subcommand;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -14,11 +14,17 @@ use super::{
     start_logs,
 };
 use crate::{
-    codec::explain,
-    event::{Event, EventType},
+    clock,
+    codec::{cloudevents, form, schemas},
+    event::{self, Event, EventType, Problem, Problems},
+    json,
     kafka::{Outgoing, Producer, TopicKind, Topics},
     metrics::{KafkaClient, Metrics},
 };
+
+mod lines;
+
+use lines::{Found, Lines, Piece};
 
 /// Events under way to the broker at once.
 const MAX_UNACKNOWLEDGED: usize = 2000;
@@ -69,12 +75,6 @@ fn sampled(text: &str) -> Result<Sampled, String> {
     })
 }
 
-/// One line of the input, which is no event.
-struct Wrong {
-    line: usize,
-    problems: Vec<String>,
-}
-
 /// `dunmore event …`
 pub async fn run(common: &Common, command: EventCommand) -> anyhow::Result<()> {
     match command {
@@ -90,59 +90,143 @@ pub async fn run(common: &Common, command: EventCommand) -> anyhow::Result<()> {
     }
 }
 
-fn open(file: &str) -> anyhow::Result<Box<dyn BufRead>> {
+fn open(file: &str) -> anyhow::Result<Lines> {
     if file == "-" {
-        return Ok(Box::new(io::stdin().lock()));
+        if io::stdin().is_terminal() {
+            eprintln!(
+                "reading events from standard input, one JSON object a line; end with Ctrl-D"
+            );
+        }
+        return Ok(Lines::new(Box::new(io::stdin().lock())));
     }
     let opened = std::fs::File::open(file).with_context(|| format!("cannot open {file}"))?;
-    Ok(Box::new(BufReader::new(opened)))
+    Ok(Lines::new(Box::new(BufReader::new(opened))))
+}
+
+/// The event in a piece of the input, or what is wrong with it.
+fn judge(piece: &Piece) -> Result<Event, Problems> {
+    let whole =
+        |words: String| Problems(vec![Problem { field: String::new(), words: words.into() }]);
+    match &piece.found {
+        Found::Wrong(words) => Err(whole((*words).to_owned())),
+        Found::Text(text) => {
+            let start = match form::form(&[], text) {
+                form::Form::Bare { start } => start,
+                form::Form::Other(words) => return Err(whole(words.into_owned())),
+                form::Form::Framed { .. } => {
+                    return Err(whole("a line of JSON is expected, not framed Avro".to_owned()));
+                }
+            };
+            cloudevents::in_text(&text.slice(start..), clock::now())
+        }
+    }
+}
+
+/// What the lines of the input were so far.
+#[derive(Default)]
+struct Tally {
+    lines: u64,
+    wrong: u64,
+    /// The first of the wrong ones.
+    errors: Vec<serde_json::Value>,
+    /// Why reading ended before the end.
+    failure: Option<anyhow::Error>,
+}
+
+impl Tally {
+    /// The next event of the input. What is none is told and counted; an error ends the input.
+    fn next(&mut self, lines: &mut Lines, file: &str) -> Option<Event> {
+        loop {
+            let piece = match lines.next() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return None,
+                Err(error) => {
+                    let line = lines.number + 1;
+                    let words = format!("reading {file}, line {line}");
+                    self.failure = Some(anyhow::Error::new(error).context(words));
+                    return None;
+                }
+            };
+            self.lines += 1;
+            match judge(&piece) {
+                Ok(event) => {
+                    for suspicion in event::suspicions(&event) {
+                        eprintln!("line {}: note: {suspicion}", piece.first);
+                    }
+                    return Some(event);
+                }
+                Err(problems) => self.tell(&piece, &problems),
+            }
+        }
+    }
+
+    fn tell(&mut self, piece: &Piece, problems: &Problems) {
+        self.wrong += 1;
+        if self.errors.len() >= MAX_TOLD {
+            return;
+        }
+        let kind = match &piece.found {
+            Found::Text(text) => type_of(text),
+            Found::Wrong(_) => None,
+        };
+        let told: Vec<String> = problems.0.iter().map(|problem| told(problem, kind)).collect();
+        let line = if piece.first == piece.last {
+            format!("line {}", piece.first)
+        } else {
+            format!("lines {} to {}", piece.first, piece.last)
+        };
+        for problem in &told {
+            eprintln!("{line}: {problem}");
+        }
+        self.errors.push(json!({ "line": piece.first, "problems": told }));
+    }
+
+    /// Says how many more were wrong, and why this is no success, if it is none.
+    fn end(self, file: &str, failed: u64) -> anyhow::Result<()> {
+        let more = self.wrong.saturating_sub(MAX_TOLD as u64);
+        if more > 0 {
+            eprintln!("… and {more} more wrong lines");
+        }
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.lines == 0 {
+            let input = if file == "-" { "standard input" } else { file };
+            bail!("there is no event in {input}: one JSON object a line is expected");
+        }
+        if self.wrong > 0 || failed > 0 { Err(Said.into()) } else { Ok(()) }
+    }
+}
+
+fn type_of(text: &[u8]) -> Option<EventType> {
+    let json::Pairs(pairs) = serde_json::from_slice(text).ok()?;
+    let (_, kind) = pairs.into_iter().find(|(name, _)| name == "type")?;
+    let json::Text(kind) = serde_json::from_str(kind.get()).ok()?;
+    kind.parse().ok()
+}
+
+/// A problem, and for a field that is missing what belongs there.
+fn told(problem: &Problem, kind: Option<EventType>) -> String {
+    match schemas::doc(kind, &problem.field) {
+        Some(doc) if problem.is_missing() => format!("{problem}: {doc}"),
+        _ => problem.to_string(),
+    }
 }
 
 fn validate(common: &Common, file: &str) -> anyhow::Result<()> {
-    let (mut valid, mut wrong) = (0_u64, Vec::new());
-    for (number, line) in open(file)?.lines().enumerate() {
-        let line = line.with_context(|| format!("reading {file}"))?;
-        let json = line.trim().as_bytes();
-        if json.is_empty() {
-            continue;
-        }
-        let problems = explain::problems(json);
-        for suspicion in explain::suspicions(json) {
-            eprintln!("line {}: note: {suspicion}", number + 1);
-        }
-        if problems.is_empty() {
-            valid += 1;
-        } else {
-            let found = Wrong { line: number + 1, problems };
-            tell(&found, wrong.len());
-            wrong.push(found);
-        }
+    let mut lines = open(file)?;
+    let (mut valid, mut tally) = (0_u64, Tally::default());
+    while tally.next(&mut lines, file).is_some() {
+        valid += 1;
     }
-    tell_rest(wrong.len());
+    let wrong = tally.wrong;
     match common.output {
         Output::Json => {
-            let told = wrong.iter().take(MAX_TOLD);
-            let errors: Vec<_> =
-                told.map(|w| json!({ "line": w.line, "problems": w.problems })).collect();
-            output::json(&json!({ "valid": valid, "invalid": wrong.len(), "errors": errors }))?;
+            output::json(&json!({ "valid": valid, "invalid": wrong, "errors": tally.errors }))?;
         }
-        Output::Table => output::line(&format!("{valid} valid, {} invalid", wrong.len())),
+        Output::Table => output::line(&format!("{valid} valid, {wrong} invalid")),
     }
-    if wrong.is_empty() { Ok(()) } else { Err(Said.into()) }
-}
-
-fn tell(wrong: &Wrong, told: usize) {
-    if told < MAX_TOLD {
-        for problem in &wrong.problems {
-            eprintln!("line {}: {problem}", wrong.line);
-        }
-    }
-}
-
-fn tell_rest(count: usize) {
-    if count > MAX_TOLD {
-        eprintln!("… and {} more wrong lines", count - MAX_TOLD);
-    }
+    tally.end(file, 0)
 }
 
 async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
@@ -155,19 +239,10 @@ async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
     let codec = super::codec(&config, &topics).await?;
     let metrics = Metrics::new()?;
     let producer = Producer::new(&connection, metrics.kafka_client(KafkaClient::Tool))?;
-    let (mut sent, mut wrong, mut failed, mut as_json) = (0_u64, 0_usize, 0_u64, 0_u64);
+    let (mut sent, mut failed, mut as_json) = (0_u64, 0_u64, 0_u64);
     let mut waiting = FuturesUnordered::new();
-    for (number, line) in open(file)?.lines().enumerate() {
-        let line = line.with_context(|| format!("reading {file}"))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let json = Bytes::from(line.trim().to_owned());
-        let Ok(event) = Event::from_json(json.clone()) else {
-            tell(&Wrong { line: number + 1, problems: explain::problems(&json) }, wrong);
-            wrong += 1;
-            continue;
-        };
+    let (mut lines, mut tally) = (open(file)?, Tally::default());
+    while let Some(event) = tally.next(&mut lines, file) {
         while waiting.len() >= MAX_UNACKNOWLEDGED {
             count(waiting.next().await, &mut sent, &mut failed);
         }
@@ -179,7 +254,7 @@ async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
     while let Some(result) = waiting.next().await {
         count(Some(result), &mut sent, &mut failed);
     }
-    tell_rest(wrong);
+    let wrong = tally.wrong;
     match common.output {
         Output::Json => output::json(
             &json!({"sent": sent, "asJson": as_json, "invalid": wrong, "failed": failed}),
@@ -191,7 +266,7 @@ async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
             "{as_json} were sent as JSON: the Avro schema has no place for all that is in them"
         );
     }
-    if wrong > 0 || failed > 0 { Err(Said.into()) } else { Ok(()) }
+    tally.end(file, failed)
 }
 
 async fn produce(

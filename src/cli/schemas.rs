@@ -134,14 +134,23 @@ async fn check(client: &RegistryClient, topics: &Topics) -> anyhow::Result<Vec<F
     let mut found = Vec::new();
     for topic in topics.all() {
         let (subject, kind) = (subject(topics, topic), kind_of(topic));
-        let (ok, verdict) = match client.look_up(&subject, kind.text()).await {
-            Ok(Some(id)) => (true, format!("registered, id {id}")),
-            Ok(None) => verdict(client, &subject, kind.text()).await?,
-            Err(error) => return Err(anyhow!(error)),
-        };
+        let (ok, verdict) = standing(client, &subject, kind.text()).await?;
         found.push(Finding { subject, schema: kind.name().to_owned(), verdict, ok });
     }
     Ok(found)
+}
+
+/// Whether a subject has this schema, or would take it.
+async fn standing(
+    client: &RegistryClient,
+    subject: &str,
+    schema: &str,
+) -> anyhow::Result<(bool, String)> {
+    match client.look_up(subject, schema).await {
+        Ok(Some(id)) => Ok((true, format!("registered, id {id}"))),
+        Ok(None) => verdict(client, subject, schema).await,
+        Err(error) => Err(anyhow!(error)),
+    }
 }
 
 async fn verdict(
@@ -182,7 +191,7 @@ async fn check_file(
         std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
-    let theirs = Schemas::parse(&text, &[]).map_err(|error| anyhow!("{name}: {error}"))?;
+    let theirs = Schemas::of_writer(&text, &[]).map_err(|error| anyhow!("{name}: {error}"))?;
     let (ok, verdict_here) = match readable(&theirs, kind) {
         Ok(()) => (true, "its records are read".to_owned()),
         Err(error) => (false, error),
@@ -197,7 +206,7 @@ async fn check_file(
         let of_kind = |topic: &TopicKind| kind_of(*topic) == kind;
         for topic in topics.all().into_iter().filter(of_kind) {
             let subject = subject(topics, topic);
-            let (ok, verdict) = verdict(&client, &subject, &text).await?;
+            let (ok, verdict) = standing(&client, &subject, &text).await?;
             found.push(Finding { subject, schema: name.clone(), verdict, ok });
         }
     }

@@ -1,22 +1,47 @@
 //! Avro bytes into JSON text, by a plan. Foreign bytes never panic, and what they can make this
 //! program do is bounded.
 
-use std::io::Write as _;
+use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bigdecimal::{BigDecimal, num_bigint::BigInt};
 
 use super::plan::{Node, Place, Plan, Steps};
+use crate::{clock, json};
 
 /// How deep values may stand in each other; schemas may contain themselves.
 const MAX_DEPTH: usize = 64;
-/// The longest JSON text that is made, in bytes. It bounds arrays of nothing too: each item leaves
-/// a byte.
+/// The longest JSON text that is made, in bytes.
 pub const MAX_JSON_BYTES: usize = 4 << 20;
+/// The most values and fields that are read. A few bytes may stand for any number of values that
+/// leave no byte; the largest event has half as many that leave some.
+const MAX_STEPS: usize = 1 << 20;
+/// A plain number below this is no time in milliseconds: it would be one before March 1973, and as
+/// seconds it is one before the year 5138.
+const MIN_MILLIS: i64 = 100_000_000_000;
 /// The longest decimal, in bytes: more than 256 bits are no amount.
 const MAX_DECIMAL_BYTES: usize = 64;
 /// An alphabet's worth of room: JSON repeats the names that Avro leaves out.
 const GROWTH: usize = 4;
+
+/// Why bytes cannot be read with the schema that they name, and at which field.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreadable {
+    /// The field, from the top; empty when it is the whole.
+    pub field: String,
+    /// Why.
+    pub error: DecodeError,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            self.error.fmt(f)
+        } else {
+            write!(f, "{}: {}", self.field, self.error)
+        }
+    }
+}
 
 /// Why bytes cannot be read with the schema that they name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -43,14 +68,26 @@ pub enum DecodeError {
     #[error("the value takes a branch or symbol that its schema lacks")]
     Branch,
     /// A time is beyond the calendar.
-    #[error("a time is beyond the calendar")]
+    #[error("a time is beyond the years 0 to 9999")]
     Time,
+    /// A plain number is no time in milliseconds.
+    #[error("a time as a plain number is in milliseconds since 1970; this one looks like seconds")]
+    Seconds,
+    /// JSON does not have such a number.
+    #[error("a number is NaN or infinite, which JSON cannot say")]
+    NotFinite,
+    /// A UUID has another length.
+    #[error("a UUID has 16 bytes, not {0}")]
+    Uuid(usize),
     /// A decimal is too long.
     #[error("a decimal has more than {MAX_DECIMAL_BYTES} bytes")]
     Decimal,
     /// The plan is nested too deeply.
     #[error("the value is nested more than {MAX_DEPTH} deep")]
     Depth,
+    /// There is too much in it.
+    #[error("the value has more than {MAX_STEPS} values and fields")]
+    TooMany,
     /// The JSON gets too long.
     #[error("the value is longer than {MAX_JSON_BYTES} bytes as JSON")]
     TooLarge,
@@ -58,13 +95,18 @@ pub enum DecodeError {
 
 impl Plan {
     /// The value as JSON text.
-    pub fn to_json(&self, payload: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    pub fn to_json(&self, payload: &[u8]) -> Result<Vec<u8>, Unreadable> {
         let out = Vec::with_capacity(payload.len().saturating_mul(GROWTH).min(MAX_JSON_BYTES));
-        let mut reader = Reader { plan: self, left: payload, out, depth: 0 };
-        reader.value(self.root)?;
-        match reader.left.len() {
-            0 => Ok(reader.out),
-            left => Err(DecodeError::LeftOver(left)),
+        let mut reader =
+            Reader { plan: self, left: payload, out, depth: 0, steps: 0, trail: Vec::new() };
+        let read = reader.value(self.root);
+        let left = reader.left.len();
+        let Reader { out, mut trail, .. } = reader;
+        trail.reverse();
+        match read {
+            Ok(()) if left == 0 => Ok(out),
+            Ok(()) => Err(Unreadable { field: String::new(), error: DecodeError::LeftOver(left) }),
+            Err(error) => Err(Unreadable { field: trail.join("."), error }),
         }
     }
 }
@@ -74,10 +116,32 @@ struct Reader<'a> {
     left: &'a [u8],
     out: Vec<u8>,
     depth: usize,
+    steps: usize,
+    /// The names of the fields that an error came through, the innermost first.
+    trail: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
+    /// Counts what is done for a value, whether it leaves anything or not.
+    fn step(&mut self) -> Result<(), DecodeError> {
+        self.steps += 1;
+        if self.steps > MAX_STEPS { Err(DecodeError::TooMany) } else { Ok(()) }
+    }
+
+    /// The value of a field, whose name an error takes along.
+    fn named(&mut self, name: &[u8], node: usize) -> Result<(), DecodeError> {
+        self.value(node).inspect_err(|_| self.failed_in(name))
+    }
+
+    /// `name` as it stands in the JSON: in quotes and with a colon.
+    fn failed_in(&mut self, name: &[u8]) {
+        let name = name.strip_suffix(b":").unwrap_or(name);
+        let name: String = serde_json::from_slice(name).unwrap_or_default();
+        self.trail.push(json::name(&name));
+    }
+
     fn value(&mut self, node: usize) -> Result<(), DecodeError> {
+        self.step()?;
         if self.out.len() > MAX_JSON_BYTES {
             return Err(DecodeError::TooLarge);
         }
@@ -99,11 +163,19 @@ impl<'a> Reader<'a> {
             }
             Node::Float => {
                 let bytes = self.take(4)?.try_into().unwrap_or_default();
-                self.json(&f32::from_le_bytes(bytes));
+                let number = f32::from_le_bytes(bytes);
+                if !number.is_finite() {
+                    return Err(DecodeError::NotFinite);
+                }
+                self.json(&number);
             }
             Node::Double => {
                 let bytes = self.take(8)?.try_into().unwrap_or_default();
-                self.json(&f64::from_le_bytes(bytes));
+                let number = f64::from_le_bytes(bytes);
+                if !number.is_finite() {
+                    return Err(DecodeError::NotFinite);
+                }
+                self.json(&number);
             }
             Node::Bytes => {
                 let bytes = self.bytes()?;
@@ -123,12 +195,21 @@ impl<'a> Reader<'a> {
                 self.put(if is_json { text.as_bytes() } else { return Err(DecodeError::Json) });
             }
             Node::Decimal { scale, size } => self.decimal(*scale, *size)?,
-            Node::Uuid => {
-                let bytes = self.take(16)?.try_into().unwrap_or_default();
-                self.json(&uuid::Uuid::from_bytes(bytes));
+            Node::Uuid { tells_length } => {
+                let bytes = if *tells_length { self.bytes()? } else { self.take(16)? };
+                let uuid = uuid::Uuid::from_slice(bytes);
+                self.json(&uuid.map_err(|_| DecodeError::Uuid(bytes.len()))?);
             }
             Node::Date => self.date()?,
-            Node::Moment { digits } => self.moment(*digits)?,
+            Node::Moment { digits } => self.moment(*digits, "Z")?,
+            Node::Local { digits } => self.moment(*digits, "")?,
+            Node::PlainMoment => {
+                let number = self.long()?;
+                if number.unsigned_abs() < MIN_MILLIS.unsigned_abs() {
+                    return Err(DecodeError::Seconds);
+                }
+                self.text_of_moment(number, 3, "Z")?;
+            }
             Node::Symbol(symbols) => {
                 let chosen = usize::try_from(self.long()?).map_err(|_| DecodeError::Branch)?;
                 self.put(symbols.get(chosen).ok_or(DecodeError::Branch)?);
@@ -160,9 +241,10 @@ impl<'a> Reader<'a> {
         let mut extras = Vec::new();
         let start = self.out.len();
         for step in &steps.steps {
+            self.step()?;
             let mut node = step.node;
             if let Node::Union(variants) = &self.plan.nodes[node] {
-                node = self.branch(variants)?;
+                node = self.branch(variants).inspect_err(|_| self.failed_in(step.place.name()))?;
             }
             // A field that is null is as good as absent.
             if matches!(self.plan.nodes[node], Node::Null) {
@@ -172,12 +254,12 @@ impl<'a> Reader<'a> {
                 Place::Field(key) => {
                     self.separate(start);
                     self.put(key);
-                    self.value(node)?;
+                    self.named(key, node)?;
                 }
                 Place::Extensible(key) => {
                     self.separate(start);
                     self.put(key);
-                    self.value(node)?;
+                    self.named(key, node)?;
                     extensible_ends = Some(self.out.len());
                 }
                 Place::Extras => {
@@ -211,7 +293,7 @@ impl<'a> Reader<'a> {
             let name = reader.text()?;
             reader.json(name);
             reader.put(b":");
-            reader.value(value)
+            reader.value(value).inspect_err(|_| reader.trail.push(json::name(name)))
         })
     }
 
@@ -232,6 +314,7 @@ impl<'a> Reader<'a> {
                 return Ok(());
             }
             for _ in 0..count {
+                self.step()?;
                 self.separate(start);
                 item(self)?;
             }
@@ -265,22 +348,20 @@ impl<'a> Reader<'a> {
     }
 
     fn date(&mut self) -> Result<(), DecodeError> {
-        let seconds = self.long()?.checked_mul(24 * 60 * 60).ok_or(DecodeError::Time)?;
-        let moment = jiff::Timestamp::from_second(seconds).map_err(|_| DecodeError::Time)?;
-        self.json(&moment.strftime("%Y-%m-%d").to_string());
+        let millis = self.long()?.checked_mul(24 * 60 * 60 * 1000).ok_or(DecodeError::Time)?;
+        let text = clock::fine(millis, 3).ok_or(DecodeError::Time)?;
+        self.json(&text[..10]);
         Ok(())
     }
 
-    fn moment(&mut self, digits: usize) -> Result<(), DecodeError> {
+    fn moment(&mut self, digits: u32, zone: &str) -> Result<(), DecodeError> {
         let number = self.long()?;
-        let moment = match digits {
-            3 => jiff::Timestamp::from_millisecond(number),
-            6 => jiff::Timestamp::from_microsecond(number),
-            _ => jiff::Timestamp::from_nanosecond(i128::from(number)),
-        };
-        let moment = moment.map_err(|_| DecodeError::Time)?;
-        // Writing into memory does not fail.
-        let _ = write!(self.out, "\"{moment:.digits$}\"");
+        self.text_of_moment(number, digits, zone)
+    }
+
+    fn text_of_moment(&mut self, number: i64, digits: u32, zone: &str) -> Result<(), DecodeError> {
+        let text = clock::fine(number, digits).ok_or(DecodeError::Time)?;
+        self.json(&format_args!("{text}{zone}"));
         Ok(())
     }
 

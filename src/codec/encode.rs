@@ -4,14 +4,16 @@
 //! back is what went in. What the schema has no place for is an error, and the caller then writes
 //! the JSON as it is: readers take both.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use apache_avro::schema::{RecordSchema, Schema, UnionSchema};
-use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, value::RawValue};
 
 use super::schemas::{Look, RecordKind, Schemas, attribute, look};
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    json::{Pairs, Text},
+};
 
 /// The JSON has something that the schema has no place for.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -254,32 +256,5 @@ fn may_be(schema: &Schema, json: &str) -> bool {
         Some(b'[') => matches!(schema, Schema::Array(_)),
         Some(b'{') => matches!(schema, Schema::Record(_) | Schema::Map(_)),
         _ => matches!(schema, Schema::Int | Schema::Long | Schema::Double),
-    }
-}
-
-/// A text that is borrowed where it has no escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// An object's fields in their order, their values as they are written.
-struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Pairs<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
-                let mut pairs = Vec::with_capacity(16);
-                while let Some((Text(name), value)) = map.next_entry()? {
-                    pairs.push((name, value));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        deserializer.deserialize_map(Visitor)
     }
 }

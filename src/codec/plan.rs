@@ -42,12 +42,21 @@ pub(super) enum Node {
         scale: usize,
         size: Option<usize>,
     },
-    Uuid,
+    /// A UUID in 16 bytes; in bytes that tell their length, or without it.
+    Uuid {
+        tells_length: bool,
+    },
     /// A day, as `YYYY-MM-DD`.
     Date,
     /// A moment in UTC, as RFC 3339 with so many digits of the second.
     Moment {
-        digits: usize,
+        digits: u32,
+    },
+    /// A plain number where we expect a moment: milliseconds, unless it cannot be.
+    PlainMoment,
+    /// The time of some clock, of which nothing says where it stands; with so many digits.
+    Local {
+        digits: u32,
     },
     /// One of these texts, each in quotes.
     Symbol(Vec<Vec<u8>>),
@@ -82,18 +91,33 @@ pub(super) enum Place {
     Extras,
 }
 
+impl Place {
+    /// The field's name in the JSON, with quotes and colon.
+    pub(super) fn name(&self) -> &[u8] {
+        match self {
+            Self::Field(key) | Self::Extensible(key) => key,
+            Self::Extras => b"\"extra\":",
+        }
+    }
+}
+
 impl Plan {
     /// The plan for values of the writer's schema that we read as `reader`.
     pub fn new(writer: &Schemas, reader: &Schemas) -> Result<Self, String> {
+        Self::of(writer, Some(reader))
+    }
+
+    /// The same; without a schema of ours everything keeps its name.
+    pub fn of(writer: &Schemas, reader: Option<&Schemas>) -> Result<Self, String> {
         let mut compiler = Compiler { writer, reader, nodes: Vec::new(), known: HashMap::new() };
-        let root = compiler.node(&writer.root, Some(&reader.root))?;
+        let root = compiler.node(&writer.root, reader.map(|reader| &reader.root))?;
         Ok(Self { nodes: compiler.nodes, root })
     }
 }
 
 struct Compiler<'a> {
     writer: &'a Schemas,
-    reader: &'a Schemas,
+    reader: Option<&'a Schemas>,
     nodes: Vec<Node>,
     /// Records that have a node, by the writer's name and ours: they may contain themselves.
     known: HashMap<(Name, Option<Name>), usize>,
@@ -132,12 +156,13 @@ impl<'a> Compiler<'a> {
 
     /// Which of our schemas the writer's is read as.
     fn counterpart(&self, writer: &Schema, reader: Option<&'a Schema>) -> Option<&'a Schema> {
-        let reader = self.reader.find(reader?)?;
+        let ours = self.reader?;
+        let reader = ours.find(reader?)?;
         let Schema::Union(union) = reader else { return Some(reader) };
         if matches!(writer, Schema::Union(_)) {
             return Some(reader);
         }
-        let variants = union.variants().iter().filter_map(|variant| self.reader.find(variant));
+        let variants = union.variants().iter().filter_map(|variant| ours.find(variant));
         match writer {
             Schema::Record(theirs) => variants.into_iter().find(
                 |variant| matches!(variant, Schema::Record(ours) if is_named(ours, &theirs.name)),
@@ -170,31 +195,27 @@ impl<'a> Compiler<'a> {
         let place = self.add(Node::Record(Steps::default()));
         self.known.insert(names, place);
         let fields = ours.map_or(&[][..], |ours| &ours.fields);
-        let extended = |fields: &'a [RecordField]| {
-            fields.iter().find_map(|field| match look(field) {
-                Look::RestOf(name) => Some(name),
-                _ => None,
-            })
-        };
-        let extensible = extended(fields).or_else(|| extended(&record.fields));
+        let extensible = fields.iter().find_map(|field| match look(field) {
+            Look::RestOf(name) => Some(name),
+            _ => None,
+        });
         let mut steps = Steps::default();
         for field in &record.fields {
             let our_field = fields.iter().find(|ours| goes_by(ours, &field.name));
             let mut node = self.node(&field.schema, our_field.map(|ours| &ours.schema))?;
-            let place = match look(our_field.unwrap_or(field)) {
+            let place = match our_field.map_or(Look::Plain(&field.name), look) {
                 Look::Plain(name) if extensible == Some(name) => Place::Extensible(key(name)),
                 Look::Plain(name) => Place::Field(key(name)),
                 Look::Text(name) => {
                     node = self.json(node);
                     Place::Field(key(name))
                 }
-                Look::RestOf(_) => match self.nodes.get(node) {
-                    Some(Node::Map(value)) => {
-                        let value = self.json(*value);
-                        node = self.add(Node::Map(value));
+                Look::RestOf(_) => match self.extras(node) {
+                    Some(extras) => {
+                        node = extras;
                         Place::Extras
                     }
-                    _ => Place::Field(key(&field.name)),
+                    None => Place::Field(key(&field.name)),
                 },
             };
             steps.steps.push(Step { node, place });
@@ -210,6 +231,28 @@ impl<'a> Compiler<'a> {
         }
         self.nodes[place] = Node::Record(steps);
         Ok(place)
+    }
+
+    /// The node for further fields, each a text that is JSON: for a map, or a map that may be null.
+    fn extras(&mut self, node: usize) -> Option<usize> {
+        match self.nodes.get(node)? {
+            Node::Map(value) => {
+                let value = self.json(*value);
+                Some(self.add(Node::Map(value)))
+            }
+            Node::Union(variants) => {
+                let variants = variants.clone();
+                let of = |compiler: &mut Self, variant: usize| match compiler.nodes.get(variant)? {
+                    Node::Null => Some(variant),
+                    Node::Map(_) => compiler.extras(variant),
+                    _ => None,
+                };
+                let variants = variants.into_iter().map(|variant| of(self, variant));
+                let variants = variants.collect::<Option<_>>()?;
+                Some(self.add(Node::Union(variants)))
+            }
+            _ => None,
+        }
     }
 
     /// The node for a text that is JSON; anything but a text stays what it is.
@@ -266,7 +309,7 @@ fn leaf(schema: &Schema, reader: Option<&Schema>) -> Result<Node, String> {
         Schema::Boolean => Node::Boolean,
         Schema::Int | Schema::Long => match reader {
             // A plain number where we expect a time: the logical type may be left out.
-            Some(Schema::TimestampMillis) => Node::Moment { digits: 3 },
+            Some(Schema::TimestampMillis) => Node::PlainMoment,
             Some(Schema::Date) => Node::Date,
             _ => Node::Whole,
         },
@@ -277,7 +320,8 @@ fn leaf(schema: &Schema, reader: Option<&Schema>) -> Result<Node, String> {
         Schema::Bytes | Schema::BigDecimal => Node::Bytes,
         Schema::Fixed(fixed) | Schema::Duration(fixed) => Node::Fixed(fixed.size),
         Schema::String | Schema::Uuid(UuidSchema::String) => Node::Text,
-        Schema::Uuid(_) => Node::Uuid,
+        Schema::Uuid(UuidSchema::Bytes) => Node::Uuid { tells_length: true },
+        Schema::Uuid(UuidSchema::Fixed(_)) => Node::Uuid { tells_length: false },
         Schema::Decimal(decimal) => Node::Decimal {
             scale: decimal.scale,
             size: match &decimal.inner {
@@ -286,9 +330,12 @@ fn leaf(schema: &Schema, reader: Option<&Schema>) -> Result<Node, String> {
             },
         },
         Schema::Date => Node::Date,
-        Schema::TimestampMillis | Schema::LocalTimestampMillis => Node::Moment { digits: 3 },
-        Schema::TimestampMicros | Schema::LocalTimestampMicros => Node::Moment { digits: 6 },
-        Schema::TimestampNanos | Schema::LocalTimestampNanos => Node::Moment { digits: 9 },
+        Schema::TimestampMillis => Node::Moment { digits: 3 },
+        Schema::TimestampMicros => Node::Moment { digits: 6 },
+        Schema::TimestampNanos => Node::Moment { digits: 9 },
+        Schema::LocalTimestampMillis => Node::Local { digits: 3 },
+        Schema::LocalTimestampMicros => Node::Local { digits: 6 },
+        Schema::LocalTimestampNanos => Node::Local { digits: 9 },
         Schema::Enum(symbols) => {
             Node::Symbol(symbols.symbols.iter().map(|symbol| quoted(symbol)).collect())
         }

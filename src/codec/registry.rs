@@ -13,10 +13,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::schemas::Schemas;
+use super::{schemas::Schemas, wire::SchemaRef};
 use crate::{
     config::SchemaRegistrySettings,
     destination::{Request, Response},
+    json::Object,
     outbound::OperatorClient,
 };
 
@@ -37,30 +38,55 @@ pub enum RegistryError {
     /// It answers, and does not have it.
     #[error("the schema registry does not know it: {0}")]
     Unknown(String),
-    /// It answers, and refuses: the request, the credentials or the schema are wrong.
-    #[error("the schema registry refuses (HTTP {status}): {words}")]
+    /// It answers with an error that is not about what it knows: the request, the credentials or
+    /// the schema are wrong, or it is in trouble.
+    #[error("the schema registry refuses (HTTP {status}): {words}{}", help(*status))]
     Refused {
         /// The status.
         status: u16,
         /// Its words.
         words: String,
     },
-    /// It does not answer, or is in trouble itself.
+    /// It answers with something that is not its protocol.
+    #[error("the schema registry's answer cannot be read: {0}")]
+    Unreadable(String),
+    /// It does not answer.
     #[error("the schema registry does not answer: {0}")]
     Away(String),
 }
 
+/// The settings that an answer is about.
+const fn help(status: u16) -> &'static str {
+    match status {
+        401 | 403 => " (schema_registry.username, schema_registry.password)",
+        _ => "",
+    }
+}
+
 impl RegistryError {
-    /// The name in a metric label.
-    pub const OUTCOMES: &[&'static str] = &["ok", "unknown", "refused", "away"];
+    /// The names in a metric label.
+    pub const OUTCOMES: &[&'static str] = &["ok", "unknown", "refused", "unreadable", "away"];
 
     /// The name in a metric label.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Unknown(_) => "unknown",
+            Self::Refused { .. } if self.is_away() => "away",
             Self::Refused { .. } => "refused",
+            Self::Unreadable(_) => "unreadable",
             Self::Away(_) => "away",
+        }
+    }
+
+    /// Whether the registry, or what stands in front of it, is not there to answer at present. A
+    /// 404 that is not the registry's own comes from another service at its address.
+    #[must_use]
+    pub const fn is_away(&self) -> bool {
+        match self {
+            Self::Away(_) => true,
+            Self::Refused { status, .. } => matches!(*status, 404 | 408 | 429 | 500..),
+            Self::Unknown(_) | Self::Unreadable(_) => false,
         }
     }
 }
@@ -151,9 +177,21 @@ impl RegistryClient {
         Ok(Some(Self { client, base, authorization }))
     }
 
-    /// The schema of an id, with all that it refers to.
-    pub async fn schema(&self, id: u32) -> Result<Fetched, RegistryError> {
-        let found: SchemaAnswer = self.get(&["schemas", "ids", &id.to_string()]).await?;
+    /// Whether the registry has a schema, whatever it is.
+    pub async fn has(&self, schema: SchemaRef) -> bool {
+        self.answer(schema).await.is_ok()
+    }
+
+    async fn answer(&self, schema: SchemaRef) -> Result<SchemaAnswer, RegistryError> {
+        match schema {
+            SchemaRef::Id(id) => self.get(&["schemas", "ids", &id.to_string()]).await,
+            SchemaRef::Guid(guid) => self.get(&["schemas", "guids", &guid.to_string()]).await,
+        }
+    }
+
+    /// A schema, with all that it refers to.
+    pub async fn schema(&self, id: SchemaRef) -> Result<Fetched, RegistryError> {
+        let found = self.answer(id).await?;
         match found.schema_type.as_deref() {
             None | Some("AVRO") => {}
             Some("JSON") => return Ok(Fetched::Json),
@@ -179,9 +217,12 @@ impl RegistryClient {
             todo.extend(found.references.unwrap_or_default());
             texts.push(found.schema);
         }
-        Ok(match Schemas::parse(&found.schema, &texts) {
+        Ok(match Schemas::of_writer(&found.schema, &texts) {
             Ok(schemas) => Fetched::Avro(Box::new(schemas)),
-            Err(error) => Fetched::Other(format!("schema {id} cannot be read: {error}")),
+            Err(error) => Fetched::Other(format!(
+                "schema {id} cannot be read: {}",
+                crate::json::bounded(&error)
+            )),
         })
     }
 
@@ -250,15 +291,16 @@ impl RegistryClient {
         let response = self.client.send(request, TIMEOUT, MAX_ANSWER_BYTES).await;
         let response = response.map_err(|error| RegistryError::Away(error.to_string()))?;
         match response.status {
-            200..300 => serde_json::from_slice(&response.body).map_err(|error| {
-                RegistryError::Away(format!("its answer is not what was expected: {error}"))
-            }),
+            200..300 if response.body.len() >= MAX_ANSWER_BYTES => Err(RegistryError::Unreadable(
+                format!("it is longer than {MAX_ANSWER_BYTES} bytes"),
+            )),
+            200..300 => match serde_json::from_slice(&response.body) {
+                Ok(Object(answer)) => Ok(answer),
+                Err(error) => {
+                    Err(RegistryError::Unreadable(crate::json::words(&response.body, &error)))
+                }
+            },
             404 if is_unknown(&response) => Err(RegistryError::Unknown(words(&response))),
-            // Another service's 404 at this address says nothing about the schema.
-            404 | 408 | 429 | 500.. => {
-                let (status, words) = (response.status, words(&response));
-                Err(RegistryError::Away(format!("HTTP {status}: {words}")))
-            }
             status => Err(RegistryError::Refused { status, words: words(&response) }),
         }
     }
@@ -273,7 +315,7 @@ fn is_unknown(response: &Response) -> bool {
 fn words(response: &Response) -> String {
     let json = response.json();
     let message = json.get("message").and_then(Value::as_str).map(str::to_owned);
-    message.unwrap_or_else(|| response.text()).chars().take(MAX_QUOTED_CHARS).collect()
+    message.unwrap_or_else(|| response.text()).trim().chars().take(MAX_QUOTED_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -337,6 +379,13 @@ mod tests {
         let settings = registry(&[
             ("/base/schemas/ids/1", 200, r#"{"schema":"\"string\""}"#),
             (
+                "/base/schemas/guids/01234567-89ab-cdef-0123-456789abcdef",
+                200,
+                r#"{"schema":"\"string\""}"#,
+            ),
+            ("/base/schemas/ids/9", 200, "<html>sign in</html>"),
+            ("/base/schemas/ids/10", 200, r#"["\"string\""]"#),
+            (
                 "/base/schemas/ids/2",
                 200,
                 r#"{"schema":"{\"type\":\"record\",\"name\":\"x.E\",\"fields\":[{\"name\":\"m\",\"type\":\"x.M\"}]}","references":[{"name":"x.M","subject":"money","version":3}]}"#,
@@ -355,19 +404,27 @@ mod tests {
             ("/base/subjects/a%2Fb-value/versions", 409, r#"{"error_code":409,"message":"no"}"#),
         ]);
         let client = client(&settings);
-        assert!(matches!(client.schema(1).await, Ok(Fetched::Avro(_))));
-        assert!(matches!(client.schema(2).await, Ok(Fetched::Avro(_))));
-        assert!(matches!(client.schema(3).await, Ok(Fetched::Json)));
+        let guid = uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        assert!(matches!(client.schema(SchemaRef::Guid(guid)).await, Ok(Fetched::Avro(_))));
+        assert!(matches!(client.schema(SchemaRef::Id(1)).await, Ok(Fetched::Avro(_))));
+        assert!(matches!(client.schema(SchemaRef::Id(3)).await, Ok(Fetched::Json)));
         assert!(
-            matches!(client.schema(4).await, Ok(Fetched::Other(why)) if why.contains("PROTOBUF"))
+            matches!(client.schema(SchemaRef::Id(4)).await, Ok(Fetched::Other(why)) if why.contains("PROTOBUF"))
         );
-        assert!(matches!(client.schema(5).await, Err(RegistryError::Unknown(_))));
-        assert!(
-            matches!(client.schema(6).await, Err(RegistryError::Away(why)) if why.contains("503"))
-        );
-        assert!(matches!(client.schema(7).await, Ok(Fetched::Other(_))));
+        assert!(matches!(client.schema(SchemaRef::Id(5)).await, Err(RegistryError::Unknown(_))));
+        assert!(matches!(client.schema(SchemaRef::Id(6)).await, Err(error) if error.is_away()));
+        assert!(matches!(client.schema(SchemaRef::Id(7)).await, Ok(Fetched::Other(_))));
         // Not the registry's own 404: a proxy's, or another service at this address.
-        assert!(matches!(client.schema(8).await, Err(RegistryError::Away(_))));
+        assert!(matches!(
+            client.schema(SchemaRef::Id(8)).await,
+            Err(RegistryError::Refused { status: 404, .. })
+        ));
+        assert!(matches!(client.schema(SchemaRef::Id(9)).await, Err(RegistryError::Unreadable(_))));
+        assert!(matches!(
+            client.schema(SchemaRef::Id(10)).await,
+            Err(RegistryError::Unreadable(_))
+        ));
+        assert!(client.has(SchemaRef::Id(1)).await && !client.has(SchemaRef::Id(6)).await);
         assert_eq!(client.look_up("a/b-value", "\"string\"").await, Ok(None));
         let refused = client.register("a/b-value", "\"string\"").await;
         assert!(matches!(refused, Err(RegistryError::Refused { status: 409, .. })));
@@ -378,10 +435,11 @@ mod tests {
         let mut settings = registry(&[("/base/schemas/ids/1", 200, r#"{"schema":"\"string\""}"#)]);
         let shown = format!("{settings:?} {:?}", client(&settings));
         assert!(!shown.contains("secret\"") && !shown.contains("bmFtZTpzZWNyZXQ="), "{shown}");
-        assert!(client(&settings).schema(1).await.is_ok());
+        assert!(client(&settings).schema(SchemaRef::Id(1)).await.is_ok());
         settings.password = Some("wrong".into());
-        let refused = client(&settings).schema(1).await;
+        let refused = client(&settings).schema(SchemaRef::Id(1)).await;
         assert!(matches!(refused, Err(RegistryError::Refused { status: 401, .. })));
+        assert!(refused.unwrap_err().to_string().contains("schema_registry.password"));
         settings.ca_file = Some("/no/such/file".into());
         assert!(RegistryClient::new(&settings).unwrap_err().contains("schema_registry.ca_file"));
     }
@@ -391,6 +449,9 @@ mod tests {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let url = Some(format!("http://{address}").parse().unwrap());
         let settings = SchemaRegistrySettings { url, ..SchemaRegistrySettings::default() };
-        assert!(matches!(client(&settings).schema(1).await, Err(RegistryError::Away(_))));
+        assert!(matches!(
+            client(&settings).schema(SchemaRef::Id(1)).await,
+            Err(RegistryError::Away(_))
+        ));
     }
 }

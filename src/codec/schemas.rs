@@ -7,11 +7,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::LazyLock,
+    sync::{LazyLock, Once},
 };
 
-use apache_avro::schema::{Name, RecordField, Schema};
+use apache_avro::{
+    AvroResult,
+    schema::{Name, RecordField, RecordSchema, Schema},
+    validator::{
+        EnumSymbolNameValidator, RecordFieldNameValidator, SchemaNameValidator,
+        SchemaNamespaceValidator, set_enum_symbol_name_validator, set_record_field_name_validator,
+        set_schema_name_validator, set_schema_namespace_validator,
+    },
+};
 use serde_json::Value;
+
+use crate::event::EventType;
 
 /// What a record is, by its topic.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -79,6 +89,61 @@ impl RecordKind {
     }
 }
 
+/// As what a value is read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ReadAs {
+    /// A whole record.
+    Record(RecordKind),
+    /// The `data` of an event, by itself: of this type, or of one that this version does not know.
+    Data(Option<EventType>),
+}
+
+impl ReadAs {
+    /// Our schema for it, if there is one.
+    #[must_use]
+    pub fn schema(self) -> Option<&'static Schemas> {
+        match self {
+            Self::Record(kind) => Some(kind.schema()),
+            Self::Data(kind) => DATA.get(kind?.index()),
+        }
+    }
+}
+
+/// Our schemas of events' `data`, in the order of [`EventType::ALL`].
+static DATA: LazyLock<Vec<Schemas>> = LazyLock::new(|| {
+    let event = RecordKind::Event.schema();
+    let found = EventType::ALL.iter().map(|kind| {
+        let root = data_record(*kind).map_or(Schema::Null, |record| Schema::Record(record.clone()));
+        Schemas { root, named: event.named.clone() }
+    });
+    found.collect()
+});
+
+fn data_record(kind: EventType) -> Option<&'static RecordSchema> {
+    let Schema::Record(event) = &RecordKind::Event.schema().root else { return None };
+    let data = event.fields.iter().find(|field| field.name == "data")?;
+    let Schema::Union(union) = &data.schema else { return None };
+    union.variants().iter().find_map(|variant| match variant {
+        Schema::Record(record)
+            if attribute(&record.attributes, "eventType") == Some(kind.as_str()) =>
+        {
+            Some(record)
+        }
+        _ => None,
+    })
+}
+
+/// What the schema says of a field of an event of this type: `occurredAt`, `data.amount`.
+#[must_use]
+pub fn doc(kind: Option<EventType>, field: &str) -> Option<&'static str> {
+    let Schema::Record(event) = &RecordKind::Event.schema().root else { return None };
+    let (record, name) = match field.strip_prefix("data.") {
+        Some(name) => (data_record(kind?)?, name),
+        None => (event, field),
+    };
+    record.fields.iter().find(|field| field.name == name)?.doc.as_deref()
+}
+
 static OURS: LazyLock<Vec<Schemas>> = LazyLock::new(|| {
     // The texts are constants; a test reads each of them.
     RecordKind::ALL
@@ -96,8 +161,24 @@ pub struct Schemas {
 }
 
 impl Schemas {
+    /// Reads a schema that values are written with, as registries take it: with names that other
+    /// libraries permit, and without what reading does not need, such as defaults that do not fit
+    /// their fields.
+    pub fn of_writer(text: &str, references: &[String]) -> Result<Self, String> {
+        fn stripped(text: &str) -> Result<String, String> {
+            let mut schema = serde_json::from_str(text)
+                .map_err(|error| crate::json::words(text.as_bytes(), &error))?;
+            strip(&mut schema);
+            Ok(schema.to_string())
+        }
+        let references: Vec<String> =
+            references.iter().map(|text| stripped(text)).collect::<Result<_, _>>()?;
+        Self::parse(&stripped(text)?, &references)
+    }
+
     /// Reads a schema's text; `references` are the texts of the schemas that it refers to.
     pub fn parse(text: &str, references: &[String]) -> Result<Self, String> {
+        permit_names();
         let (root, others) = if references.is_empty() {
             (Schema::parse_str(text).map_err(|error| error.to_string())?, Vec::new())
         } else {
@@ -122,6 +203,65 @@ impl Schemas {
             schema => Some(schema),
         }
     }
+}
+
+/// Takes out of a schema what values are read without.
+fn strip(schema: &mut Value) {
+    match schema {
+        Value::Array(variants) => variants.iter_mut().for_each(strip),
+        Value::Object(object) => {
+            for name in ["default", "doc", "aliases", "order"] {
+                object.remove(name);
+            }
+            for name in ["type", "items", "values"] {
+                object.get_mut(name).into_iter().for_each(strip);
+            }
+            if let Some(Value::Array(fields)) = object.get_mut("fields") {
+                fields.iter_mut().for_each(strip);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Takes any name. Java's and Python's libraries, and with them the registries, take letters of
+/// every script, hyphens and more; a name is no more than a key in JSON here.
+struct AnyName;
+
+impl SchemaNameValidator for AnyName {
+    fn validate(&self, name: &str) -> AvroResult<usize> {
+        Ok(name.rfind('.').map_or(0, |dot| dot + 1))
+    }
+}
+
+impl SchemaNamespaceValidator for AnyName {
+    fn validate(&self, _: &str) -> AvroResult<()> {
+        Ok(())
+    }
+}
+
+impl EnumSymbolNameValidator for AnyName {
+    fn validate(&self, _: &str) -> AvroResult<()> {
+        Ok(())
+    }
+}
+
+impl RecordFieldNameValidator for AnyName {
+    fn validate(&self, _: &str) -> AvroResult<()> {
+        Ok(())
+    }
+}
+
+/// The library asks for its validators once, at the first schema that it reads.
+pub(super) fn permit_names() {
+    static PERMITTED: Once = Once::new();
+    PERMITTED.call_once(|| {
+        // It refuses only when a schema was read before, and then keeps to the specification.
+        let _ = set_schema_name_validator(Box::new(AnyName));
+        let _ = set_schema_namespace_validator(Box::new(AnyName));
+        let _ = set_enum_symbol_name_validator(Box::new(AnyName));
+        let _ = set_record_field_name_validator(Box::new(AnyName));
+    });
 }
 
 fn collect(schema: &Schema, named: &mut HashMap<Name, Schema>) {

@@ -83,7 +83,7 @@ impl CommandResult {
 
     /// Reads a record's value.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
+        serde_json::from_slice(json).map(|crate::json::Object(result)| result)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     destination::ConnectorType,
     event::{Event, EventError, EventType},
     id::{ConnectorId, ConnectorKey, DeliveryId},
+    json::{self, Object},
 };
 
 /// What made this program deliver.
@@ -108,7 +109,7 @@ pub struct DeliveryRecord {
 pub enum EnvelopeError {
     /// The JSON does not have the shape.
     #[error("{0}")]
-    Json(#[from] serde_json::Error),
+    Json(String),
     /// The event in it is wrong.
     #[error("event: {0}")]
     Event(#[from] EventError),
@@ -158,8 +159,13 @@ struct Wire<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deferred_since: Option<Timestamp>,
     due_at: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "json::optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
     last_error: Option<LastError>,
+    #[serde(deserialize_with = "json::object")]
     origin: Origin,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     job: Option<String>,
@@ -208,9 +214,9 @@ impl DeliveryRecord {
 
     /// Reads a record's value.
     pub fn from_json(json: &[u8]) -> Result<Self, EnvelopeError> {
-        let wire: Wire<'_> = match serde_json::from_slice(json) {
+        let Object(wire) = match serde_json::from_slice::<Object<Wire<'_>>>(json) {
             Err(_) if is_foreign(json) => return Err(EnvelopeError::Foreign),
-            read => read?,
+            read => read.map_err(|error| EnvelopeError::Json(json::words(json, &error)))?,
         };
         let event = match Event::from_json(Bytes::copy_from_slice(wire.event.get().as_bytes())) {
             Err(_) if is_foreign(json) => return Err(EnvelopeError::Foreign),
@@ -400,6 +406,17 @@ mod tests {
     fn foreign_bytes_are_an_error() {
         for bytes in [&b""[..], b"{}", b"null", b"\xff\xfe", b"[]"] {
             assert!(DeliveryRecord::from_json(bytes).is_err());
+        }
+        // serde takes the fields of a list one after the other.
+        let record: serde_json::Value = serde_json::from_str(RECORD).unwrap();
+        let list = |value: &serde_json::Value| -> serde_json::Value {
+            value.as_object().unwrap().values().cloned().collect()
+        };
+        for path in ["", "/origin", "/lastError", "/event", "/event/data"] {
+            let mut wrong = record.clone();
+            let place = wrong.pointer_mut(path).unwrap();
+            *place = list(place);
+            assert!(DeliveryRecord::from_json(wrong.to_string().as_bytes()).is_err(), "{path}");
         }
     }
 }

@@ -6,7 +6,11 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
 use super::EventType;
-use crate::money::Amount;
+use crate::{
+    clock,
+    json::{self, Object},
+    money::Amount,
+};
 
 /// A text field of an event.
 pub type Text = compact_str::CompactString;
@@ -170,7 +174,9 @@ impl EventData {
     /// Reads the `data` of an event of this type.
     pub fn read(kind: EventType, data: &RawValue) -> Result<Self, String> {
         fn from<'a, T: Deserialize<'a>>(data: &'a RawValue) -> Result<T, String> {
-            serde_json::from_str(data.get()).map_err(|error| error.to_string())
+            let read = serde_json::from_str::<Object<T>>(data.get());
+            read.map(|Object(data)| data)
+                .map_err(|error| json::words(data.get().as_bytes(), &error))
         }
         Ok(match kind {
             EventType::PaymentVerified => Self::PaymentVerified(from(data)?),
@@ -229,8 +235,9 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Text, D:
 
 fn date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
     let text = Text::deserialize(deserializer)?;
-    match text.parse::<jiff::civil::Date>() {
-        Ok(date) => Ok(date.to_string().into()),
-        Err(_) => Err(de::Error::custom(format_args!("{text:?} is no date such as 2026-11-23"))),
+    if clock::is_date(&text) {
+        Ok(text)
+    } else {
+        Err(de::Error::custom("is no date such as 2026-11-23"))
     }
 }

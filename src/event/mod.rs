@@ -5,6 +5,7 @@
 //! webhooks deliver it as it is.
 
 mod data;
+mod explain;
 mod sample;
 
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -17,17 +18,21 @@ pub use data::{
     CustomerMilestone, EndpointCreated, EndpointPricingChanged, EventData, FirstPayment, Payment,
     PaymentFailed, PaymentSettled, RevenueDailySummary,
 };
+pub use explain::{Problem, Problems, suspicions};
 pub use sample::sample;
 
 use crate::{
     clock::Timestamp,
     id::{EventId, ProjectId},
+    json::{self, Object, Pairs, Text},
 };
 
-/// The largest event that is accepted, in bytes of its record's value.
+/// The largest event that is accepted, in bytes of its JSON text, whatever form it was sent in.
 ///
 /// It is Kafka's own default for `max.message.bytes`, rounded down to a power of two.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
+/// The most names in a list of event types.
+const MAX_NAMES: usize = 100;
 
 macro_rules! event_types {
     ($($(#[$doc:meta])* $name:ident => $text:literal, $title:literal;)*) => {
@@ -106,6 +111,9 @@ pub enum EventTypes {
 impl EventTypes {
     /// Reads a list such as `["payment.settled"]` or `["*"]`; the error tells every wrong entry.
     pub fn parse<T: AsRef<str>>(names: &[T]) -> Result<Self, Vec<String>> {
+        if names.len() > MAX_NAMES {
+            return Err(vec![format!("name at most {MAX_NAMES} event types")]);
+        }
         let mut errors = Vec::new();
         let mut wanted = Vec::new();
         let mut all = false;
@@ -113,7 +121,10 @@ impl EventTypes {
             match name.parse::<EventType>() {
                 Ok(kind) => wanted.push(kind),
                 Err(()) if name == "*" => all = true,
-                Err(()) => errors.push(format!("unknown event type {name:?}{}", nearest(name))),
+                Err(()) => {
+                    let (shown, near) = (json::name(name), nearest(name));
+                    errors.push(format!("unknown event type {shown:?}{near}"));
+                }
             }
         }
         if names.is_empty() {
@@ -156,13 +167,8 @@ impl EventTypes {
 }
 
 fn nearest(name: &str) -> String {
-    EventType::ALL
-        .iter()
-        .map(|kind| (strsim::damerau_levenshtein(name, kind.as_str()), kind))
-        .filter(|(distance, _)| *distance <= 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, kind)| format!(", did you mean {:?}?", kind.as_str()))
-        .unwrap_or_default()
+    let near = explain::nearest_type(name);
+    near.map(|kind| format!(", did you mean {:?}?", kind.as_str())).unwrap_or_default()
 }
 
 impl Serialize for EventTypes {
@@ -195,86 +201,114 @@ pub struct Event {
     pub json: Bytes,
 }
 
-/// Why a record's value is no payment event.
+/// Why a record's value is no payment event. No value is quoted, and the words are of bounded
+/// length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
     /// Longer than [`MAX_EVENT_BYTES`].
-    #[error("the event has {0} bytes; at most {MAX_EVENT_BYTES} are accepted")]
+    #[error("the event has {0} bytes as JSON; at most {MAX_EVENT_BYTES} are accepted")]
     TooLarge(usize),
     /// Not JSON, or not an object.
     #[error("the value is no JSON object: {0}")]
     NotJson(String),
-    /// No `projectId`.
-    #[error("the event has no projectId")]
-    MissingProject,
-    /// A `type` that this version does not know.
-    #[error("unknown event type {0:?}")]
-    UnknownType(String),
+    /// No `projectId`, and what else is wrong.
+    #[error("{0}")]
+    MissingProject(Problems),
+    /// A `type` that this version does not know, and what else is wrong.
+    #[error("{0}")]
+    UnknownType(Problems),
     /// A field is missing or has the wrong form.
     #[error("{0}")]
-    Invalid(String),
+    Invalid(Problems),
 }
 
-/// A text that is copied only where it has escapes. Inside of an `Option`, serde copies a `Cow` always.
-#[derive(Deserialize)]
-struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+impl EventError {
+    /// Each thing that is wrong.
+    #[must_use]
+    pub fn problems(&self) -> Cow<'_, Problems> {
+        match self {
+            Self::MissingProject(problems)
+            | Self::UnknownType(problems)
+            | Self::Invalid(problems) => Cow::Borrowed(problems),
+            Self::TooLarge(_) | Self::NotJson(_) => {
+                let words = self.to_string().into();
+                Cow::Owned(Problems(vec![Problem { field: String::new(), words }]))
+            }
+        }
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
-    #[serde(borrow, default)]
-    id: Option<Borrowed<'a>>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Borrowed<'a>>,
-    #[serde(borrow, default)]
-    project_id: Option<Borrowed<'a>>,
-    #[serde(borrow, default)]
-    occurred_at: Option<Borrowed<'a>>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    project_id: Text<'a>,
+    #[serde(borrow)]
+    occurred_at: Text<'a>,
+    #[serde(borrow)]
+    data: &'a RawValue,
 }
 
 impl Event {
-    /// Reads an event from its JSON text and keeps that text.
-    pub fn from_json(json: Bytes) -> Result<Self, EventError> {
+    /// Reads an event from its JSON text and keeps that text, without the space around it.
+    pub fn from_json(mut json: Bytes) -> Result<Self, EventError> {
+        json.truncate(json.trim_ascii_end().len());
+        let json = json.split_off(json.len() - json.trim_ascii_start().len());
         if json.len() > MAX_EVENT_BYTES {
             return Err(EventError::TooLarge(json.len()));
         }
-        let (id, kind, project, occurred_at, data) = Self::read(&json)?;
-        Ok(Self { id, kind, project, occurred_at, data, json })
+        // Fields that nothing is read from are not looked into, but passed on.
+        if let Err(error) = std::str::from_utf8(&json) {
+            let words = format!("it is no UTF-8 from byte {} on", error.valid_up_to());
+            return Err(EventError::NotJson(words));
+        }
+        match Self::read(&json) {
+            Ok((id, kind, project, occurred_at, data)) => {
+                Ok(Self { id, kind, project, occurred_at, data, json })
+            }
+            Err(words) => Err(Self::explain(&json, words)),
+        }
     }
 
-    fn read(
-        json: &[u8],
-    ) -> Result<(EventId, EventType, ProjectId, Timestamp, EventData), EventError> {
-        let wire: Wire<'_> = serde_json::from_slice(json).map_err(|error| {
-            use serde_json::error::Category;
-            match error.classify() {
-                Category::Data if json.trim_ascii_start().first() == Some(&b'{') => {
-                    EventError::Invalid(error.to_string())
-                }
-                _ => EventError::NotJson(error.to_string()),
+    fn read(json: &[u8]) -> Result<(EventId, EventType, ProjectId, Timestamp, EventData), String> {
+        let Object(wire) = serde_json::from_slice::<Object<Wire<'_>>>(json)
+            .map_err(|error| json::words(json, &error))?;
+        let Text(kind) = wire.kind;
+        let kind = EventType::from_str(&kind).map_err(|()| "unknown type")?;
+        Ok((
+            EventId::parse(&wire.id.0).map_err(|error| error.to_string())?,
+            kind,
+            ProjectId::parse(&wire.project_id.0).map_err(|error| error.to_string())?,
+            Timestamp::parse(&wire.occurred_at.0)?,
+            EventData::read(kind, wire.data)?,
+        ))
+    }
+
+    /// What is wrong with a text that could not be read, because of `words` to begin with.
+    fn explain(json: &[u8], words: String) -> EventError {
+        let pairs = match serde_json::from_slice::<Pairs<'_>>(json) {
+            Ok(pairs) => pairs,
+            Err(error) => {
+                return EventError::NotJson(match serde_json::from_slice::<&RawValue>(json) {
+                    Ok(other) => format!("it is {}", json::kind(other)),
+                    Err(_) => json::words(json, &error),
+                });
             }
-        })?;
-        let missing = |field: &str| EventError::Invalid(format!("the event has no {field}"));
-        let invalid = |field: &str, error: &dyn fmt::Display| {
-            EventError::Invalid(format!("{field}: {error}"))
         };
-        let Borrowed(project) = wire.project_id.ok_or(EventError::MissingProject)?;
-        if project.is_empty() {
-            return Err(EventError::MissingProject);
+        let explain::Found { mut problems, has_no_project, has_unknown_type } =
+            explain::look_through(&pairs);
+        if problems.0.is_empty() {
+            problems.0.push(Problem { field: String::new(), words: words.into() });
         }
-        let project = ProjectId::parse(&project).map_err(|e| invalid("projectId", &e))?;
-        let Borrowed(id) = wire.id.ok_or_else(|| missing("id"))?;
-        let id = EventId::parse(&id).map_err(|e| invalid("id", &e))?;
-        let Borrowed(kind) = wire.kind.ok_or_else(|| missing("type"))?;
-        let kind = EventType::from_str(&kind)
-            .map_err(|()| EventError::UnknownType(kind.chars().take(128).collect()))?;
-        let Borrowed(occurred_at) = wire.occurred_at.ok_or_else(|| missing("occurredAt"))?;
-        let occurred_at = Timestamp::parse(&occurred_at).map_err(|e| invalid("occurredAt", &e))?;
-        let data = wire.data.ok_or_else(|| missing("data"))?;
-        let data = EventData::read(kind, data).map_err(|e| invalid("data", &e))?;
-        Ok((id, kind, project, occurred_at, data))
+        match (has_no_project, has_unknown_type) {
+            (true, _) => EventError::MissingProject(problems),
+            (false, true) => EventError::UnknownType(problems),
+            (false, false) => EventError::Invalid(problems),
+        }
     }
 
     /// The event's JSON text; it is UTF-8 because it was read as JSON.
@@ -307,6 +341,9 @@ mod tests {
         let EventData::PaymentSettled(data) = &event.data else { panic!("{event:?}") };
         assert_eq!(data.payment.amount.as_str(), "1.250000");
         assert_eq!(event.json, settled().as_bytes());
+        // A retry record holds the event without the space around it: the first attempt has the
+        // same body.
+        assert_eq!(read(&format!("\r\n {}\n", settled())), Ok(event));
     }
 
     #[test]
@@ -316,18 +353,33 @@ mod tests {
             (settled().replace("proj_1", ""), "the event has no projectId"),
             (settled().replace("payment.settled", "payment.gone"), "unknown event type"),
             (settled().replace("\"1.250000\"", "1.25"), "an amount as a decimal string"),
-            (settled().replace("\"txHash\":\"0xab\",", ""), "missing field `txHash`"),
+            (settled().replace("\"txHash\":\"0xab\",", ""), "data.txHash is missing"),
             (settled().replace("2026-11-23T", "23.11.2026 "), "is no RFC 3339 time"),
-            (settled().replace("evt_1", "evt 1"), "id: must consist of letters"),
+            (settled().replace("evt_1", "evt 1"), "id must consist of letters"),
             ("[1]".to_owned(), "no JSON object"),
+            (
+                r#"["evt_1","payment.settled","proj_1","2026-11-23T08:00:00Z",{}]"#.to_owned(),
+                "a list",
+            ),
+            (
+                settled().replace(
+                    &settled()[settled().find("{\"paymentId").unwrap()..],
+                    r#"["pay_1","ep_1","c","1","USDC","base","0x"]}"#,
+                ),
+                "data must be an object",
+            ),
             ("not json".to_owned(), "no JSON object"),
+            (settled().replace('{', "{\"more\":NaN,"), "NaN is no JSON"),
             (String::new(), "no JSON object"),
         ];
         for (text, expected) in cases {
             let error = read(&text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        let large = " ".repeat(MAX_EVENT_BYTES + 1);
+        let mut bytes = settled().replacen('{', "{\"more\":\"?\",", 1).into_bytes();
+        bytes[9] = 0xff;
+        assert!(Event::from_json(bytes.into()).unwrap_err().to_string().contains("UTF-8"));
+        let large = "x".repeat(MAX_EVENT_BYTES + 1);
         assert_eq!(read(&large), Err(EventError::TooLarge(MAX_EVENT_BYTES + 1)));
     }
 

@@ -15,6 +15,7 @@ use crate::{
     connector::{Change, StateKey},
     delivery::{AttemptRecord, DeliveryRecord},
     event::Event,
+    json::Object,
     kafka::{Record, Seen},
     replay::Head,
 };
@@ -76,8 +77,14 @@ impl Operations {
     pub(super) fn met<'a>(&self, seen: &Seen<'a>) -> Option<Met<'a>> {
         let value = seen.value()?;
         let is_cloud = || cloudevents::mode(&seen.headers()).is_some();
-        if value.first() != Some(&0) && !(seen.has_headers() && is_cloud()) {
-            return Some(Met::Head(Head::from_json(value)?, value));
+        // What has no head may have another form that is read: a CloudEvent that says that it is
+        // JSON like any other, or a byte order mark.
+        if value.first() != Some(&0)
+            && !(seen.has_headers() && is_cloud())
+            && !cloudevents::is_structured(value)
+            && let Some(head) = Head::from_json(value)
+        {
+            return Some(Met::Head(head, value));
         }
         self.event(&seen.copy()).map(|event| Met::Whole(Box::new(event)))
     }
@@ -103,7 +110,8 @@ impl Operations {
 
     /// The attempt in a record of the attempts topic.
     pub(super) fn attempt(&self, value: &[u8]) -> Option<AttemptRecord<'static>> {
-        serde_json::from_slice(&self.json(RecordKind::Attempt, value)?).ok()
+        let json = self.json(RecordKind::Attempt, value)?;
+        serde_json::from_slice(&json).ok().map(|Object(attempt)| attempt)
     }
 
     /// The change in a record of the state topic.

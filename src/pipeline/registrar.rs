@@ -249,9 +249,8 @@ impl Registrar {
         let mut values = Vec::with_capacity(records.len());
         let mut unreadable = HashMap::new();
         for (index, record) in records.iter().enumerate() {
-            let value = record.value.clone().unwrap_or_default();
             let gone = || partition.is_released();
-            match self.codec.decode(RecordKind::Command, &value, gone).await {
+            match self.codec.decode_record(RecordKind::Command, record, gone).await {
                 Ok(json) => values.push(json),
                 Err(ReadError::Refused(_, detail)) => {
                     values.push(Bytes::new());

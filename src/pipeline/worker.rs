@@ -142,11 +142,11 @@ impl Worker {
         let event = dispatcher.codec().event(record, || partition.is_released()).await?;
         let metrics = dispatcher.metrics();
         metrics.event_consumed(event.kind);
-        let carried = record.header_text(TRACEPARENT);
-        let carried = carried.or_else(|| cloudevents::traceparent(&record.headers));
+        let value = record.value.as_deref().unwrap_or_default();
+        let carried = cloudevents::traceparent(&record.headers, value);
         let mut step = dispatcher.traces().and_then(|traces| {
             let from = (record.partition, record.offset);
-            traces.event(carried, partition.topic(), from, &event)
+            traces.event(carried.as_deref(), partition.topic(), from, &event)
         });
         fault_point!("match");
         let subscriptions = dispatcher.subscriptions(&event.project).await;
@@ -164,7 +164,7 @@ impl Worker {
                 step.matched(targets.len());
                 Some(step.traceparent().into())
             }
-            None => carried.map(Arc::from),
+            None => carried.as_deref().map(Arc::from),
         };
         let origin = Origin {
             topic: Arc::clone(partition.topic()),
@@ -260,6 +260,8 @@ impl Worker {
 
     async fn due(&mut self, record: &Record, waited: DeliveryRecord) -> Result<(), Failed> {
         let (dispatcher, source) = (Arc::clone(&self.dispatcher), self.kind.source());
+        let traceparent =
+            record.header_text(TRACEPARENT).filter(|text| cloudevents::is_traceparent(text));
         let bytes = dispatcher.budgets.event(source, waited.event.json.len()).await;
         let shares = RecordWork::shares(Arc::clone(&self.partition), record.offset, 1, bytes);
         let Some(work) = shares.into_iter().next() else { return Ok(()) };
@@ -268,8 +270,7 @@ impl Worker {
             Ok(target) => target,
             Err(None) => return Err(Failed::GivenUp),
             Err(Some(reason)) => {
-                let trace = record.header_text(TRACEPARENT);
-                park::cancel(&dispatcher, &waited, source, reason, trace);
+                park::cancel(&dispatcher, &waited, source, reason, traceparent);
                 work.done();
                 return Ok(());
             }
@@ -283,7 +284,7 @@ impl Worker {
             accepted_at: waited.accepted_at,
             origin: waited.origin,
             job: waited.job,
-            traceparent: record.header_text(TRACEPARENT).map(Arc::from),
+            traceparent: traceparent.map(Arc::from),
             work,
             permit: None,
         };

@@ -9,6 +9,7 @@ use crate::{
     destination::ConnectorType,
     event::EventType,
     id::{ConnectorId, ConnectorKey, ProjectId},
+    json::Object,
 };
 
 /// What a replay chooses. An empty list chooses everything.
@@ -181,7 +182,7 @@ impl<'a> Head<'a> {
     /// knows. Whoever takes the event further reads it whole.
     #[must_use]
     pub fn from_json(json: &'a [u8]) -> Option<Self> {
-        let Wire { id, kind, project } = serde_json::from_slice(json).ok()?;
+        let Object(Wire { id, kind, project }) = serde_json::from_slice(json).ok()?;
         Some(Self { project, kind: kind.parse().ok()?, id })
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod broker;
 pub(crate) mod certificates;
 pub(crate) mod events;
+pub(crate) mod fake_registry;
 pub(crate) mod fault_server;
 pub(crate) mod foreign;
 pub(crate) mod kafka;
