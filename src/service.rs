@@ -124,6 +124,7 @@ impl Service {
             config.topics.state_partitions,
         )?;
         let partitions = feed.partitions();
+        kafka_admin.require_commands(&topics, partitions)?;
         let health = Arc::new(ServiceHealth::new(feed, codec.clone()));
         health.wait_for(vec!["the consumers to join their groups"]);
         let console = Console::new(&config, codec.clone())?;

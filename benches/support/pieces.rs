@@ -147,6 +147,7 @@ fn view(state: &ProjectState, keyring: &Arc<Keyring>) -> (tempfile::TempDir, Vie
         .zip(state.connectors.values())
         .map(|(offset, connector)| StateRecord {
             command_offset: offset,
+            commands_topic: None,
             command_id: connector.command_id.clone(),
             key: StateKey::Connector(connector.key.clone()),
             value: Some(connector.to_json()),

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
 
 use super::{Config, Tier};
 use crate::{
     clock::Timestamp,
-    destination::ConnectorType,
+    destination::{ConnectorType, cut},
     event::{EventType, EventTypes},
     id::{CommandId, ConnectorId, ConnectorKey, IdError, ProjectId},
 };
@@ -27,6 +27,110 @@ pub enum StateError {
     KeyMismatch,
 }
 
+/// What a later version of this program wrote and this one does not understand. It is kept as it
+/// is and written back whenever the record is written. Its `Debug` shows only names: what is not
+/// understood may be a secret.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Later {
+    /// Fields that are unknown here, and known ones whose value is.
+    fields: Map<String, Value>,
+    /// Event types that are unknown here.
+    event_types: Vec<String>,
+    /// Why the record cannot be acted on, when a known field has a value that is unknown here.
+    unusable: Option<String>,
+}
+
+impl Later {
+    /// Why the record cannot be acted on by this version, if so.
+    #[must_use]
+    pub fn unusable(&self) -> Option<&str> {
+        self.unusable.as_deref()
+    }
+
+    /// The event types that are unknown here.
+    #[must_use]
+    pub fn event_types(&self) -> &[String] {
+        &self.event_types
+    }
+
+    /// The event types were replaced by ones that are known here.
+    pub fn forget_event_types(&mut self) {
+        self.event_types.clear();
+        self.fields.shift_remove("eventTypes");
+    }
+
+    /// The field was replaced by a value that is known here.
+    pub fn forget(&mut self, field: &str) {
+        self.fields.shift_remove(field);
+        if self.fields.is_empty() {
+            self.unusable = None;
+        }
+    }
+
+    /// The text of a known field whose value is unknown here.
+    #[must_use]
+    pub fn text(&self, field: &str) -> Option<&str> {
+        self.fields.get(field)?.as_str()
+    }
+
+    /// The value of a known field, or `instead` when the value is unknown here.
+    fn known<T: DeserializeOwned>(
+        &mut self,
+        map: &mut Map<String, Value>,
+        field: &'static str,
+        instead: T,
+    ) -> Result<T, StateError> {
+        let value = map.shift_remove(field).ok_or_else(|| missing(field))?;
+        if let Ok(known) = T::deserialize(&value) {
+            return Ok(known);
+        }
+        let shown = value.as_str().map(|text| format!(" {:?}", cut(text, MAX_SHOWN_CHARS)));
+        self.unusable.get_or_insert_with(|| {
+            format!(
+                "a later version of this program wrote it: its {field}{} is unknown to this \
+                 version; upgrade this instance",
+                // A configuration may have secrets; the names of types, tiers and so on do not.
+                shown.filter(|_| field == "type" || field == "tier").unwrap_or_default()
+            )
+        });
+        self.fields.insert(field.to_owned(), value);
+        Ok(instead)
+    }
+
+    /// The record's JSON with what is kept here.
+    fn written_into(&self, known: &impl Serialize) -> Vec<u8> {
+        if self.fields.is_empty() {
+            return to_bytes(known);
+        }
+        let Ok(Value::Object(mut map)) = serde_json::to_value(known) else { return Vec::new() };
+        for (field, value) in &self.fields {
+            map.insert(field.clone(), value.clone());
+        }
+        to_bytes(&map)
+    }
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.fields.keys()).entries(&self.event_types).finish()
+    }
+}
+
+/// The longest text of a later version that a message repeats, in characters.
+const MAX_SHOWN_CHARS: usize = 64;
+
+fn missing(field: &'static str) -> StateError {
+    StateError::Json(serde::de::Error::missing_field(field))
+}
+
+fn required<T: DeserializeOwned>(
+    map: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<T, StateError> {
+    let value = map.shift_remove(field).ok_or_else(|| missing(field))?;
+    Ok(T::deserialize(value)?)
+}
+
 /// A connector: where a project wants which events.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Connector {
@@ -42,18 +146,23 @@ pub struct Connector {
     pub is_active: bool,
     /// Why its deliveries are held, if they are.
     pub suspended_reason: Option<String>,
+    /// Since when, unless the release that suspended it did not say.
+    pub suspended_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
-    /// The offset of the command that made this version. Encrypting anew makes none.
+    /// The number of the command that made this version: its offset, as long as the commands
+    /// topic was never made anew. Encrypting anew makes none.
     pub version: i64,
     /// That command.
     pub command_id: CommandId,
+    /// What a later version wrote beside that.
+    pub later: Later,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ConnectorWire {
     id: ConnectorId,
     project_id: ProjectId,
@@ -64,10 +173,39 @@ struct ConnectorWire {
     is_active: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suspended_at: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
     version: i64,
     command_id: CommandId,
+}
+
+impl ConnectorWire {
+    /// Takes the known fields of what a later version wrote.
+    fn from_later(mut map: Map<String, Value>) -> Result<(Self, Later), StateError> {
+        let mut later = Later::default();
+        for optional in ["suspendedReason", "suspendedAt"] {
+            map.entry(optional).or_insert(Value::Null);
+        }
+        let wire = Self {
+            id: required(&mut map, "id")?,
+            project_id: required(&mut map, "projectId")?,
+            kind: later.known(&mut map, "type", ConnectorType::Unknown)?,
+            config: later.known(&mut map, "config", Config::default())?,
+            // Events that wait are better than events that are lost.
+            event_types: later.known(&mut map, "eventTypes", vec!["*".to_owned()])?,
+            is_active: later.known(&mut map, "isActive", true)?,
+            suspended_reason: later.known(&mut map, "suspendedReason", None)?,
+            suspended_at: later.known(&mut map, "suspendedAt", None)?,
+            created_at: later.known(&mut map, "createdAt", Timestamp::default())?,
+            updated_at: later.known(&mut map, "updatedAt", Timestamp::default())?,
+            version: required(&mut map, "version")?,
+            command_id: required(&mut map, "commandId")?,
+        };
+        later.fields.append(&mut map);
+        Ok((wire, later))
+    }
 }
 
 impl Connector {
@@ -79,32 +217,60 @@ impl Connector {
             project_id: self.key.project.clone(),
             kind: self.kind,
             config: self.config.clone(),
-            event_types: self.event_types.to_names().into_iter().map(str::to_owned).collect(),
+            event_types: self.event_type_names().into_iter().map(str::to_owned).collect(),
             is_active: self.is_active,
             suspended_reason: self.suspended_reason.clone(),
+            suspended_at: self.suspended_at,
             created_at: self.created_at,
             updated_at: self.updated_at,
             version: self.version,
             command_id: self.command_id.clone(),
         };
-        to_bytes(&wire)
+        self.later.written_into(&wire)
     }
 
-    /// Reads the value of a `connectors.state` record.
+    /// Reads the value of a `connectors.state` record. What a later version wrote and this one
+    /// does not understand is kept; at least its id, version and command must be there.
     pub fn from_json(json: &[u8]) -> Result<Self, StateError> {
-        let wire: ConnectorWire = serde_json::from_slice(json)?;
+        // Nearly every record is known entirely, and reading those is quicker.
+        let (wire, mut later) = match serde_json::from_slice::<ConnectorWire>(json) {
+            Ok(wire) => (wire, Later::default()),
+            Err(_) => ConnectorWire::from_later(serde_json::from_slice(json)?)?,
+        };
+        let event_types = read_event_types(wire.event_types, &mut later);
         Ok(Self {
             key: ConnectorKey { project: wire.project_id, connector: wire.id },
             kind: wire.kind,
             config: wire.config,
-            event_types: read_event_types(&wire.event_types),
+            event_types,
             is_active: wire.is_active,
             suspended_reason: wire.suspended_reason,
+            suspended_at: wire.suspended_at,
             created_at: wire.created_at,
             updated_at: wire.updated_at,
             version: wire.version,
             command_id: wire.command_id,
+            later,
         })
+    }
+
+    /// The names of all its event types, those of a later version behind the known ones.
+    #[must_use]
+    pub fn event_type_names(&self) -> Vec<&str> {
+        let known = self.event_types.to_names().into_iter();
+        known.chain(self.later.event_types.iter().map(String::as_str)).collect()
+    }
+
+    /// The name of its type, also when that is unknown here.
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        self.later.text("type").unwrap_or(self.kind.as_str())
+    }
+
+    /// It works until something is wrong with it.
+    pub fn resume(&mut self) {
+        self.suspended_reason = None;
+        self.suspended_at = None;
     }
 
     /// The connector as the API shows it: secrets masked.
@@ -113,13 +279,16 @@ impl Connector {
         let mut json = json!({
             "id": self.key.connector,
             "projectId": self.key.project,
-            "type": self.kind,
+            "type": self.type_name(),
             "config": self.config.masked(self.kind),
-            "eventTypes": self.event_types,
+            "eventTypes": self.event_type_names(),
             "isActive": self.is_active,
         });
         if let Some(reason) = &self.suspended_reason {
             json["suspendedReason"] = json!(reason);
+        }
+        if let Some(at) = self.suspended_at {
+            json["suspendedAt"] = json!(at);
         }
         json["createdAt"] = json!(self.created_at);
         json["updatedAt"] = json!(self.updated_at);
@@ -127,50 +296,95 @@ impl Connector {
     }
 }
 
-/// Event types of a later version are passed over: the connector works for those that are known
+/// Event types of a later version are kept aside: the connector works for those that are known
 /// here, where refusing the record would stop all its deliveries.
-fn read_event_types(names: &[String]) -> EventTypes {
-    if names.iter().any(|name| name == "*") {
+fn read_event_types(names: Vec<String>, later: &mut Later) -> EventTypes {
+    let (mut known, mut all) = (Vec::new(), false);
+    for name in names {
+        match name.parse::<EventType>() {
+            Ok(kind) => known.push(kind),
+            Err(()) if name == "*" => all = true,
+            Err(()) => later.event_types.push(name),
+        }
+    }
+    if all {
         return EventTypes::All;
     }
-    let mut known: Vec<EventType> = names.iter().filter_map(|name| name.parse().ok()).collect();
     known.sort_unstable();
     known.dedup();
     EventTypes::Some(known)
 }
 
 /// What billing said about a project.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Project {
     /// The project.
     pub id: ProjectId,
-    /// Its tier.
+    /// Its tier; the smallest one when the tier is unknown here.
     pub tier: Tier,
     /// When that was said.
     pub updated_at: Timestamp,
-    /// The offset of the command that made this version.
+    /// The number of the command that made this version.
     pub version: i64,
     /// That command.
     pub command_id: CommandId,
+    /// What a later version wrote beside that.
+    pub later: Later,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProjectWire {
+    id: ProjectId,
+    tier: Tier,
+    updated_at: Timestamp,
+    version: i64,
+    command_id: CommandId,
+}
+
+impl ProjectWire {
+    fn from_later(mut map: Map<String, Value>) -> Result<(Self, Later), StateError> {
+        let mut later = Later::default();
+        let wire = Self {
+            id: required(&mut map, "id")?,
+            tier: later.known(&mut map, "tier", Tier::default())?,
+            updated_at: later.known(&mut map, "updatedAt", Timestamp::default())?,
+            version: required(&mut map, "version")?,
+            command_id: required(&mut map, "commandId")?,
+        };
+        later.fields.append(&mut map);
+        Ok((wire, later))
+    }
 }
 
 impl Project {
     /// The value of its `connectors.state` record.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        to_bytes(self)
+        self.later.written_into(&ProjectWire {
+            id: self.id.clone(),
+            tier: self.tier,
+            updated_at: self.updated_at,
+            version: self.version,
+            command_id: self.command_id.clone(),
+        })
     }
 
     /// Reads the value of a `connectors.state` record.
     pub fn from_json(json: &[u8]) -> Result<Self, StateError> {
-        Ok(serde_json::from_slice(json)?)
+        let (wire, later) = match serde_json::from_slice::<ProjectWire>(json) {
+            Ok(wire) => (wire, Later::default()),
+            Err(_) => ProjectWire::from_later(serde_json::from_slice(json)?)?,
+        };
+        let ProjectWire { id, tier, updated_at, version, command_id } = wire;
+        Ok(Self { id, tier, updated_at, version, command_id, later })
     }
 
     /// The project as people and results see it.
     #[must_use]
     pub fn to_public_json(&self) -> Value {
-        json!({ "id": self.id, "tier": self.tier, "updatedAt": self.updated_at })
+        let tier = self.later.text("tier").unwrap_or(self.tier.as_str());
+        json!({ "id": self.id, "tier": tier, "updatedAt": self.updated_at })
     }
 }
 
@@ -239,8 +453,10 @@ impl fmt::Display for StateKey {
 /// A record of the state topic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateRecord {
-    /// The offset of the command that caused it.
+    /// The number of the command that caused it: see [`number`](super::number).
     pub command_offset: i64,
+    /// The id of the commands topic that this command was in, where it is known.
+    pub commands_topic: Option<String>,
     /// That command.
     pub command_id: CommandId,
     /// What it is about.
@@ -327,6 +543,10 @@ mod tests {
     fn recorded_state_is_read_and_written_for_ever() {
         let connector = Connector::from_json(CONNECTOR.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(connector.to_json()).unwrap(), CONNECTOR.trim());
+        let suspended = include_str!("../../tests/fixtures/records/state-connector-2.json");
+        let connector = Connector::from_json(suspended.as_bytes()).unwrap();
+        assert!(connector.suspended_at.is_some());
+        assert_eq!(String::from_utf8(connector.to_json()).unwrap(), suspended.trim());
         let project = Project::from_json(PROJECT.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(project.to_json()).unwrap(), PROJECT.trim());
     }
@@ -355,14 +575,55 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_may_add_fields_and_event_types() {
+    fn what_a_later_version_wrote_is_written_back() {
         let later = CONNECTOR
             .replace("\"isActive\"", "\"filter\":{\"a\":1},\"isActive\"")
             .replace("payment.failed", "payment.refunded");
         let connector = Connector::from_json(later.as_bytes()).unwrap();
         assert_eq!(connector.event_types, EventTypes::Some(vec![EventType::PaymentSettled]));
-        let unknown = CONNECTOR.replace("\"slack\"", "\"carrier-pigeon\"");
-        assert!(Connector::from_json(unknown.as_bytes()).is_err());
+        assert_eq!(connector.later.unusable(), None);
+        let written: Value = serde_json::from_slice(&connector.to_json()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&later).unwrap());
+        let shown = connector.to_public_json();
+        assert_eq!(shown["eventTypes"], json!(["payment.settled", "payment.refunded"]));
+
+        let later = PROJECT.replace("\"tier\"", "\"seats\":[3],\"tier\"");
+        let project = Project::from_json(later.as_bytes()).unwrap();
+        let written: Value = serde_json::from_slice(&project.to_json()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&later).unwrap());
+    }
+
+    #[test]
+    fn a_value_that_only_a_later_version_knows_makes_a_connector_unusable_and_is_kept() {
+        for (field, value) in [
+            ("type", json!("carrier-pigeon")),
+            ("config", json!({"webhookUrl": {"$sealed": {"form": 2, "canary": "canary"}}})),
+            ("config", json!("canary")),
+            ("eventTypes", json!({"all": true})),
+            ("isActive", json!("weekdays")),
+            ("suspendedReason", json!({"code": 1})),
+            ("suspendedAt", json!(1)),
+            ("createdAt", json!(1)),
+            ("updatedAt", json!([])),
+        ] {
+            let mut json: Value = serde_json::from_str(CONNECTOR).unwrap();
+            json[field] = value;
+            let connector = Connector::from_json(json.to_string().as_bytes()).unwrap();
+            let words = connector.later.unusable().unwrap();
+            assert!(words.contains(field) && !words.contains("canary"), "{words}");
+            assert!(!format!("{connector:?}").contains("canary"));
+            let written: Value = serde_json::from_slice(&connector.to_json()).unwrap();
+            assert_eq!(written, json);
+        }
+        let tier = PROJECT.replace("\"pro\"", "\"platinum\"");
+        assert_ne!(tier, PROJECT);
+        let project = Project::from_json(tier.as_bytes()).unwrap();
+        assert_eq!((project.tier, project.later.text("tier")), (Tier::Starter, Some("platinum")));
+        assert_eq!(String::from_utf8(project.to_json()).unwrap(), tier.trim());
+        for damaged in ["{}", "[]", "1", r#"{"id":"conn_1","projectId":"proj_1"}"#] {
+            assert!(Connector::from_json(damaged.as_bytes()).is_err(), "{damaged}");
+            assert!(Project::from_json(damaged.as_bytes()).is_err(), "{damaged}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! thing that the product decides or promises. None of it is in the product, so none of it can be
 //! switched on there.
 
-use crate::ledger::AS_ONE;
+use crate::ledger::{AS_ONE, ONE_OUTCOME};
 
 /// What is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +55,12 @@ pub enum Break {
     MapIgnored,
     /// A view that stood still for days goes on from where it was.
     StaleViewKept,
+    /// What was decided before is decided again when it comes again.
+    RepeatsDecided,
+    /// Offsets count, whichever topic they are of.
+    NumbersOfAnotherTopic,
+    /// It is not remembered which command deleted a connector.
+    DeletedForgotten,
 }
 
 impl Break {
@@ -87,5 +93,8 @@ impl Break {
         (Self::DroppedIsDone, &["no commit passes unfinished work", "no pair is lost"]),
         (Self::MapIgnored, &["every repeat is explained", "no commit goes back"]),
         (Self::StaleViewKept, &["every view is the same"]),
+        (Self::RepeatsDecided, &[AS_ONE, ONE_OUTCOME]),
+        (Self::NumbersOfAnotherTopic, &["every command ends with a result", AS_ONE]),
+        (Self::DeletedForgotten, &["every view is the same", AS_ONE]),
     ];
 }

@@ -13,6 +13,9 @@ use crate::broker::{Broker, Slot, Topic, Written, index};
 /// The invariant of decisions.
 pub const AS_ONE: &str = "commands are decided as if by one registrar";
 
+/// The invariant of results.
+pub const ONE_OUTCOME: &str = "a command has one outcome";
+
 /// An event and a connector.
 pub type Pair = (String, ConnectorKey);
 
@@ -55,13 +58,10 @@ struct PairBook {
 
 #[derive(Debug)]
 struct CommandBook {
-    partition: i32,
-    offset: i64,
     results: Vec<bool>,
-    /// What a single registrar decides.
-    expected: Vec<bool>,
-    /// Sent twice by its producer, or forwarded: it may have two outcomes.
-    is_repeated: bool,
+    /// What a single registrar decides, and about which record, when the command first reaches the
+    /// partition of its project.
+    decided: Option<(i32, i64, bool)>,
 }
 
 #[derive(Debug, Default)]
@@ -185,26 +185,22 @@ impl Ledger {
         }
     }
 
-    pub fn asked(&mut self, id: &str, partition: i32, offset: i64) {
-        let book = CommandBook {
-            partition,
-            offset,
-            results: Vec::new(),
-            expected: Vec::new(),
-            is_repeated: false,
-        };
-        self.commands
-            .entry(id.to_owned())
-            .and_modify(|book| book.is_repeated = true)
-            .or_insert(book);
+    pub fn asked(&mut self, id: &str) {
+        let book = CommandBook { results: Vec::new(), decided: None };
+        self.commands.entry(id.to_owned()).or_insert(book);
     }
 
-    /// What a single registrar decides about the command of this offset.
-    pub fn expect(&mut self, id: &str, partition: i32, offset: i64, accepted: bool) {
-        self.expected.insert((partition, offset), accepted);
-        if let Some(book) = self.commands.get_mut(id) {
-            book.expected.push(accepted);
-        }
+    /// Whether a single registrar has decided a command of this id.
+    pub fn is_decided(&self, id: &str) -> bool {
+        self.commands.get(id).is_some_and(|book| book.decided.is_some())
+    }
+
+    /// What a single registrar decides about the command of this number. Of what comes again it decides
+    /// nothing.
+    pub fn expect(&mut self, id: &str, partition: i32, number: i64, accepted: bool) {
+        let book = self.commands.get_mut(id).filter(|book| book.decided.is_none());
+        let is_first = book.map(|book| book.decided = Some((partition, number, accepted))).is_some();
+        self.expected.insert((partition, number), is_first && accepted);
     }
 
     /// State was written for a command.
@@ -217,11 +213,9 @@ impl Ledger {
 
     /// A command that cannot be answered, for it names no id.
     pub fn refused(&mut self, partition: i32, offset: i64) {
-        self.asked(&format!("refused {partition}/{offset}"), partition, offset);
         let id = format!("refused {partition}/{offset}");
-        if let Some(book) = self.commands.get_mut(&id) {
-            book.results = vec![false];
-        }
+        let book = CommandBook { results: vec![false], decided: Some((partition, -1, false)) };
+        self.commands.insert(id, book);
     }
 
     /// A result was written.
@@ -231,22 +225,19 @@ impl Ledger {
         let Some(book) = self.commands.get_mut(id) else {
             return self.fail("every command ends with a result", || format!("{id}: never asked"));
         };
-        let is_expected = book.expected.is_empty() || book.expected.contains(&accepted);
         let contradicts = book.results.iter().any(|before| *before != accepted);
         book.results.push(accepted);
-        let (partition, offset, is_repeated) = (book.partition, book.offset, book.is_repeated);
-        if !is_expected {
+        let decided = book.decided;
+        if contradicts {
+            self.fail(ONE_OUTCOME, || format!("{id} has two outcomes"));
+        }
+        if decided.is_none_or(|(.., expected)| expected != accepted) {
             self.fail(AS_ONE, || format!("{id} is {:?}", result.outcome));
         }
-        if is_repeated {
-            return;
-        }
-        let history = &broker.history[index(partition)];
-        let has_state = history.iter().any(|written| written.record.command_offset == offset);
-        if contradicts {
-            self.fail("a command has one outcome", || format!("{id} has two outcomes"));
-        }
-        if accepted && !has_state {
+        if let Some((partition, number, _)) = decided
+            && accepted
+            && !has_state(broker, partition, number)
+        {
             self.fail("an accepted result means durable state", || format!("{id} has no state"));
         }
     }
@@ -255,16 +246,18 @@ impl Ledger {
     pub fn check_commands(&mut self, broker: &Broker) {
         let mut wrong = None;
         for (id, book) in &self.commands {
-            let history = &broker.history[index(book.partition)];
-            let has_state = history.iter().any(|w| w.record.command_offset == book.offset);
-            if book.results.is_empty() {
-                wrong = Some(("every command ends with a result", format!("{id} has none")));
-            } else if !book.is_repeated && has_state != book.results[0] {
+            let Some((partition, number, accepted)) = book.decided else { continue };
+            let has_state = has_state(broker, partition, number);
+            if has_state != accepted || book.results.contains(&!accepted) {
                 wrong = Some((
-                    "a command has one outcome",
-                    format!("{id}: accepted {}, in the state {has_state}", book.results[0]),
+                    ONE_OUTCOME,
+                    format!("{id}: results {:?}, in the state {has_state}", book.results),
                 ));
             }
+        }
+        let unanswered = self.commands.iter().find(|(_, book)| book.results.is_empty());
+        if let Some((id, _)) = unanswered {
+            wrong = Some(("every command ends with a result", format!("{id} has none")));
         }
         if let Some((invariant, what)) = wrong {
             self.fail(invariant, || what);
@@ -288,7 +281,12 @@ impl Ledger {
     }
 }
 
-/// The newest record of each key by the offset of its command: what every view must come to.
+fn has_state(broker: &Broker, partition: i32, number: i64) -> bool {
+    let history = &broker.history[index(partition)];
+    history.iter().any(|written| written.record.command_offset == number)
+}
+
+/// The newest record of each key by the number of its command: what every view must come to.
 pub fn fold(history: &[Written]) -> BTreeMap<&StateKey, &Written> {
     let mut newest: BTreeMap<&StateKey, &Written> = BTreeMap::new();
     for written in history {

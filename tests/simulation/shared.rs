@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{
-        Change, Command, Context, Decision, ProjectState, Refused, StateRecord, decide,
+        Change, Command, Context, Decision, Origin, ProjectState, Refused, StateRecord, decide, number,
         partition_of,
     },
     delivery::RetryPolicy,
@@ -18,7 +18,7 @@ use dunmore_connectors::{
 
 use crate::{
     breaks::Break,
-    broker::{Broker, PARTITIONS, Topic, Written, index},
+    broker::{Broker, PARTITIONS, Sent, Topic, Written, index},
     chance::Chance,
     ledger::{Ledger, fold},
     profile::Profile,
@@ -75,7 +75,8 @@ impl Shared {
         Self {
             now: 0,
             chance: Chance::new(seed),
-            broker: Broker::new(policy.tiers().len()),
+            // Some brokers have no ids of topics.
+            broker: Broker::new(policy.tiers().len(), !seed.is_multiple_of(4)),
             ledger: Ledger::default(),
             profile,
             breaks,
@@ -102,24 +103,37 @@ impl Shared {
 
     /// A command reaches its topic; without a partition, that of its project.
     pub fn send_command(&mut self, value: Vec<u8>, partition: Option<i32>) {
+        self.append_command(value, partition, None);
+    }
+
+    /// The same, of a command that may have been forwarded.
+    pub fn append_command(
+        &mut self,
+        value: Vec<u8>,
+        partition: Option<i32>,
+        origin: Option<Origin>,
+    ) {
         let read = Command::read(&value);
         let own =
             read.as_ref().ok().map(|command| partition_of(command.project.as_str(), PARTITIONS));
         let partition = partition.or(own).unwrap_or(0);
         let log = &mut self.broker.commands[index(partition)];
-        let offset = log.append(self.now, value, &mut self.chance);
+        let offset = log.append(self.now, Sent { value, origin }, &mut self.chance);
         self.note(|| match &read {
             Ok(command) => format!("command {} at {partition}/{offset}", command.id),
             Err(_) => format!("a bad command at {partition}/{offset}"),
         });
         match read {
             Ok(command) => {
-                self.ledger.asked(command.id.as_str(), partition, offset);
+                self.ledger.asked(command.id.as_str());
                 if own == Some(partition) {
                     self.decide_as_one(&command, partition, offset);
                 }
             }
-            Err(Refused::Rejected { id, .. }) => self.ledger.asked(id.as_str(), partition, offset),
+            Err(Refused::Rejected { id, .. }) => {
+                self.ledger.asked(id.as_str());
+                self.expect(id.as_str(), partition, offset, false);
+            }
             Err(Refused::Unanswerable(_)) => {}
         }
     }
@@ -138,7 +152,11 @@ impl Shared {
 
     /// What a single registrar that never fails decides. What is written later must be the same.
     fn decide_as_one(&mut self, command: &Command, partition: i32, offset: i64) {
-        let context = Context { at: self.time(), offset, egress: &self.egress };
+        if self.ledger.is_decided(command.id.as_str()) {
+            return self.expect(command.id.as_str(), partition, offset, false);
+        }
+        let number = number(self.broker.commands_epoch, offset);
+        let context = Context { at: self.time(), offset: number, egress: &self.egress };
         let state = self.reference.entry(command.project.clone()).or_default();
         let mut opened = command.clone();
         self.keyring.open_command(&mut opened).unwrap();
@@ -150,7 +168,12 @@ impl Shared {
             }
             Decision::Rejected(_) => false,
         };
-        self.ledger.expect(command.id.as_str(), partition, offset, accepted);
+        self.expect(command.id.as_str(), partition, offset, accepted);
+    }
+
+    fn expect(&mut self, id: &str, partition: i32, offset: i64, accepted: bool) {
+        let number = number(self.broker.commands_epoch, offset);
+        self.ledger.expect(id, partition, number, accepted);
     }
 
     /// Writes a state record, and looks whether it breaks a tier's limit.
