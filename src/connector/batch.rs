@@ -50,9 +50,6 @@ pub trait Registry {
     /// How far the partition's commands were decided.
     fn progress(&self) -> Progress;
 
-    /// What the command of this number changed, if it was accepted not long ago.
-    fn was_accepted(&self, number: i64) -> Option<StateKey>;
-
     /// The number of the command of this id that changed this, if it was accepted not long ago.
     fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64>;
 
@@ -220,13 +217,8 @@ impl Batch {
         let key = subject(&command);
         if number <= progress.last_command {
             // When it was not accepted, its result is durable.
-            let accepted = match registry.was_accepted(number) {
-                Some(changed) => Some((number, changed)),
-                None => registry.accepted(&command.id, &key).map(|number| (number, key)),
-            };
-            if let Some((number, changed)) = accepted {
-                self.accepted.extend(as_it_is(&command, number, &changed, state));
-            }
+            let accepted = registry.accepted(&command.id, &key);
+            self.accepted.extend(accepted.and_then(|by| as_it_is(&command, by, &key, state)));
             return;
         }
         if self.answer_again(&command, asked, &key, state, registry, doubt) {

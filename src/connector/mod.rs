@@ -6,6 +6,8 @@
 //! asks a clock or rolls dice; ids and times come from the command and its Kafka record.
 
 mod batch;
+#[cfg(test)]
+mod batch_tests;
 mod command;
 mod config;
 mod decide;

@@ -1,16 +1,25 @@
 //! The numbers of commands: in which order they were asked, also beyond the life of their topic.
 //!
 //! A command is numbered by its offset. Offsets begin anew when the commands topic is made anew,
-//! so a number has two parts: how often that happened (the epoch), and the offset within that
-//! topic. Both are in one integer, epoch first, so numbers are compared as integers: versions,
+//! so a number has two parts: the epoch, which grows whenever that happens, and the offset within
+//! that topic. Both are in one integer, epoch first, so numbers are compared as integers: versions,
 //! `ifVersion`, `ETag`s and the fold need not know of epochs, and neither do releases before them.
-//! As long as the topic was never made anew, a number is the offset.
+//! As long as the topic was never made anew, the epoch is 0 and a number is the offset.
+//!
+//! An epoch is at least the hour in which it began. So it is a new one even if compaction has left
+//! nothing of the epoch before: that takes two days.
 
 use std::collections::BTreeMap;
 
-/// How many bits of a number are the offset. With 13 bits of epochs a number still fits the 53 bits
-/// that JSON readers with floating-point numbers take without loss.
-const OFFSET_BITS: u32 = 40;
+use crate::clock::Timestamp;
+
+/// How many bits of a number are the offset: enough for a thousand commands a second over two
+/// years. Until 2040 a number then fits the 53 bits that JSON readers with floating-point numbers
+/// take without loss.
+const OFFSET_BITS: u32 = 36;
+/// 2026-01-01T00:00:00Z, from which the hours of epochs are counted.
+const FIRST_HOUR_MS: i64 = 1_767_225_600_000;
+const HOUR_MS: i64 = 3_600_000;
 
 /// The most earlier topics that are remembered by their ids.
 pub const MAX_REMEMBERED_TOPICS: usize = 16;
@@ -53,23 +62,26 @@ impl Default for Progress {
 pub struct CommandsLog {
     /// The topic's id. Brokers before Apache Kafka 2.8, and the embedded one, have none.
     pub topic_id: Option<String>,
-    /// An epoch that it is at least: the log turned out to be another one by its end.
+    /// An epoch that it is at least, when the log is another one than was known.
     at_least: i64,
 }
 
 impl CommandsLog {
-    /// The log that was found, whose next offset is `end`, after the view had everything that
-    /// earlier owners wrote.
+    /// The log that was found at this moment, whose next offset is `end`, after the view had
+    /// everything that earlier owners wrote.
     ///
     /// Where nothing says which topic the known commands were in (the broker has no ids, or a
     /// release before this one decided them), a log that ends before the last of them is
     /// another one.
     #[must_use]
-    pub fn found(topic_id: Option<String>, end: i64, progress: &Progress) -> Self {
+    pub fn found(topic_id: Option<String>, end: i64, progress: &Progress, at: Timestamp) -> Self {
         let newest = epoch_of(progress.last_command);
-        let is_unknown = topic_id.is_none() || !progress.topics.contains_key(&newest);
-        let is_another = is_unknown && end <= offset_of(progress.last_command);
-        Self { topic_id, at_least: if is_another { newest + 1 } else { 0 } }
+        let is_another = match (&topic_id, progress.topics.get(&newest)) {
+            (Some(id), Some(known)) => id != known,
+            _ => end <= offset_of(progress.last_command),
+        };
+        let hour = (at.millis() - FIRST_HOUR_MS) / HOUR_MS;
+        Self { topic_id, at_least: if is_another { hour.max(newest + 1) } else { 0 } }
     }
 
     /// The epoch of this log's commands. The numbers of another topic mean nothing here: a log that
@@ -98,7 +110,24 @@ mod tests {
     }
 
     fn log(id: &str, end: i64, progress: &Progress) -> CommandsLog {
-        CommandsLog::found(Some(id.to_owned()).filter(|id| !id.is_empty()), end, progress)
+        let id = Some(id.to_owned()).filter(|id| !id.is_empty());
+        CommandsLog::found(id, end, progress, Timestamp::from_millis(FIRST_HOUR_MS))
+    }
+
+    #[test]
+    fn an_epoch_is_not_less_than_its_hour() {
+        let known = progress(9, &[(0, "a")]);
+        let at = Timestamp::parse("2026-11-30T17:00:00.000Z").unwrap();
+        let log = CommandsLog::found(Some("b".to_owned()), 0, &known, at);
+        assert_eq!(log.epoch(&known), 333 * 24 + 17);
+        assert_eq!(CommandsLog::found(Some("a".to_owned()), 10, &known, at).epoch(&known), 0);
+        // Two lives within an hour.
+        let known = progress(number(log.epoch(&known), 0), &[(log.epoch(&known), "b")]);
+        let next = CommandsLog::found(Some("c".to_owned()), 0, &known, at);
+        assert_eq!(next.epoch(&known), 333 * 24 + 18);
+        let in_2040 = Timestamp::parse("2040-01-01T00:00:00.000Z").unwrap();
+        let log = CommandsLog::found(Some("c".to_owned()), 0, &known, in_2040);
+        assert!(number(log.epoch(&known), (1 << OFFSET_BITS) - 1) < 1 << 53);
     }
 
     #[test]
@@ -113,7 +142,6 @@ mod tests {
                 last = next;
             }
         }
-        assert!(number(8191, (1 << OFFSET_BITS) - 1) < 1 << 53);
         assert_eq!((epoch_of(-1), offset_of(-1)), (0, -1));
     }
 

@@ -195,7 +195,7 @@ mod tests {
         // A repeat is remembered from where it stands.
         recent.saw(&command("c2", "connector.delete", "a"), last + 500, at(0), None);
         recent.saw(&one, last + REPEAT_WINDOW + 100, at(0), None);
-        assert!(recent.commands.contains_key("c2"));
+        assert!(recent.before(&command("c2", "connector.delete", "a"), last + 1_400, at(0)).is_some());
     }
 
     #[test]

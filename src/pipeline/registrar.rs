@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC, FORWARDED_FROM, FORWARDED_HOPS};
 use crate::{
+    clock,
     codec::{Codec, ReadError, RecordKind},
     connector::{
         Asked, Batch, Change, Command, CommandResult, CommandsLog, LOOK_BACK, Office, Origin, Problem,
@@ -94,10 +95,6 @@ impl Registry for Known<'_> {
 
     fn progress(&self) -> Progress {
         self.view.progress(self.partition)
-    }
-
-    fn was_accepted(&self, number: i64) -> Option<StateKey> {
-        self.view.was_accepted(self.partition, number)
     }
 
     fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
@@ -263,7 +260,7 @@ impl Registrar {
             Ok((commands_topic_id(&connection, &topic)?, end, records))
         })
         .await?;
-        let log = CommandsLog::found(topic_id, end, &progress);
+        let log = CommandsLog::found(topic_id, end, &progress, clock::now());
         let mut recent = Recent::default();
         let gone = || partition.is_released();
         for record in records {

@@ -224,25 +224,13 @@ impl Known {
         Progress { last_command: self.position.last_command, topics: self.topics.clone() }
     }
 
-    /// What the command of this number changed, if it is among the last
-    /// [`MAX_REMEMBERED_COMMANDS`] of the partition that changed something.
-    #[must_use]
-    pub fn was_accepted(&self, number: i64) -> Option<&StateKey> {
-        let mut commands = self.accepted_commands();
-        commands.find(|command| command.command_offset == number).map(|command| &command.key)
-    }
-
     /// The number of the command of this id that changed this key, if it is among the last
     /// [`MAX_REMEMBERED_COMMANDS`] of the partition that changed something.
     #[must_use]
     pub fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
-        let mut commands = self.accepted_commands();
+        let mut commands = self.remembered.commands.iter().rev().chain(self.quiet.commands.iter().rev());
         let found = commands.find(|command| command.command_id == *id && command.key == *key);
         found.map(|command| command.command_offset)
-    }
-
-    fn accepted_commands(&self) -> impl Iterator<Item = &Remembered> {
-        self.remembered.commands.iter().rev().chain(self.quiet.commands.iter().rev())
     }
 
     /// The newest records of the keys of which an older one stands behind: to be written again.

@@ -129,12 +129,6 @@ impl View {
         self.store.progress(partition)
     }
 
-    /// What the command of this number changed, when it was accepted not long ago.
-    #[must_use]
-    pub fn was_accepted(&self, partition: i32, number: i64) -> Option<StateKey> {
-        self.store.was_accepted(partition, number)
-    }
-
     /// The number of the command of this id that changed this key, when it was accepted not long ago.
     #[must_use]
     pub fn accepted(&self, partition: i32, id: &CommandId, key: &StateKey) -> Option<i64> {

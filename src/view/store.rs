@@ -359,13 +359,6 @@ impl Store {
         self.partitions.lock().get(&partition).map(Known::progress).unwrap_or_default()
     }
 
-    /// What the command of this number changed, if it is among the last
-    /// [`MAX_REMEMBERED_COMMANDS`] of its partition that changed something.
-    #[must_use]
-    pub fn was_accepted(&self, partition: i32, number: i64) -> Option<StateKey> {
-        self.partitions.lock().get(&partition)?.was_accepted(number).cloned()
-    }
-
     /// The number of the command of this id that changed this key, if it is among the last
     /// [`MAX_REMEMBERED_COMMANDS`] of its partition that changed something.
     #[must_use]
@@ -770,6 +763,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::connector::{MAX_REMEMBERED_TOPICS, number};
 
     const CONNECTOR: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
     const PROJECT: &str = include_str!("../../tests/fixtures/records/state-project-1.json");
@@ -793,7 +787,8 @@ mod tests {
             Some((project, connector)) => CONNECTOR
                 .replace("proj_1", project)
                 .replace("conn_1", connector)
-                .replace("\"version\":42", &format!("\"version\":{command_offset}")),
+                .replace("\"version\":42", &format!("\"version\":{command_offset}"))
+                .replace("cmd_4", &format!("cmd_{command_offset}")),
             None => PROJECT.replace("proj_1", key),
         };
         record(command_offset, key, Some(json))
@@ -801,6 +796,11 @@ mod tests {
 
     fn gone(command_offset: i64, key: &str) -> StateRecord {
         record(command_offset, key, None)
+    }
+
+    fn accepted(store: &Store, partition: i32, number: i64, key: &str) -> Option<i64> {
+        let id = CommandId::parse(&format!("cmd_{number}")).unwrap();
+        store.accepted(partition, &id, &StateKey::parse(key).unwrap())
     }
 
     fn ids(store: &Store, project: &str) -> Vec<String> {
@@ -837,9 +837,10 @@ mod tests {
         assert_eq!(store.position(4), Position::default());
         assert_eq!(store.counts(), (1, 1));
         assert_eq!(ids(&store, "proj_1"), ["conn_1"]);
-        assert_eq!(store.was_accepted(3, 44), Some(StateKey::parse("proj_1/conn_2").unwrap()));
-        assert_eq!(store.was_accepted(3, 41), None);
-        assert_eq!(store.was_accepted(4, 44), None);
+        assert_eq!(accepted(&store, 3, 44, "proj_1/conn_2"), Some(44));
+        assert_eq!(accepted(&store, 3, 44, "proj_1/conn_1"), None);
+        assert_eq!(accepted(&store, 3, 41, "proj_1/conn_2"), None);
+        assert_eq!(accepted(&store, 4, 44, "proj_1/conn_2"), None);
         let connectors: Vec<_> = store.connectors().map(Result::unwrap).collect();
         let StateKey::Connector(key) = StateKey::parse("proj_1/conn_1").unwrap() else { panic!() };
         assert_eq!(store.connector(&key).unwrap().as_ref(), connectors.first());
@@ -907,6 +908,108 @@ mod tests {
         assert_eq!(store.repairs(0).unwrap(), [], "a newer record stands behind the older one");
     }
 
+    fn commands() -> i64 {
+        i64::try_from(MAX_REMEMBERED_COMMANDS).unwrap()
+    }
+
+    #[test]
+    fn a_deleted_key_stays_deleted_whatever_comes_between() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(1, "p/a"), gone(2, "p/a")], 2).unwrap();
+        // Far more accepted commands than are remembered.
+        let others: Vec<_> = (3..3 + 3 * commands()).map(|n| set(n, "p/b")).collect();
+        store.apply(0, &others, 10_000).unwrap();
+        drop(store);
+        let (store, _) = open(&dir);
+        let applied = store.apply(0, &[set(1, "p/a")], 10_001).unwrap();
+        assert_eq!((applied.applied, applied.ignored), (0, 1));
+        assert_eq!(ids(&store, "p"), ["b"]);
+        // Compaction would keep the late one, so the tombstone is written again.
+        assert_eq!(store.repairs(0).unwrap(), [gone(2, "p/a")]);
+        store.apply(0, &[gone(2, "p/a")], 10_002).unwrap();
+        assert_eq!(store.repairs(0).unwrap(), []);
+        // Made anew, it is there; and nothing of it is kept beside.
+        store.apply(0, &[set(9_000, "p/a")], 10_003).unwrap();
+        assert_eq!(ids(&store, "p"), ["a", "b"]);
+        assert_eq!(store.deleted.load(Ordering::Relaxed), 0);
+        assert_eq!(store.db.scan_prefix([DELETED]).count(), 0);
+        assert_eq!(store.db.scan_prefix([DELETED_AT]).count(), 0);
+    }
+
+    #[test]
+    fn deleted_keys_are_forgotten_when_no_older_record_can_come() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(1, "p/a"), gone(2, "p/a"), gone(3, "p/c")], 3).unwrap();
+        assert_eq!(store.deleted.load(Ordering::Relaxed), 2);
+        // As if one of them had been deleted long ago.
+        let key = StateKey::parse("p/a").unwrap();
+        let (number, at, id) = store.deleted(&key).unwrap().unwrap();
+        let long_ago = Timestamp::from_millis(at.millis() - 49 * 3_600_000);
+        store.db.remove(deleted_at_key(at, &key)).unwrap();
+        store.db.insert(deleted_at_key(long_ago, &key), Vec::new()).unwrap();
+        let long_ago = long_ago.millis().to_be_bytes();
+        let value = [&number.to_be_bytes(), &long_ago[..], id.as_str().as_bytes()].concat();
+        store.db.insert(deleted_key(&key), value).unwrap();
+        store.apply(0, &[set(4, "p/b")], 4).unwrap();
+        assert_eq!(store.deleted(&key).unwrap(), None);
+        assert!(store.deleted(&StateKey::parse("p/c").unwrap()).unwrap().is_some());
+        drop(store);
+        let (store, _) = open(&dir);
+        assert_eq!(store.deleted.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_rotation_of_keys_pushes_nothing_out() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(4, "p/a"), set(5, "p/b")], 2).unwrap();
+        let rotated: Vec<_> = (6..6 + 2 * commands())
+            .map(|n| StateRecord {
+                // What is encrypted anew still names the command of its version.
+                value: set(5, "p/b").value,
+                ..record(n, "p/b", None)
+            })
+            .collect();
+        store.apply(0, &rotated, 9_000).unwrap();
+        assert_eq!(accepted(&store, 0, 5, "p/b"), Some(5));
+        assert_eq!(accepted(&store, 0, 5 + 2 * commands(), "p/b"), Some(5 + 2 * commands()));
+        drop(store);
+        let (store, _) = open(&dir);
+        assert_eq!(accepted(&store, 0, 5, "p/b"), Some(5));
+        assert_eq!(accepted(&store, 0, 6, "p/b"), None);
+    }
+
+    #[test]
+    fn the_ids_of_commands_topics_are_kept() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        let of = |topic: &str, record| StateRecord {
+            commands_topic: Some(topic.to_owned()),
+            ..record
+        };
+        store.apply(0, &[set(1, "p/a"), of("t1", set(2, "p/a"))], 2).unwrap();
+        let next = number(7, 0);
+        store.apply(0, &[of("t2", set(next, "p/a"))], 3).unwrap();
+        drop(store);
+        let (store, _) = open(&dir);
+        let progress = store.progress(0);
+        assert_eq!(progress.last_command, next);
+        assert_eq!(progress.topics, [(0, "t1".to_owned()), (7, "t2".to_owned())].into());
+        // An owner that does not know that its topic is gone comes too late …
+        store.apply(0, &[of("t1", set(2, "p/a"))], 4).unwrap();
+        // … and the repair says which topic the newest command was in.
+        assert_eq!(store.repairs(0).unwrap()[0].commands_topic.as_deref(), Some("t2"));
+        let records = (8..8 + 2 * MAX_REMEMBERED_TOPICS as i64)
+            .map(|epoch| of("t", set(number(epoch, 0), "p/a")))
+            .collect::<Vec<_>>();
+        store.apply(0, &records, 5).unwrap();
+        assert_eq!(store.progress(0).topics.len(), MAX_REMEMBERED_TOPICS);
+        drop(store);
+        assert_eq!(open(&dir).0.progress(0).topics.len(), MAX_REMEMBERED_TOPICS);
+    }
+
     #[test]
     fn what_compaction_leaves_gives_the_same_state() {
         let log = [
@@ -939,9 +1042,9 @@ mod tests {
         store.apply(0, &records[700..], count + 100).unwrap();
         drop(store);
         let (store, _) = open(&dir);
-        assert_eq!(store.was_accepted(0, 99), None);
-        assert!(store.was_accepted(0, 100).is_some());
-        assert!(store.was_accepted(0, count + 99).is_some());
+        assert_eq!(accepted(&store, 0, 99, "p/a"), None);
+        assert!(accepted(&store, 0, 100, "p/a").is_some());
+        assert!(accepted(&store, 0, count + 99, "p/a").is_some());
         assert_eq!(store.partitions.lock()[&0].remembered.commands.len(), MAX_REMEMBERED_COMMANDS);
     }
 

@@ -74,11 +74,11 @@ impl Break {
         (Self::NoAttemptCap, &["attempts are bounded", "everything comes to rest"]),
         (Self::SecondDecisionFolded, &["every view is the same"]),
         (Self::WorksWithOldView, &["no pair is lost"]),
-        (Self::TakesOverBlindly, &[AS_ONE, "the tier's limit holds"]),
-        (Self::LooksUpOnce, &[AS_ONE, "the tier's limit holds"]),
+        (Self::TakesOverBlindly, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
+        (Self::LooksUpOnce, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
         (Self::RejectedLast, &["every command ends with a result"]),
         (Self::AcceptedFirst, &["an accepted result means durable state"]),
-        (Self::NothingAgain, &["every command ends with a result"]),
+        (Self::NothingAgain, &["every command ends with a result", ONE_OUTCOME]),
         (Self::NoTierLimit, &[AS_ONE, "the tier's limit holds"]),
         (Self::NoRepairs, &["every view is the same"]),
         (Self::RepairsForgotten, &["every view is the same"]),
@@ -95,6 +95,6 @@ impl Break {
         (Self::StaleViewKept, &["every view is the same"]),
         (Self::RepeatsDecided, &[AS_ONE, ONE_OUTCOME]),
         (Self::NumbersOfAnotherTopic, &["every command ends with a result", AS_ONE]),
-        (Self::DeletedForgotten, &["every view is the same", AS_ONE]),
+        (Self::DeletedForgotten, &["every view is the same", "everything comes to rest"]),
     ];
 }

@@ -119,7 +119,7 @@ pub struct Mood {
 pub struct Broker {
     pub commands: Vec<Log<Sent>>,
     /// How often the commands topic was made anew.
-    pub commands_epoch: i64,
+    pub commands_life: i64,
     /// Whether topics have ids.
     pub has_ids: bool,
     pub state: Vec<Log<StateRecord>>,
@@ -143,7 +143,7 @@ impl Broker {
         }
         Self {
             commands: (0..PARTITIONS).map(|_| Log::new()).collect(),
-            commands_epoch: 0,
+            commands_life: 0,
             has_ids,
             state: (0..PARTITIONS).map(|_| Log::new()).collect(),
             history: (0..PARTITIONS).map(|_| Vec::new()).collect(),
@@ -157,13 +157,13 @@ impl Broker {
 
     /// The id of the commands topic.
     pub fn commands_id(&self) -> Option<String> {
-        self.has_ids.then(|| format!("commands-{}", self.commands_epoch))
+        self.has_ids.then(|| format!("commands-{}", self.commands_life))
     }
 
     /// The commands topic is deleted and made again. Nobody owns its partitions, until the
     /// coordinator has noticed.
     pub fn make_commands_anew(&mut self) {
-        self.commands_epoch += 1;
+        self.commands_life += 1;
         for partition in 0..PARTITIONS {
             self.commands[index(partition)] = Log::new();
             self.slots.insert(Topic::Commands(partition), Slot::default());

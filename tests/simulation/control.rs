@@ -151,7 +151,7 @@ impl Live {
         }
         let most = 1 + shared.chance.below(MAX_BATCH);
         // Of a topic that is gone nothing more can be read.
-        let is_gone = held.commands_epoch != shared.broker.commands_epoch;
+        let is_gone = held.commands_life != shared.broker.commands_life;
         let entries = shared.broker.commands[index(partition)].from(held.position);
         let entries = &entries[..if is_gone { 0 } else { most.min(entries.len()) }];
         if entries.is_empty() {
@@ -301,7 +301,7 @@ impl Live {
             Act::DeadLetter(offset) => shared.ledger.refused(partition, offset),
             Act::Forward(value, project, origin) => {
                 // What an owner of a topic that is gone sends on is not taken by the new one.
-                if held.commands_epoch == shared.broker.commands_epoch {
+                if held.commands_life == shared.broker.commands_life {
                     let partition = partition_of(project.as_str(), PARTITIONS);
                     shared.append_command(value, Some(partition), Some(origin));
                 }
@@ -346,12 +346,12 @@ fn take_over(held: &mut Held, partition: i32, known: &Known, shared: &Shared) {
     let log = &shared.broker.commands[index(partition)];
     let id = match shared.breaks {
         Some(Break::NumbersOfAnotherTopic) => None,
-        _ if held.commands_epoch != shared.broker.commands_epoch => return,
+        _ if held.commands_life != shared.broker.commands_life => return,
         _ => shared.broker.commands_id(),
     };
     // By its end alone another log is recognised only while it is short.
     let end = if shared.is(Break::NumbersOfAnotherTopic) { i64::MAX } else { log.end };
-    held.log = CommandsLog::found(id, end, &held.taken_over_at);
+    held.log = CommandsLog::found(id, end, &held.taken_over_at, shared.time());
     for entry in log.from(held.position - LOOK_BACK) {
         if entry.offset >= held.position {
             break;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunmore_connectors::{
-    connector::{CommandOutcome, CommandResult, StateKey, StateRecord},
+    connector::{CommandOutcome, CommandResult, StateKey, StateRecord, offset_of},
     id::ConnectorKey,
 };
 
@@ -61,13 +61,16 @@ struct CommandBook {
     results: Vec<bool>,
     /// What a single registrar decides, and about which record, when the command first reaches the
     /// partition of its project.
-    decided: Option<(i32, i64, bool)>,
+    decided: Option<(Place, bool)>,
 }
+
+/// Where a command stands: topic, partition, offset.
+pub type Place = (Option<String>, i32, i64);
 
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub tasks: Vec<Task>,
-    expected: BTreeMap<(i32, i64), bool>,
+    expected: BTreeMap<Place, bool>,
     by_record: BTreeMap<(Topic, i64), Vec<usize>>,
     by_epoch: BTreeMap<u64, Vec<usize>>,
     pairs: BTreeMap<Pair, PairBook>,
@@ -195,18 +198,18 @@ impl Ledger {
         self.commands.get(id).is_some_and(|book| book.decided.is_some())
     }
 
-    /// What a single registrar decides about the command of this number. Of what comes again it decides
-    /// nothing.
-    pub fn expect(&mut self, id: &str, partition: i32, number: i64, accepted: bool) {
+    /// What a single registrar decides about the command at this place. Of what comes again it
+    /// decides nothing.
+    pub fn expect(&mut self, id: &str, place: Place, accepted: bool) {
         let book = self.commands.get_mut(id).filter(|book| book.decided.is_none());
-        let is_first = book.map(|book| book.decided = Some((partition, number, accepted))).is_some();
-        self.expected.insert((partition, number), is_first && accepted);
+        let decided = (place.clone(), accepted);
+        let is_first = book.map(|book| book.decided = Some(decided)).is_some();
+        self.expected.insert(place, is_first && accepted);
     }
 
     /// State was written for a command.
     pub fn changed(&mut self, partition: i32, record: &StateRecord) {
-        let offset = record.command_offset;
-        if self.expected.get(&(partition, offset)) != Some(&true) {
+        if self.expected.get(&place_of(partition, record)) != Some(&true) {
             self.fail(AS_ONE, || format!("{} was accepted", record.command_id));
         }
     }
@@ -214,7 +217,8 @@ impl Ledger {
     /// A command that cannot be answered, for it names no id.
     pub fn refused(&mut self, partition: i32, offset: i64) {
         let id = format!("refused {partition}/{offset}");
-        let book = CommandBook { results: vec![false], decided: Some((partition, -1, false)) };
+        let place = (None, partition, -1);
+        let book = CommandBook { results: vec![false], decided: Some((place, false)) };
         self.commands.insert(id, book);
     }
 
@@ -227,16 +231,16 @@ impl Ledger {
         };
         let contradicts = book.results.iter().any(|before| *before != accepted);
         book.results.push(accepted);
-        let decided = book.decided;
+        let decided = book.decided.clone();
         if contradicts {
             self.fail(ONE_OUTCOME, || format!("{id} has two outcomes"));
         }
-        if decided.is_none_or(|(.., expected)| expected != accepted) {
+        if decided.as_ref().is_none_or(|(_, expected)| *expected != accepted) {
             self.fail(AS_ONE, || format!("{id} is {:?}", result.outcome));
         }
-        if let Some((partition, number, _)) = decided
+        if let Some((place, _)) = decided
             && accepted
-            && !has_state(broker, partition, number)
+            && !has_state(broker, &place)
         {
             self.fail("an accepted result means durable state", || format!("{id} has no state"));
         }
@@ -246,9 +250,9 @@ impl Ledger {
     pub fn check_commands(&mut self, broker: &Broker) {
         let mut wrong = None;
         for (id, book) in &self.commands {
-            let Some((partition, number, accepted)) = book.decided else { continue };
-            let has_state = has_state(broker, partition, number);
-            if has_state != accepted || book.results.contains(&!accepted) {
+            let Some((place, accepted)) = &book.decided else { continue };
+            let has_state = has_state(broker, place);
+            if has_state != *accepted || book.results.contains(&!accepted) {
                 wrong = Some((
                     ONE_OUTCOME,
                     format!("{id}: results {:?}, in the state {has_state}", book.results),
@@ -281,9 +285,14 @@ impl Ledger {
     }
 }
 
-fn has_state(broker: &Broker, partition: i32, number: i64) -> bool {
-    let history = &broker.history[index(partition)];
-    history.iter().any(|written| written.record.command_offset == number)
+/// Where the command of a state record stands.
+pub fn place_of(partition: i32, record: &StateRecord) -> Place {
+    (record.commands_topic.clone(), partition, offset_of(record.command_offset))
+}
+
+fn has_state(broker: &Broker, place: &Place) -> bool {
+    let mut history = broker.history[index(place.1)].iter();
+    history.any(|written| place_of(place.1, &written.record) == *place)
 }
 
 /// The newest record of each key by the number of its command: what every view must come to.

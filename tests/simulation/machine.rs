@@ -151,13 +151,6 @@ impl Registry for Desk<'_> {
         self.sight.known[index(self.partition)].progress()
     }
 
-    fn was_accepted(&self, number: i64) -> Option<StateKey> {
-        if self.breaks == Some(Break::NothingAgain) {
-            return None;
-        }
-        self.sight.known[index(self.partition)].was_accepted(number).cloned()
-    }
-
     fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
         let broken = [Some(Break::NothingAgain), Some(Break::RepeatsDecided)];
         if broken.contains(&self.breaks) {
@@ -222,7 +215,7 @@ pub struct Held {
     pub revoking: Option<u64>,
     pub duty: Duty,
     /// Of which life of the commands topic it is.
-    pub commands_epoch: i64,
+    pub commands_life: i64,
     /// What a registrar knows of its log, once it took over.
     pub log: CommandsLog,
     pub recent: Recent,

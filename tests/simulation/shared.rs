@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{
-        Change, Command, Context, Decision, Origin, ProjectState, Refused, StateRecord, decide, number,
+        Change, Command, Context, Decision, Origin, ProjectState, Refused, StateRecord, decide,
         partition_of,
     },
     delivery::RetryPolicy,
@@ -20,12 +20,15 @@ use crate::{
     breaks::Break,
     broker::{Broker, PARTITIONS, Sent, Topic, Written, index},
     chance::Chance,
-    ledger::{Ledger, fold},
+    ledger::{Ledger, Place, fold, place_of},
     profile::Profile,
 };
 
 /// The moment at which every simulation begins.
 const EPOCH_MS: i64 = 1_800_000_000_000;
+
+/// From here on the reference numbers commands.
+const NOT_WRITTEN_YET: i64 = 1 << 60;
 
 /// How a destination behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +62,8 @@ pub struct Shared {
     pub current: BTreeMap<Topic, Arc<Partition>>,
     pub counter: u64,
     reference: BTreeMap<ProjectId, ProjectState>,
+    /// The numbers that the reference gave to commands.
+    reference_numbers: BTreeMap<Place, i64>,
     tracing: bool,
     pub trace: Vec<String>,
 }
@@ -88,6 +93,7 @@ impl Shared {
             current: BTreeMap::new(),
             counter: 0,
             reference: BTreeMap::new(),
+            reference_numbers: BTreeMap::new(),
             tracing,
             trace: Vec::new(),
         }
@@ -155,7 +161,12 @@ impl Shared {
         if self.ledger.is_decided(command.id.as_str()) {
             return self.expect(command.id.as_str(), partition, offset, false);
         }
-        let number = number(self.broker.commands_epoch, offset);
+        // Which number it gets is known when the state is written. It is greater than all of those
+        // that are known by now.
+        self.counter += 1;
+        let number = NOT_WRITTEN_YET + i64::try_from(self.counter).unwrap();
+        let place = (self.broker.commands_id(), partition, offset);
+        self.reference_numbers.insert(place, number);
         let context = Context { at: self.time(), offset: number, egress: &self.egress };
         let state = self.reference.entry(command.project.clone()).or_default();
         let mut opened = command.clone();
@@ -172,8 +183,16 @@ impl Shared {
     }
 
     fn expect(&mut self, id: &str, partition: i32, offset: i64, accepted: bool) {
-        let number = number(self.broker.commands_epoch, offset);
-        self.ledger.expect(id, partition, number, accepted);
+        self.ledger.expect(id, (self.broker.commands_id(), partition, offset), accepted);
+    }
+
+    /// Now it is known which number the command got.
+    fn correct_reference(&mut self, place: &Place, record: &StateRecord) {
+        let Some(number) = self.reference_numbers.remove(place) else { return };
+        let Some(state) = self.reference.get_mut(record.key.project()) else { return };
+        for connector in state.connectors.values_mut().filter(|c| c.version == number) {
+            connector.version = record.command_offset;
+        }
     }
 
     /// Writes a state record, and looks whether it breaks a tier's limit.
@@ -181,6 +200,7 @@ impl Shared {
         let log = &mut self.broker.state[index(partition)];
         let offset = log.append(self.now, record.clone(), &mut self.chance);
         self.ledger.changed(partition, record);
+        self.correct_reference(&place_of(partition, record), record);
         let change = record.key.read(record.value.as_deref()).unwrap();
         let (connector, tier) = match change {
             Change::ConnectorSet(connector) => (Some(connector), None),

@@ -518,7 +518,7 @@ impl World {
             head: None,
             revoking: None,
             duty: Duty::Arrived,
-            commands_epoch: shared.broker.commands_epoch,
+            commands_life: shared.broker.commands_life,
             log: CommandsLog::default(),
             recent: Recent::default(),
             taken_over_at: Progress::default(),
@@ -678,6 +678,8 @@ impl World {
         }
         if self.are_commands_done() {
             self.shared.broker.make_commands_anew();
+            // What was rejected was known from the log.
+            self.sent.clear();
             self.shared.note(|| "the commands topic is made anew".to_owned());
         }
     }
