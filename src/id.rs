@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
@@ -204,6 +205,35 @@ impl DeliveryNamespace {
     #[must_use]
     pub fn delivery(self, event: &EventId) -> DeliveryId {
         DeliveryId(Uuid::new_v5(&self.0, event.as_str().as_bytes()))
+    }
+}
+
+/// The id that Kafka gave a topic when it was created (KIP-516). A topic that is deleted and created
+/// again under its name has another one, and its offsets mean other records.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TopicId(Uuid);
+
+impl TopicId {
+    /// The id in these two halves; `None` for the nil id, which a broker without topic ids answers.
+    #[must_use]
+    pub fn from_halves(most_significant: u64, least_significant: u64) -> Option<Self> {
+        let id = Uuid::from_u64_pair(most_significant, least_significant);
+        (!id.is_nil()).then_some(Self(id))
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 16] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        let id = Uuid::from_bytes(bytes);
+        (!id.is_nil()).then_some(Self(id))
+    }
+}
+
+impl fmt::Display for TopicId {
+    /// As Kafka's own tools print it: 22 characters of base64.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0.as_bytes()))
     }
 }
 

@@ -11,11 +11,11 @@ use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     error::KafkaError as ClientError,
-    message::{BorrowedMessage, Headers, Message},
+    message::{BorrowedMessage, Message},
 };
 
 use super::{
-    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record, reader::Quiet,
+    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record, consumer, reader::Quiet,
 };
 use crate::clock::Timestamp;
 
@@ -76,13 +76,12 @@ impl<'a> Seen<'a> {
 
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let headers = self.message.headers()?;
-        headers.iter().find(|header| header.key == name)?.value
+        consumer::header_of(self.message, name)
     }
 
     /// Whether it has any headers.
     pub fn has_headers(&self) -> bool {
-        self.message.headers().is_some_and(|headers| headers.count() > 0)
+        consumer::has_headers(self.message)
     }
 
     /// Its headers, copied.
@@ -111,7 +110,7 @@ impl Bounds {
         if count == 0 {
             return Err(KafkaError::TopicMissing(topic.to_owned()));
         }
-        let consumer = consumer(connection)?;
+        let consumer = client(connection)?;
         let mut whole = Spans::new();
         for partition in 0..count {
             let (from, to) = consumer
@@ -193,7 +192,7 @@ pub fn scan(
     if left.is_empty() {
         return Ok(());
     }
-    let consumer = consumer(connection)?;
+    let consumer = client(connection)?;
     consumer.assign(&list).map_err(|e| KafkaError::request(connection, &e))?;
     let done = |left: &mut BTreeMap<i32, i64>, partition: i32| {
         left.remove(&partition);
@@ -232,7 +231,7 @@ pub fn scan(
     Ok(())
 }
 
-fn consumer(connection: &Connection) -> Result<BaseConsumer<Quiet>, KafkaError> {
+fn client(connection: &Connection) -> Result<BaseConsumer<Quiet>, KafkaError> {
     connection
         .client(&[
             // A group's name is asked for even where no group is joined; nothing is committed.
