@@ -18,9 +18,9 @@ use std::{
 };
 
 use super::{
-    Change, Command, CommandOutcome, CommandResult, CommandsLog, Context, Decision, Origin, Problem,
-    ProblemCode, Progress, ProjectState, Recent, Refused, StateKey, StateRecord, decide, number,
-    partition_of,
+    Change, Command, CommandOutcome, CommandResult, CommandsLog, Context, Decision, Origin,
+    Problem, ProblemCode, Progress, ProjectState, Recent, Refused, StateKey, StateRecord, decide,
+    number, partition_of,
     recent::{Before, MAX_HOPS, subject},
 };
 use crate::{
@@ -76,9 +76,6 @@ pub struct Office<'a> {
     /// Where users' URLs may point.
     pub egress: &'a EgressPolicy,
 }
-
-/// What is said of a command whose reading panicked.
-const BUG: &str = "reading the command met a bug of this program";
 
 /// Something to write. Each step is durable before the next one begins.
 #[derive(Clone, PartialEq, Debug)]
@@ -144,8 +141,7 @@ impl Batch {
                 forwards.saw(origin);
                 known
             });
-            let read = catch_unwind(|| Command::read(asked.value));
-            match read.unwrap_or_else(|_| Err(Refused::Unanswerable(BUG.to_owned()))) {
+            match read(asked.value) {
                 // Somebody wrote what had to be written before any later state record.
                 Err(_) if is_settled => {}
                 Err(_) if is_known_forward => batch.repeated += 1,
@@ -334,6 +330,14 @@ impl Batch {
         }
         steps
     }
+}
+
+/// Reads a command; a bug that it meets costs this command only.
+#[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
+fn read(value: &[u8]) -> Result<Command, Refused> {
+    let bug = "reading the command met a bug of this program";
+    catch_unwind(|| Command::read(value))
+        .unwrap_or_else(|_| Err(Refused::Unanswerable(bug.to_owned())))
 }
 
 /// What speaks for a command having been decided before.

@@ -214,16 +214,16 @@ fn repeats_are_known_after_a_take_over_by_the_log_or_the_state() {
     expect(&told, &[("t", "accepted"), ("c", "accepted"), ("a", "accepted"), ("b", "accepted")]);
 }
 
-fn from(offset: i64) -> Option<Origin> {
-    Some(Origin { topic_id: Some("t".to_owned()), partition: 1, offset, hops: 1 })
+fn from(offset: i64) -> Origin {
+    Origin { topic_id: Some("t".to_owned()), partition: 1, offset, hops: 1 }
 }
 
 #[test]
 fn what_is_forwarded_again_is_passed_over() {
     let mut stage = Stage::new(Some("t"));
-    let first = [(tier("t", "pro"), from(3)), (create("c", "conn_1"), from(5))];
+    let first = [(tier("t", "pro"), Some(from(3))), (create("c", "conn_1"), Some(from(5)))];
     assert_eq!(stage.steps(&first).len(), 3);
-    stage.steps(&[(delete("d", "conn_1"), from(7))]);
+    stage.steps(&[(delete("d", "conn_1"), Some(from(7)))]);
     // As if far more commands had come since than are remembered.
     stage.desk.accepted.borrow_mut().clear();
     let forwards = stage.recent.forwards().clone();
@@ -232,7 +232,7 @@ fn what_is_forwarded_again_is_passed_over() {
     assert_eq!(stage.steps(&first), [], "no outcome is known, so none is told");
     assert_eq!(stage.connector(), None);
     // One that was not here before is decided.
-    assert_eq!(stage.steps(&[(create("e", "conn_1"), from(9))]).len(), 3);
+    assert_eq!(stage.steps(&[(create("e", "conn_1"), Some(from(9)))]).len(), 3);
 }
 
 #[test]
@@ -240,11 +240,12 @@ fn a_command_is_not_sent_about_for_ever() {
     let other = (0..).map(|n| format!("proj_{n}"));
     let elsewhere = |id: &String| partition_of(id, 6) != partition_of("proj_1", 6);
     let project = other.into_iter().find(elsewhere).unwrap();
-    let command = json!({"id": "x", "type": "project.set_tier", "projectId": project, "tier": "pro"});
+    let command =
+        json!({"id": "x", "type": "project.set_tier", "projectId": project, "tier": "pro"});
     let mut stage = Stage::new(Some("t"));
-    let steps = stage.steps(&[(command.clone(), from(1))]);
+    let steps = stage.steps(&[(command.clone(), Some(from(1)))]);
     assert!(matches!(&steps[..], [Step::Forward { index: 0, .. }]), "{steps:?}");
-    let often = Origin { hops: recent::MAX_HOPS, ..from(2).unwrap() };
+    let often = Origin { hops: recent::MAX_HOPS, ..from(2) };
     let steps = stage.steps(&[(command, Some(often))]);
     let [Step::Results(results)] = &steps[..] else { panic!("{steps:?}") };
     assert_eq!(outcome(&results[0]), ("x".to_owned(), "internal".to_owned()));

@@ -7,8 +7,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Change, Command, CommandBody, Config, ConfigValue, Connector, FieldError, Later, Patch, Problem,
-    ProblemCode, Project, ProjectState, Tier,
+    Change, Command, CommandBody, Config, ConfigValue, Connector, FieldError, Later, Patch,
+    Problem, ProblemCode, Project, ProjectState, Tier,
     config::{ELLIPSIS, to_value},
     did_you_mean,
 };
@@ -728,11 +728,9 @@ mod tests {
         assert_eq!(code(story.when(create("c2", "conn_1"))), ProblemCode::ConnectorExists);
         let patch = json!({"config": {"webhookUrl": HOOK}});
         assert_eq!(code(story.when(update("u4", "conn_1", &patch))), ProblemCode::Conflict);
-        for command in [
-            suspend("s2", None),
-            resume("r2"),
-            update("u5", "conn_1", &json!({"isActive": true})),
-        ] {
+        for command in
+            [suspend("s2", None), resume("r2"), update("u5", "conn_1", &json!({"isActive": true}))]
+        {
             accepted(story.when(command));
             assert_eq!(story.connector("conn_1").to_public_json()["type"], "carrier-pigeon");
             assert_eq!(kept(&story).0, json!({"a": 1}));

@@ -29,7 +29,9 @@ pub use partition::partition_of;
 pub use problem::{FieldError, MAX_FIELD_ERRORS, Problem, ProblemCode};
 pub use recent::{LOOK_BACK, Origin, REPEAT_AGE, REPEAT_WINDOW, Recent};
 pub use result::{CommandOutcome, CommandResult};
-pub use state::{Change, Connector, Later, Project, ProjectState, StateError, StateKey, StateRecord};
+pub use state::{
+    Change, Connector, Later, Project, ProjectState, StateError, StateKey, StateRecord,
+};
 pub use tier::Tier;
 
 /// The known name that a misspelt one probably means, as the end of a sentence.

@@ -108,7 +108,13 @@ impl Forwards {
 
 impl Recent {
     /// Takes in a command that was decided, or that stands before what this owner decides.
-    pub fn saw(&mut self, command: &Command, offset: i64, at: Timestamp, rejected: Option<&Problem>) {
+    pub fn saw(
+        &mut self,
+        command: &Command,
+        offset: i64,
+        at: Timestamp,
+        rejected: Option<&Problem>,
+    ) {
         let subject = (command.name(), subject(command));
         let known = self.commands.remove(&command.id).filter(|known| known.subject == subject);
         let rejected = rejected.cloned().or(known.and_then(|known| known.rejected));
@@ -195,7 +201,9 @@ mod tests {
         // A repeat is remembered from where it stands.
         recent.saw(&command("c2", "connector.delete", "a"), last + 500, at(0), None);
         recent.saw(&one, last + REPEAT_WINDOW + 100, at(0), None);
-        assert!(recent.before(&command("c2", "connector.delete", "a"), last + 1_400, at(0)).is_some());
+        assert!(
+            recent.before(&command("c2", "connector.delete", "a"), last + 1_400, at(0)).is_some()
+        );
     }
 
     #[test]

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_still_says_how_the_command_ended() {
-        let errors = (0..50).map(|i| crate::connector::FieldError::new(i.to_string(), "x".repeat(500)));
+        let errors =
+            (0..50).map(|i| crate::connector::FieldError::new(i.to_string(), "x".repeat(500)));
         let code = crate::connector::ProblemCode::ValidationFailed;
         let problem = Problem::with_fields(code, errors.collect());
         let id = CommandId::parse("cmd_1").unwrap();

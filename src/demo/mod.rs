@@ -38,7 +38,7 @@ use watch::Watch;
 
 use crate::{
     config::Config,
-    connector::{Command, CommandBody, OWN_ACTOR, CommandOutcome, CommandResult},
+    connector::{Command, CommandBody, CommandOutcome, CommandResult, OWN_ACTOR},
     delivery::{AttemptRecord, DeliveryRecord, Outcome},
     id::{CommandId, ProjectId},
     kafka::{Connection, EmbeddedBroker, Outgoing, Producer, Record, TopicKind, Topics},

@@ -21,16 +21,17 @@ use crate::{
     clock,
     codec::{Codec, ReadError, RecordKind},
     connector::{
-        Asked, Batch, Change, Command, CommandResult, CommandsLog, LOOK_BACK, Office, Origin, Problem,
-        ProblemCode, Progress, ProjectState, Recent, Registry, StateKey, StateRecord, Step,
-        epoch_of, partition_of,
+        Asked, Batch, Change, Command, CommandResult, CommandsLog, LOOK_BACK, Office, Origin,
+        Problem, ProblemCode, Progress, ProjectState, Recent, Registry, StateKey, StateRecord,
+        Step, epoch_of, partition_of,
     },
     delivery::Reason,
     egress::EgressPolicy,
     id::{CommandId, ProjectId},
     kafka::{
-        Admin, Assigned, Connection, GroupEvents, KafkaError, Offset, Outgoing, Partition, ProduceError,
-        Producer, Reader, ReaderEvent, Record, TopicKind, Topics,
+        Admin, Assigned, Connection, GroupEvents, Identities, KafkaError, Offset, Outgoing,
+        Partition, ProduceError, Producer, REQUEST_TIMEOUT, Reader, ReaderEvent, Record, TopicKind,
+        Topics,
     },
     metrics::{KafkaClient, Metrics},
     offsets::Begin,
@@ -189,7 +190,9 @@ impl Registrar {
             let ledger = match &mut ledger {
                 Some(ledger) => ledger,
                 none => {
-                    let Some(known) = self.look_back(&partition, first.offset).await else { return };
+                    let Some(known) = self.look_back(&partition, first.offset).await else {
+                        return;
+                    };
                     none.insert(known)
                 }
             };
@@ -643,9 +646,11 @@ impl Registrar {
     }
 }
 
-/// The id of the commands topic, where the broker has ids.
-fn commands_topic_id(_: &Connection, _: &str) -> Result<Option<String>, KafkaError> {
-    Ok(None)
+/// The id of the commands topic, where the broker has ids. Blocks.
+fn commands_topic_id(connection: &Connection, topic: &str) -> Result<Option<String>, KafkaError> {
+    let found = Identities::new(connection)?.of(&[topic], REQUEST_TIMEOUT)?;
+    let facts = found.get(topic).ok_or_else(|| KafkaError::TopicMissing(topic.to_owned()))?;
+    Ok(facts.id.map(|id| id.to_string()))
 }
 
 fn topic_header(id: Option<&str>) -> Option<(&'static str, Vec<u8>)> {
@@ -676,7 +681,8 @@ fn read_before(
     if from >= before {
         return Ok(records);
     }
-    let reader = Reader::new(connection, topic, &BTreeMap::from([(partition, Offset::Offset(from))]))?;
+    let reader =
+        Reader::new(connection, topic, &BTreeMap::from([(partition, Offset::Offset(from))]))?;
     let mut last_progress = Instant::now();
     let mut trouble = None;
     while last_progress.elapsed() < LOOK_BACK_PATIENCE {

@@ -9,9 +9,7 @@ use std::{
 use super::freshness::{COMPACTION_LAG, TOMBSTONE_RETENTION};
 use crate::{
     clock::Timestamp,
-    connector::{
-        Change, MAX_REMEMBERED_TOPICS, Progress, StateKey, StateRecord, epoch_of,
-    },
+    connector::{Change, MAX_REMEMBERED_TOPICS, Progress, StateKey, StateRecord, epoch_of},
     id::{CommandId, ProjectId},
 };
 
@@ -228,7 +226,8 @@ impl Known {
     /// [`MAX_REMEMBERED_COMMANDS`] of the partition that changed something.
     #[must_use]
     pub fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
-        let mut commands = self.remembered.commands.iter().rev().chain(self.quiet.commands.iter().rev());
+        let mut commands =
+            self.remembered.commands.iter().rev().chain(self.quiet.commands.iter().rev());
         let found = commands.find(|command| command.command_id == *id && command.key == *key);
         found.map(|command| command.command_offset)
     }

@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     fold::{
-        Applied, Content, Known, MAX_DELETED, MAX_REMEMBERED_COMMANDS, Newest, Position, Remembered,
-        Remembrance, Shelf, Stored, is_forgotten,
+        Applied, Content, Known, MAX_DELETED, MAX_REMEMBERED_COMMANDS, Newest, Position,
+        Remembered, Remembrance, Shelf, Stored, is_forgotten,
     },
     freshness::is_stale,
 };
@@ -212,7 +212,8 @@ impl Store {
         }
         let room = MAX_DELETED.try_into().unwrap_or(u64::MAX);
         let excess = self.deleted.load(Ordering::Relaxed).saturating_add_signed(deleted);
-        deleted -= self.forget_deleted(&mut batch, &folded.changes, now, excess.saturating_sub(room))?;
+        deleted -=
+            self.forget_deleted(&mut batch, &folded.changes, now, excess.saturating_sub(room))?;
         remember(&mut batch, (REMEMBERED, partition), &known.remembered, &folded.remembered);
         remember(&mut batch, (QUIET, partition), &known.quiet, &folded.quiet);
         for (epoch, topic) in &folded.topics {
@@ -985,10 +986,8 @@ mod tests {
     fn the_ids_of_commands_topics_are_kept() {
         let dir = TempDir::new().unwrap();
         let (store, _) = open(&dir);
-        let of = |topic: &str, record| StateRecord {
-            commands_topic: Some(topic.to_owned()),
-            ..record
-        };
+        let of =
+            |topic: &str, record| StateRecord { commands_topic: Some(topic.to_owned()), ..record };
         store.apply(0, &[set(1, "p/a"), of("t1", set(2, "p/a"))], 2).unwrap();
         let next = number(7, 0);
         store.apply(0, &[of("t2", set(next, "p/a"))], 3).unwrap();
@@ -1001,9 +1000,9 @@ mod tests {
         store.apply(0, &[of("t1", set(2, "p/a"))], 4).unwrap();
         // … and the repair says which topic the newest command was in.
         assert_eq!(store.repairs(0).unwrap()[0].commands_topic.as_deref(), Some("t2"));
-        let records = (8..8 + 2 * MAX_REMEMBERED_TOPICS as i64)
-            .map(|epoch| of("t", set(number(epoch, 0), "p/a")))
-            .collect::<Vec<_>>();
+        let last = 8 + 2 * i64::try_from(MAX_REMEMBERED_TOPICS).unwrap();
+        let records =
+            (8..last).map(|epoch| of("t", set(number(epoch, 0), "p/a"))).collect::<Vec<_>>();
         store.apply(0, &records, 5).unwrap();
         assert_eq!(store.progress(0).topics.len(), MAX_REMEMBERED_TOPICS);
         drop(store);

@@ -10,8 +10,8 @@ use std::{
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{
-        Change, Command, CommandResult, CommandsLog, Origin, Problem, Progress, ProjectState, Recent,
-        Registry, StateKey, StateRecord, Tier,
+        Change, Command, CommandResult, CommandsLog, Origin, Problem, Progress, ProjectState,
+        Recent, Registry, StateKey, StateRecord, Tier,
     },
     delivery::{Park, Verdict},
     id::{CommandId, ConnectorKey, ProjectId},
@@ -19,10 +19,7 @@ use dunmore_connectors::{
     lane::{Lanes, Moment, Ticket},
     pipeline::Delivery,
     secrets::Keyring,
-    view::{
-        BaseUrls, Content, Freshness, Known, Shelf, Stored, Subscriptions,
-        is_forgotten,
-    },
+    view::{BaseUrls, Content, Freshness, Known, Shelf, Stored, Subscriptions, is_forgotten},
 };
 
 use crate::{
