@@ -463,6 +463,43 @@ fn a_suspension_is_lifted_by_the_command_line() {
     serve.stop();
 }
 
+/// A text that no compression makes much shorter.
+fn noise(chance: &mut Chance, length: usize) -> String {
+    let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    (0..length).map(|_| char::from(letters[usize::try_from(chance.below(62)).unwrap()])).collect()
+}
+
+#[test]
+fn what_a_topic_does_not_take_still_ends_with_a_result() {
+    let Some(stage) = stage("topics.partitions = 2") else { return };
+    let mut chance = Chance(7);
+    let own = partition_of("proj_1", 2);
+    let topic = stage.topic("connectors.commands");
+    let tier = set_tier("cmd_tier", "proj_1", "pro");
+    let mut large = slack("cmd_large", "proj_1", "conn_1");
+    large["connector"]["config"]["webhookUrl"] = json!(format!("{HOOK}{}", noise(&mut chance, 3_000)));
+    let large = Write { partition: Some(1 - own), ..Write::new("proj_1", large.to_string()) };
+    let mut wrong = slack("cmd_wrong", "proj_1", "conn_2");
+    for _ in 0..60 {
+        wrong["connector"][noise(&mut chance, 60)] = json!(1);
+    }
+    stage.command_all(&[tier, wrong]);
+    stage.kafka.write(&topic, [large]);
+    stage.kafka.limit_topic(&topic, 1_000);
+    stage.kafka.limit_topic(&stage.topic("connectors.results"), 1_000);
+    let serve = stage.serve("one");
+    let refused = stage.result("cmd_large");
+    assert_eq!(refused["outcome"], "rejected");
+    assert_eq!(refused["problem"]["code"], "too_large");
+    let cut = stage.result("cmd_wrong");
+    assert_eq!(cut["outcome"], "rejected");
+    assert_eq!(cut["problem"]["code"], "validation_failed");
+    // Nothing is stuck behind them.
+    stage.set_up(&[slack("cmd_next", "proj_1", "conn_3")]);
+    wait_until("all is committed", PATIENCE, || stage.is_committed("connectors.commands"));
+    serve.stop();
+}
+
 #[test]
 fn what_a_later_release_wrote_is_held_and_kept() {
     let Some(stage) = stage("topics.partitions = 2") else { return };

@@ -10,7 +10,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions},
+    admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::{Header, Headers, Message, OwnedHeaders},
@@ -201,6 +201,15 @@ impl Kafka {
         wait_until("the topic has its partitions", PATIENCE, || {
             usize::try_from(self.partitions(topic)).unwrap() == partitions
         });
+    }
+
+    /// Lets a topic take only records of so many bytes. Its other settings become the broker's.
+    pub(crate) fn limit_topic(&self, topic: &str, bytes: usize) {
+        let (admin, options) = self.admin();
+        let (topic, bytes) = (ResourceSpecifier::Topic(topic), bytes.to_string());
+        let limit = AlterConfig::new(topic).set("max.message.bytes", &bytes);
+        let altered = block_on(admin.alter_configs(&[limit], &options)).unwrap();
+        assert!(altered[0].is_ok(), "{altered:?}");
     }
 
     /// Removes a partition's records before an offset, as retention does.
