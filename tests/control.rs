@@ -417,6 +417,12 @@ fn a_commands_topic_that_was_made_anew_swallows_nothing() {
     wait_until("the view has all", PATIENCE, || connectors_in_view(&serve) == 63);
     stage.set_up(&[delete("cmd_end", "proj_1", "conn_b1")]);
     wait_until("the view has it", PATIENCE, || connectors_in_view(&serve) == 62);
+    // And under a running instance.
+    stage.kafka.delete_topic(&topic);
+    assert!(stage.run(&["topics", "ensure"]).status.success());
+    stage.command_all(&[delete("cmd_run", "proj_1", "conn_b2")]);
+    wait_until("the view has it too", PATIENCE, || connectors_in_view(&serve) == 61);
+    assert_eq!(stage.result("cmd_run")["outcome"], "accepted");
     serve.stop();
 }
 
@@ -477,7 +483,8 @@ fn what_a_topic_does_not_take_still_ends_with_a_result() {
     let topic = stage.topic("connectors.commands");
     let tier = set_tier("cmd_tier", "proj_1", "pro");
     let mut large = slack("cmd_large", "proj_1", "conn_1");
-    large["connector"]["config"]["webhookUrl"] = json!(format!("{HOOK}{}", noise(&mut chance, 3_000)));
+    large["connector"]["config"]["webhookUrl"] =
+        json!(format!("{HOOK}{}", noise(&mut chance, 3_000)));
     let large = Write { partition: Some(1 - own), ..Write::new("proj_1", large.to_string()) };
     let mut wrong = slack("cmd_wrong", "proj_1", "conn_2");
     for _ in 0..60 {

@@ -84,8 +84,8 @@ pub enum Step {
     DeadLetter {
         /// The command's index in the batch.
         index: usize,
-        /// What is wrong with it.
-        detail: String,
+        /// What is wrong with it; `None` when reading it met a bug of this program.
+        detail: Option<String>,
     },
     /// The command of this index is in another partition than its project's, because its producer
     /// uses another partitioner: it goes where the project's other commands are.
@@ -145,11 +145,15 @@ impl Batch {
                 // Somebody wrote what had to be written before any later state record.
                 Err(_) if is_settled => {}
                 Err(_) if is_known_forward => batch.repeated += 1,
-                Err(Refused::Unanswerable(detail)) => {
+                Err(Unread::Refused(Refused::Unanswerable(detail))) => {
                     batch.decided.push(("unknown", false));
-                    batch.refused.push(Step::DeadLetter { index, detail });
+                    batch.refused.push(Step::DeadLetter { index, detail: Some(detail) });
                 }
-                Err(Refused::Rejected { id, project, name, problem }) => {
+                Err(Unread::Bug) => {
+                    batch.decided.push(("unknown", false));
+                    batch.refused.push(Step::DeadLetter { index, detail: None });
+                }
+                Err(Unread::Refused(Refused::Rejected { id, project, name, problem })) => {
                     batch.decided.push((name, false));
                     batch.early.push(CommandResult::rejected(id, project, problem));
                 }
@@ -332,12 +336,19 @@ impl Batch {
     }
 }
 
+/// Why there is no command to decide.
+enum Unread {
+    Refused(Refused),
+    Bug,
+}
+
 /// Reads a command; a bug that it meets costs this command only.
 #[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
-fn read(value: &[u8]) -> Result<Command, Refused> {
-    let bug = "reading the command met a bug of this program";
-    catch_unwind(|| Command::read(value))
-        .unwrap_or_else(|_| Err(Refused::Unanswerable(bug.to_owned())))
+fn read(value: &[u8]) -> Result<Command, Unread> {
+    match catch_unwind(|| Command::read(value)) {
+        Ok(read) => read.map_err(Unread::Refused),
+        Err(_) => Err(Unread::Bug),
+    }
 }
 
 /// What speaks for a command having been decided before.

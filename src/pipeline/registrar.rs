@@ -5,15 +5,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicI32, Ordering},
-    },
+    panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::Mutex;
 
 use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC, FORWARDED_FROM, FORWARDED_HOPS};
@@ -47,6 +45,9 @@ const BACKOFF: Duration = Duration::from_millis(500);
 /// How long reading back what was asked lately may take without progress.
 const LOOK_BACK_PATIENCE: Duration = Duration::from_secs(20);
 
+/// What is said of a command whose reading panicked.
+const BUG: &str = "reading the command met a bug of this program";
+
 /// Decides commands.
 pub struct Registrar {
     connection: Connection,
@@ -60,8 +61,6 @@ pub struct Registrar {
     state_producer: Producer,
     /// Over how many partitions projects are spread.
     partitions: i32,
-    /// How many partitions the commands topic has at least.
-    commands: Arc<AtomicI32>,
     metrics: Arc<Metrics>,
     failed: Mutex<Option<String>>,
     runtime: tokio::runtime::Handle,
@@ -75,6 +74,8 @@ struct Stopped;
 struct Ledger {
     log: CommandsLog,
     recent: Recent,
+    /// The offset behind the last command that was decided.
+    next: i64,
 }
 
 /// What became of a write.
@@ -139,7 +140,6 @@ impl Registrar {
             producer,
             state_producer,
             partitions,
-            commands: Arc::new(AtomicI32::new(0)),
             metrics,
             failed: Mutex::new(None),
             runtime: tokio::runtime::Handle::current(),
@@ -186,6 +186,8 @@ impl Registrar {
                 return;
             }
             let Some(first) = batch.first() else { continue };
+            // A log that goes back is another one.
+            ledger = ledger.filter(|ledger| first.offset >= ledger.next);
             // Where the last owner left off is known with the first record.
             let ledger = match &mut ledger {
                 Some(ledger) => ledger,
@@ -270,8 +272,7 @@ impl Registrar {
             if let Some(origin) = origin_of(&record) {
                 recent.forwards_mut().saw(&origin);
             }
-            let value = record.value.clone().unwrap_or_default();
-            let read = match self.codec.decode(RecordKind::Command, &value, gone).await {
+            let read = match self.decode(&record, gone).await {
                 Ok(json) => Command::read(&json).ok(),
                 Err(ReadError::Refused(..)) => None,
                 Err(ReadError::GivenUp) => return Err("the partition was given up".to_owned()),
@@ -292,7 +293,7 @@ impl Registrar {
             );
         }
         tracing::info!(partition = number, last, epoch, first, "registrar took over");
-        Ok(Ledger { log, recent })
+        Ok(Ledger { log, recent, next: first })
     }
 
     async fn batch(
@@ -316,6 +317,9 @@ impl Registrar {
         let written = self.decide_and_write(partition, &todo, ledger).await;
         if written.is_ok() {
             self.metrics.registrar_batch(todo.len(), began.elapsed());
+            if let Some(last) = records.last() {
+                ledger.next = last.offset + 1;
+            }
             for record in todo {
                 partition.complete(record.offset);
             }
@@ -342,8 +346,10 @@ impl Registrar {
         for step in batch.into_steps() {
             match step {
                 Step::DeadLetter { index, detail } => {
-                    let detail = unreadable.get(&index).unwrap_or(&detail);
-                    self.dead_letter(partition, records[index], detail).await?;
+                    let unread = unreadable.get(&index).map(|(reason, text)| (*reason, &**text));
+                    let refused = detail.as_deref().map(|text| (Reason::InvalidCommand, text));
+                    let (reason, detail) = unread.or(refused).unwrap_or((Reason::Bug, BUG));
+                    self.dead_letter(partition, records[index], reason, detail).await?;
                 }
                 Step::Forward { index, project } => {
                     let (record, value) = (records[index], &values[index]);
@@ -366,22 +372,32 @@ impl Registrar {
         &self,
         partition: &Partition,
         records: &[&Record],
-    ) -> Result<(Vec<Bytes>, HashMap<usize, String>), Stopped> {
+    ) -> Result<(Vec<Bytes>, HashMap<usize, (Reason, String)>), Stopped> {
         let mut values = Vec::with_capacity(records.len());
         let mut unreadable = HashMap::new();
         for (index, record) in records.iter().enumerate() {
-            let value = record.value.clone().unwrap_or_default();
-            let gone = || partition.is_released();
-            match self.codec.decode(RecordKind::Command, &value, gone).await {
+            match self.decode(record, || partition.is_released()).await {
                 Ok(json) => values.push(json),
-                Err(ReadError::Refused(_, detail)) => {
+                Err(ReadError::Refused(reason, detail)) => {
+                    let is_bug = reason == Reason::Bug;
+                    let reason = if is_bug { reason } else { Reason::InvalidCommand };
                     values.push(Bytes::new());
-                    unreadable.insert(index, detail);
+                    unreadable.insert(index, (reason, detail));
                 }
                 Err(ReadError::GivenUp) => return Err(Stopped),
             }
         }
         Ok((values, unreadable))
+    }
+
+    /// A command as JSON; a bug that it meets costs this command only.
+    async fn decode(&self, record: &Record, gone: impl Fn() -> bool) -> Result<Bytes, ReadError> {
+        let value = record.value.clone().unwrap_or_default();
+        let decoded = self.codec.decode(RecordKind::Command, &value, gone);
+        AssertUnwindSafe(decoded)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(ReadError::Refused(Reason::Bug, BUG.to_owned())))
     }
 
     async fn decide(
@@ -402,7 +418,7 @@ impl Registrar {
                 origin: origin.as_ref(),
             })
             .collect();
-        let Ledger { log, recent } = ledger;
+        let Ledger { log, recent, .. } = ledger;
         let (number, partitions) = (partition.number(), self.partitions);
         let office = Office { partition: number, partitions, log, egress: &self.egress };
         let known = Known { view: &self.view, partition: number };
@@ -531,14 +547,15 @@ impl Registrar {
         &self,
         partition: &Arc<Partition>,
         record: &Record,
+        reason: Reason,
         detail: &str,
     ) -> Result<(), Stopped> {
         tracing::warn!(
             offset = record.offset,
+            %reason,
             detail,
             "command refused; it is in the dead letters"
         );
-        let reason = Reason::InvalidCommand;
         let headers = super::park::record_headers(reason, detail, partition.topic(), record);
         let mut dead = Outgoing {
             topic: &self.topics.name(TopicKind::Dead),
@@ -581,7 +598,7 @@ impl Registrar {
             value: record.value.as_deref(),
             headers,
         };
-        let (code, detail) = match self.write_to_existing(partition, &forwarded).await? {
+        let (code, detail) = match self.write_to_existing(partition, &forwarded, to).await? {
             Some(Written::Whole) => return Ok(()),
             Some(Written::TooLarge) => (
                 ProblemCode::TooLarge,
@@ -606,25 +623,26 @@ impl Registrar {
         &self,
         partition: &Arc<Partition>,
         record: &Outgoing<'_>,
+        to: i32,
     ) -> Result<Option<Written>, Stopped> {
-        let (connection, topic) = (self.connection.clone(), record.topic.to_owned());
-        let (commands, to) = (Arc::clone(&self.commands), record.partition.unwrap_or_default());
-        while commands.load(Ordering::Relaxed) <= to {
-            // Partitions may have been added meanwhile.
-            let (connection, topic) = (connection.clone(), topic.clone());
-            match blocking(move || Admin::new(&connection)?.partitions(&topic)).await {
-                Ok(count) if count <= to => return Ok(None),
-                Ok(count) => commands.store(count, Ordering::Relaxed),
-                Err(error) => {
-                    tracing::warn!(error, topic = record.topic, "its partitions cannot be counted");
-                    if partition.is_released() {
-                        return Err(Stopped);
-                    }
-                    tokio::time::sleep(BACKOFF).await;
-                }
+        loop {
+            let error = match self.producer.send(record).await {
+                Ok(_) => return Ok(Some(Written::Whole)),
+                Err(ProduceError::TooLarge) => return Ok(Some(Written::TooLarge)),
+                Err(error) => error,
+            };
+            let (connection, topic) = (self.connection.clone(), record.topic.to_owned());
+            let count = blocking(move || Admin::new(&connection)?.partitions(&topic)).await;
+            // A topic that does not exist may come back.
+            if count.is_ok_and(|count| count > 0 && count <= to) {
+                return Ok(None);
             }
+            tracing::warn!(topic = record.topic, %error, "trying again");
+            if partition.is_released() {
+                return Err(Stopped);
+            }
+            tokio::time::sleep(BACKOFF).await;
         }
-        self.write(partition, record).await.map(Some)
     }
 
     async fn write(
