@@ -118,6 +118,8 @@ pub struct Batch {
     /// The commands of this partition, to recognise when they come again.
     seen: Vec<(Command, i64, Timestamp)>,
     outcomes: HashMap<CommandId, (StateKey, &'static str, CommandResult)>,
+    /// Commands of this batch that another owner rejected.
+    rejected_before: HashMap<CommandId, (StateKey, &'static str)>,
 }
 
 impl Batch {
@@ -217,8 +219,11 @@ impl Batch {
         let key = subject(&command);
         if number <= progress.last_command {
             // When it was not accepted, its result is durable.
-            let accepted = registry.accepted(&command.id, &key);
-            self.accepted.extend(accepted.and_then(|by| as_it_is(&command, by, &key, state)));
+            if let Some(by) = registry.accepted(&command.id, &key) {
+                self.accepted.extend(as_it_is(&command, by, &key, state));
+            } else {
+                self.rejected_before.insert(command.id.clone(), (key, command.name()));
+            }
             return;
         }
         if self.answer_again(&command, asked, &key, state, registry, doubt) {
@@ -293,7 +298,10 @@ impl Batch {
             }
             return is_same;
         }
-        let before = doubt.recent.before(command, asked.offset, asked.at);
+        let before = match self.rejected_before.get(&command.id) {
+            Some((of, name)) if of == key && *name == command.name() => Some(Before::Decided),
+            _ => doubt.recent.before(command, asked.offset, asked.at),
+        };
         let accepted = registry.accepted(&command.id, key);
         let (id, project) = (command.id.clone(), Some(command.project.clone()));
         match (accepted, before) {

@@ -214,6 +214,19 @@ fn repeats_are_known_after_a_take_over_by_the_log_or_the_state() {
     expect(&told, &[("t", "accepted"), ("c", "accepted"), ("a", "accepted"), ("b", "accepted")]);
 }
 
+#[test]
+fn what_another_owner_rejected_stays_rejected_within_a_batch() {
+    let mut stage = Stage::new(Some("t"));
+    let (early, tier) = (create("c", "conn_1"), tier("t", "pro"));
+    stage.decide(&[early.clone(), tier.clone()]);
+    // The next owner finds both, and a repeat behind them.
+    stage.recent = Recent::default();
+    stage.next = 0;
+    let told = stage.decide(&[early.clone(), tier, early]);
+    expect(&told, &[("c", "conflict"), ("t", "accepted")]);
+    assert_eq!(stage.connector(), None);
+}
+
 fn from(offset: i64) -> Origin {
     Origin { topic_id: Some("t".to_owned()), partition: 1, offset, hops: 1 }
 }
