@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Config, Tier};
+use super::{Config, Later, Tier, later::required};
 use crate::{
     clock::Timestamp,
-    destination::{ConnectorType, cut},
+    destination::ConnectorType,
     event::{EventType, EventTypes},
     id::{CommandId, ConnectorId, ConnectorKey, IdError, ProjectId},
 };
@@ -25,110 +25,6 @@ pub enum StateError {
     /// The key names another thing than the value.
     #[error("the key does not name what the value holds")]
     KeyMismatch,
-}
-
-/// What a later version of this program wrote and this one does not understand. It is kept as it
-/// is and written back whenever the record is written. Its `Debug` shows only names: what is not
-/// understood may be a secret.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Later {
-    /// Fields that are unknown here, and known ones whose value is.
-    fields: Map<String, Value>,
-    /// Event types that are unknown here.
-    event_types: Vec<String>,
-    /// Why the record cannot be acted on, when a known field has a value that is unknown here.
-    unusable: Option<String>,
-}
-
-impl Later {
-    /// Why the record cannot be acted on by this version, if so.
-    #[must_use]
-    pub fn unusable(&self) -> Option<&str> {
-        self.unusable.as_deref()
-    }
-
-    /// The event types that are unknown here.
-    #[must_use]
-    pub fn event_types(&self) -> &[String] {
-        &self.event_types
-    }
-
-    /// The event types were replaced by ones that are known here.
-    pub fn forget_event_types(&mut self) {
-        self.event_types.clear();
-        self.fields.shift_remove("eventTypes");
-    }
-
-    /// The field was replaced by a value that is known here.
-    pub fn forget(&mut self, field: &str) {
-        self.fields.shift_remove(field);
-        if self.fields.is_empty() {
-            self.unusable = None;
-        }
-    }
-
-    /// The text of a known field whose value is unknown here.
-    #[must_use]
-    pub fn text(&self, field: &str) -> Option<&str> {
-        self.fields.get(field)?.as_str()
-    }
-
-    /// The value of a known field, or `instead` when the value is unknown here.
-    fn known<T: DeserializeOwned>(
-        &mut self,
-        map: &mut Map<String, Value>,
-        field: &'static str,
-        instead: T,
-    ) -> Result<T, StateError> {
-        let value = map.shift_remove(field).ok_or_else(|| missing(field))?;
-        if let Ok(known) = T::deserialize(&value) {
-            return Ok(known);
-        }
-        let shown = value.as_str().map(|text| format!(" {:?}", cut(text, MAX_SHOWN_CHARS)));
-        self.unusable.get_or_insert_with(|| {
-            format!(
-                "a later version of this program wrote it: its {field}{} is unknown to this \
-                 version; upgrade this instance",
-                // A configuration may have secrets; the names of types, tiers and so on do not.
-                shown.filter(|_| field == "type" || field == "tier").unwrap_or_default()
-            )
-        });
-        self.fields.insert(field.to_owned(), value);
-        Ok(instead)
-    }
-
-    /// The record's JSON with what is kept here.
-    fn written_into(&self, known: &impl Serialize) -> Vec<u8> {
-        if self.fields.is_empty() {
-            return to_bytes(known);
-        }
-        let Ok(Value::Object(mut map)) = serde_json::to_value(known) else { return Vec::new() };
-        for (field, value) in &self.fields {
-            map.insert(field.clone(), value.clone());
-        }
-        to_bytes(&map)
-    }
-}
-
-impl fmt::Debug for Later {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.fields.keys()).entries(&self.event_types).finish()
-    }
-}
-
-/// The longest text of a later version that a message repeats, in characters.
-const MAX_SHOWN_CHARS: usize = 64;
-
-fn missing(field: &'static str) -> StateError {
-    StateError::Json(serde::de::Error::missing_field(field))
-}
-
-fn required<T: DeserializeOwned>(
-    map: &mut Map<String, Value>,
-    field: &'static str,
-) -> Result<T, StateError> {
-    let value = map.shift_remove(field).ok_or_else(|| missing(field))?;
-    Ok(T::deserialize(value)?)
 }
 
 /// A connector: where a project wants which events.
@@ -386,11 +282,6 @@ impl Project {
         let tier = self.later.text("tier").unwrap_or(self.tier.as_str());
         json!({ "id": self.id, "tier": tier, "updatedAt": self.updated_at })
     }
-}
-
-/// Texts, numbers and maps with text keys always have a JSON form.
-fn to_bytes(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }
 
 /// What a `connectors.state` record is about; its text is the record's key.

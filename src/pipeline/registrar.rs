@@ -3,8 +3,11 @@
 //! What follows, and the order in which it must become durable, is the decision of
 //! [`Batch`]; this file carries it out, then lets the offset be committed.
 
+mod take_over;
+mod write;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,21 +18,20 @@ use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::Mutex;
 
 use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC, FORWARDED_FROM, FORWARDED_HOPS};
+use take_over::Ledger;
+
 use crate::{
-    clock,
     codec::{Codec, ReadError, RecordKind},
     connector::{
-        Asked, Batch, Change, Command, CommandResult, CommandsLog, LOOK_BACK, Office, Origin,
-        Problem, ProblemCode, Progress, ProjectState, Recent, Registry, StateKey, StateRecord,
-        Step, epoch_of, partition_of,
+        Asked, Batch, Change, Command, Office, Origin, Problem, Progress, ProjectState, Registry,
+        StateKey, StateRecord, Step,
     },
     delivery::Reason,
     egress::EgressPolicy,
     id::{CommandId, ProjectId},
     kafka::{
-        Admin, Assigned, Connection, GroupEvents, Identities, KafkaError, Offset, Outgoing,
-        Partition, ProduceError, Producer, REQUEST_TIMEOUT, Reader, ReaderEvent, Record, TopicKind,
-        Topics,
+        Assigned, Connection, GroupEvents, KafkaError, Outgoing, Partition, Producer, Record,
+        TopicKind, Topics,
     },
     metrics::{KafkaClient, Metrics},
     offsets::Begin,
@@ -42,8 +44,6 @@ const MAX_BATCH: usize = 256;
 /// How often a partition without commands looks for repairs.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
 const BACKOFF: Duration = Duration::from_millis(500);
-/// How long reading back what was asked lately may take without progress.
-const LOOK_BACK_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is said of a command whose reading panicked.
 const BUG: &str = "reading the command met a bug of this program";
@@ -68,23 +68,6 @@ pub struct Registrar {
 
 /// The partition was given up, or the registrar cannot go on: nothing more is to be written.
 struct Stopped;
-
-/// What the owner of a partition knows of its log.
-#[derive(Default)]
-struct Ledger {
-    log: CommandsLog,
-    recent: Recent,
-    /// The offset behind the last command that was decided.
-    next: i64,
-}
-
-/// What became of a write.
-enum Written {
-    /// It is durable.
-    Whole,
-    /// The topic does not take so large a record; nothing was written.
-    TooLarge,
-}
 
 /// What this instance's view knows of one partition.
 struct Known<'a> {
@@ -207,93 +190,6 @@ impl Registrar {
                 }
             }
         }
-    }
-
-    /// Waits until the view has everything that earlier owners wrote; false when the partition was
-    /// given up before.
-    async fn catch_up(&self, partition: &Arc<Partition>) -> bool {
-        let number = partition.number();
-        if number >= self.partitions {
-            // Added to the topic later: no project belongs here, all commands are passed on.
-            tracing::warn!(partition = number, "a partition beyond those of the state topic");
-            return true;
-        }
-        while !partition.is_released() {
-            let (connection, topic) = (self.connection.clone(), self.topics.name(TopicKind::State));
-            let end = blocking(move || {
-                let reader = Reader::new(&connection, &topic, &BTreeMap::new())?;
-                Ok(reader.watermarks(number)?.1)
-            });
-            match end.await {
-                Ok(end) => {
-                    self.view.wait_for_offset(number, end).await;
-                    return true;
-                }
-                Err(error) => tracing::warn!(error, "registrar cannot take over yet"),
-            }
-            tokio::time::sleep(BACKOFF).await;
-        }
-        false
-    }
-
-    /// Finds out which log the partition's commands are in, and what was asked lately before the
-    /// first one that is left; nothing when the partition was given up before.
-    async fn look_back(&self, partition: &Arc<Partition>, first: i64) -> Option<Ledger> {
-        while !partition.is_released() {
-            match self.try_look_back(partition, first).await {
-                Ok(ledger) => return Some(ledger),
-                Err(error) => tracing::warn!(error, "registrar cannot take over yet"),
-            }
-            tokio::time::sleep(BACKOFF).await;
-        }
-        None
-    }
-
-    async fn try_look_back(
-        &self,
-        partition: &Arc<Partition>,
-        first: i64,
-    ) -> Result<Ledger, String> {
-        let number = partition.number();
-        // Before the log: a command whose consequences are known is in it.
-        let progress = self.view.progress(number);
-        let (connection, topic) = (self.connection.clone(), self.topics.name(TopicKind::Commands));
-        let (topic_id, end, records) = blocking(move || {
-            let reader = Reader::new(&connection, &topic, &BTreeMap::new())?;
-            let end = reader.watermarks(number)?.1;
-            let records = read_before(&connection, &topic, number, first)?;
-            Ok((commands_topic_id(&connection, &topic)?, end, records))
-        })
-        .await?;
-        let log = CommandsLog::found(topic_id, end, &progress, clock::now());
-        let mut recent = Recent::default();
-        let gone = || partition.is_released();
-        for record in records {
-            if let Some(origin) = origin_of(&record) {
-                recent.forwards_mut().saw(&origin);
-            }
-            let read = match self.decode(&record, gone).await {
-                Ok(json) => Command::read(&json).ok(),
-                Err(ReadError::Refused(..)) => None,
-                Err(ReadError::GivenUp) => return Err("the partition was given up".to_owned()),
-            };
-            if let Some(command) = read
-                && partition_of(command.project.as_str(), self.partitions) == number
-            {
-                recent.saw(&command, record.offset, record.timestamp, None);
-            }
-        }
-        let (last, epoch) = (progress.last_command, log.epoch(&progress));
-        if epoch > epoch_of(last) {
-            tracing::warn!(
-                partition = number,
-                last,
-                epoch,
-                "the commands topic was made anew; its commands are decided from its beginning"
-            );
-        }
-        tracing::info!(partition = number, last, epoch, first, "registrar took over");
-        Ok(Ledger { log, recent, next: first })
     }
 
     async fn batch(
@@ -499,176 +395,6 @@ impl Registrar {
         self.view.wait_for_offset(number, written? + 1).await;
         Ok(())
     }
-
-    async fn results(
-        &self,
-        partition: &Arc<Partition>,
-        results: &[CommandResult],
-    ) -> Result<(), Stopped> {
-        join_all(results.iter().map(|result| self.result(partition, result)))
-            .await
-            .into_iter()
-            .collect()
-    }
-
-    async fn result(
-        &self,
-        partition: &Arc<Partition>,
-        result: &CommandResult,
-    ) -> Result<(), Stopped> {
-        let topic = self.topics.name(TopicKind::Results);
-        // How the command ended must be told, however little else there is room for.
-        for result in [result, &result.cut()] {
-            let value = self.codec.encode(TopicKind::Results, result.to_json());
-            let record = Outgoing {
-                topic: &topic,
-                partition: None,
-                key: result.command_id.as_str().as_bytes(),
-                value: Some(&value),
-                headers: Vec::new(),
-            };
-            match self.write(partition, &record).await? {
-                Written::Whole => return Ok(()),
-                Written::TooLarge => tracing::error!(
-                    topic,
-                    command = %result.command_id,
-                    "a result is larger than the topic takes; it is cut: raise max.message.bytes \
-                     (dunmore topics check)"
-                ),
-            }
-        }
-        self.fail(format!("{topic} does not take a result of few bytes: raise max.message.bytes"));
-        Err(Stopped)
-    }
-
-    /// What is refused may hold secrets in plain, so its value is not repeated: the headers say where
-    /// it stands.
-    async fn dead_letter(
-        &self,
-        partition: &Arc<Partition>,
-        record: &Record,
-        reason: Reason,
-        detail: &str,
-    ) -> Result<(), Stopped> {
-        tracing::warn!(
-            offset = record.offset,
-            %reason,
-            detail,
-            "command refused; it is in the dead letters"
-        );
-        let headers = super::park::record_headers(reason, detail, partition.topic(), record);
-        let mut dead = Outgoing {
-            topic: &self.topics.name(TopicKind::Dead),
-            partition: None,
-            key: record.key.as_deref().unwrap_or_default(),
-            value: Some(b""),
-            headers: headers.iter().map(|(key, value)| (key.as_str(), value.clone())).collect(),
-        };
-        if let Written::TooLarge = self.write(partition, &dead).await? {
-            // A foreign key or foreign headers; where the record stands is enough.
-            dead.key = b"";
-            dead.headers.retain(|(name, _)| name.starts_with("dunmore-"));
-            if let Written::TooLarge = self.write(partition, &dead).await? {
-                tracing::error!(offset = record.offset, "no dead letter of it could be written");
-            }
-        }
-        Ok(())
-    }
-
-    async fn forward(
-        &self,
-        partition: &Arc<Partition>,
-        record: &Record,
-        json: &[u8],
-        project: &ProjectId,
-        log: &CommandsLog,
-    ) -> Result<(), Stopped> {
-        let to = partition_of(project.as_str(), self.partitions);
-        let hops = origin_of(record).map_or(0, |origin| origin.hops).saturating_add(1);
-        let mut headers = vec![
-            (FORWARDED_FROM, format!("{}/{}", partition.number(), record.offset).into_bytes()),
-            (FORWARDED_HOPS, hops.to_string().into_bytes()),
-        ];
-        headers.extend(topic_header(log.topic_id.as_deref()));
-        let topic = self.topics.name(TopicKind::Commands);
-        let forwarded = Outgoing {
-            topic: &topic,
-            partition: Some(to),
-            key: project.as_str().as_bytes(),
-            value: record.value.as_deref(),
-            headers,
-        };
-        let (code, detail) = match self.write_to_existing(partition, &forwarded, to).await? {
-            Some(Written::Whole) => return Ok(()),
-            Some(Written::TooLarge) => (
-                ProblemCode::TooLarge,
-                "The command is larger than its topic takes once it was forwarded to the partition \
-                 of its project.",
-            ),
-            None => (
-                ProblemCode::Unavailable,
-                "The commands topic has fewer partitions than the state topic, so there is no \
-                 partition for this project's commands (dunmore topics check).",
-            ),
-        };
-        tracing::error!(offset = record.offset, to, detail, "a command cannot be forwarded");
-        let Ok(command) = Command::read(json) else { return Ok(()) };
-        let problem = Problem::new(code, detail);
-        let result = CommandResult::rejected(command.id, Some(command.project), problem);
-        self.result(partition, &result).await
-    }
-
-    /// Writes to a partition that may not exist; nothing when it does not.
-    async fn write_to_existing(
-        &self,
-        partition: &Arc<Partition>,
-        record: &Outgoing<'_>,
-        to: i32,
-    ) -> Result<Option<Written>, Stopped> {
-        loop {
-            let error = match self.producer.send(record).await {
-                Ok(_) => return Ok(Some(Written::Whole)),
-                Err(ProduceError::TooLarge) => return Ok(Some(Written::TooLarge)),
-                Err(error) => error,
-            };
-            let (connection, topic) = (self.connection.clone(), record.topic.to_owned());
-            let count = blocking(move || Admin::new(&connection)?.partitions(&topic)).await;
-            // A topic that does not exist may come back.
-            if count.is_ok_and(|count| count > 0 && count <= to) {
-                return Ok(None);
-            }
-            tracing::warn!(topic = record.topic, %error, "trying again");
-            if partition.is_released() {
-                return Err(Stopped);
-            }
-            tokio::time::sleep(BACKOFF).await;
-        }
-    }
-
-    async fn write(
-        &self,
-        partition: &Arc<Partition>,
-        record: &Outgoing<'_>,
-    ) -> Result<Written, Stopped> {
-        loop {
-            match self.producer.send(record).await {
-                Ok(_) => return Ok(Written::Whole),
-                Err(ProduceError::TooLarge) => return Ok(Written::TooLarge),
-                Err(error) => tracing::warn!(topic = record.topic, %error, "trying again"),
-            }
-            if partition.is_released() {
-                return Err(Stopped);
-            }
-            tokio::time::sleep(BACKOFF).await;
-        }
-    }
-}
-
-/// The id of the commands topic, where the broker has ids. Blocks.
-fn commands_topic_id(connection: &Connection, topic: &str) -> Result<Option<String>, KafkaError> {
-    let found = Identities::new(connection)?.of(&[topic], REQUEST_TIMEOUT)?;
-    let facts = found.get(topic).ok_or_else(|| KafkaError::TopicMissing(topic.to_owned()))?;
-    Ok(facts.id.map(|id| id.to_string()))
 }
 
 fn topic_header(id: Option<&str>) -> Option<(&'static str, Vec<u8>)> {
@@ -684,46 +410,6 @@ fn origin_of(record: &Record) -> Option<Origin> {
         offset: offset.parse().ok()?,
         hops: record.header_text(FORWARDED_HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(1),
     })
-}
-
-/// The records of a partition that stand before this offset, as far back as [`LOOK_BACK`]. Blocks.
-fn read_before(
-    connection: &Connection,
-    topic: &str,
-    partition: i32,
-    before: i64,
-) -> Result<Vec<Record>, KafkaError> {
-    let low = Reader::new(connection, topic, &BTreeMap::new())?.watermarks(partition)?.0;
-    let from = before.saturating_sub(LOOK_BACK).max(low);
-    let mut records = Vec::new();
-    if from >= before {
-        return Ok(records);
-    }
-    let reader =
-        Reader::new(connection, topic, &BTreeMap::from([(partition, Offset::Offset(from))]))?;
-    let mut last_progress = Instant::now();
-    let mut trouble = None;
-    while last_progress.elapsed() < LOOK_BACK_PATIENCE {
-        match reader.poll(Duration::from_millis(100)) {
-            ReaderEvent::Record(record) if record.offset < before => {
-                last_progress = Instant::now();
-                records.push(record);
-                if records.last().is_some_and(|last| last.offset + 1 == before) {
-                    return Ok(records);
-                }
-            }
-            // What stands before it may be no record, such as the end of a transaction.
-            ReaderEvent::Record(_) | ReaderEvent::End { .. } => return Ok(records),
-            ReaderEvent::Idle => {}
-            ReaderEvent::OutOfRange => trouble = Some("records were deleted meanwhile".to_owned()),
-            ReaderEvent::Trouble(error) => trouble = Some(error),
-        }
-        if trouble.is_some() && last_progress.elapsed() > Duration::from_secs(1) {
-            break;
-        }
-    }
-    let why = trouble.unwrap_or_else(|| format!("{topic} could not be read back in time"));
-    Err(KafkaError::Other(why))
 }
 
 async fn blocking<T: Send + 'static>(
