@@ -104,8 +104,7 @@ pub(super) fn describe(
         for index in 0..count {
             let description = *descriptions.add(index);
             let error = sys::rd_kafka_TopicDescription_error(description);
-            if sys::rd_kafka_error_code(error)
-                != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            if sys::rd_kafka_error_code(error) != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
             {
                 continue;
             }

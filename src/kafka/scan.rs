@@ -15,8 +15,7 @@ use rdkafka::{
 };
 
 use super::{
-    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record, consumer,
-    reader::Quiet,
+    Admin, Connection, FETCH_QUEUE_BACKOFF, KafkaError, REQUEST_TIMEOUT, Record, consumer, reader::Quiet,
 };
 use crate::clock::Timestamp;
 
