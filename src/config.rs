@@ -671,6 +671,13 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
 
 /// The environment's settings. Variables of one level are taken only when they are known: others
 /// with the prefix belong to scripts around this program.
+/// The name of the user that runs this program, where the system says it.
+#[must_use]
+pub fn user() -> Option<String> {
+    let names = ["USER", "LOGNAME", "USERNAME"].into_iter();
+    names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty())
+}
+
 fn environment() -> Env {
     Env::prefixed(ENV_PREFIX)
         .filter(|key| {

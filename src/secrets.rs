@@ -102,7 +102,13 @@ impl Keyring {
         let payload = Payload { msg: plain.as_bytes(), aad: &place(key, field) };
         // Only texts beyond 64 GiB are refused; fields have 8 KiB. Nothing would be kept of it.
         let ciphertext = first.cipher.encrypt(&nonce, payload).unwrap_or_default();
-        Sealed { key_id: first.id.clone(), nonce: nonce.into(), ciphertext, mask: mask(plain) }
+        Sealed {
+            key_id: first.id.clone(),
+            nonce: nonce.into(),
+            ciphertext,
+            mask: mask(plain),
+            later: Map::new(),
+        }
     }
 
     /// Decrypts the value of a connector's field.

@@ -141,6 +141,7 @@ impl Service {
             config.topics.state_partitions,
         )?;
         let partitions = feed.partitions();
+        kafka_admin.require_commands(&topics, partitions)?;
         let supervisor = Supervisor::default();
         let health = Arc::new(ServiceHealth::new(feed, codec.clone(), supervisor.clone()));
         health.wait_for(vec!["the consumers to join their groups"]);

@@ -225,6 +225,7 @@ fn without_secret(kind: ConnectorType, right: &Request) -> Request {
 fn required(kind: ConnectorType) -> &'static [&'static str] {
     use ConnectorType as T;
     match kind {
+        T::Unknown => &[],
         T::Slack => &["/text", "/blocks/0/text/text"],
         T::Discord => &["/embeds/0/title", "/allowed_mentions"],
         T::Email => &["/from", "/to", "/subject", "/text"],

@@ -7,7 +7,9 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use bytes::Bytes;
 use dunmore_connectors::{
     clock::Timestamp,
-    connector::{Change, Config, ConfigValue, Connector, ProjectState, StateKey, StateRecord},
+    connector::{
+        Change, Config, ConfigValue, Connector, Later, ProjectState, StateKey, StateRecord,
+    },
     delivery::{AttemptRecord, DeliveryRecord, Origin, Outcome, Source},
     destination::ConnectorType,
     event::{Event, EventType, EventTypes},
@@ -71,6 +73,8 @@ fn project(connectors: usize) -> ProjectState {
             event_types: EventTypes::Some(vec![EventType::PaymentSettled]),
             is_active: true,
             suspended_reason: None,
+            suspended_at: None,
+            later: Later::default(),
             created_at: at,
             updated_at: at,
             version: 1,
@@ -148,6 +152,7 @@ fn view(state: &ProjectState, keyring: &Arc<Keyring>) -> (tempfile::TempDir, Vie
         .zip(state.connectors.values())
         .map(|(offset, connector)| StateRecord {
             command_offset: offset,
+            commands_topic: None,
             command_id: connector.command_id.clone(),
             key: StateKey::Connector(connector.key.clone()),
             value: Some(connector.to_json()),

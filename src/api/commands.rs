@@ -54,7 +54,7 @@ pub struct Commands {
 
 /// A command that was carried out.
 pub struct Done {
-    /// The offset of the command: the connector's version.
+    /// The number of the command: the connector's version.
     pub version: i64,
     /// The connector as the result shows it.
     pub connector: Option<serde_json::Value>,
@@ -143,11 +143,13 @@ impl Commands {
             let unknown = || Problem::new(ProblemCode::Internal, "Rejected without a reason.");
             return Err(result.problem.unwrap_or_else(unknown));
         }
-        let seen = view.wait_for_command(partition, offset);
+        // A release before this one answers without a number.
+        let version = result.version.unwrap_or(offset);
+        let seen = view.wait_for_command(partition, version);
         if tokio::time::timeout_at(deadline, seen).await.is_err() {
             return Err(no_result("It was carried out, but this instance does not see it yet"));
         }
-        Ok(Done { version: offset, connector: result.connector })
+        Ok(Done { version, connector: result.connector })
     }
 
     fn wait_for(&self, id: &CommandId) -> Result<oneshot::Receiver<CommandResult>, Problem> {

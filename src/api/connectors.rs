@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{Path, State, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -16,11 +16,13 @@ use super::{Shared, error::Failure, unavailable};
 use crate::{
     clock,
     connector::{
-        Change, Command, ConfigValue, Connector, Context, Decision, FieldError, Problem,
-        ProblemCode, Project, ProjectState, Refused, Tier, decide,
+        Change, Command, CommandBody, ConfigValue, Connector, Context, Decision, FieldError, Later,
+        MAX_ACTOR_CHARS, Problem, ProblemCode, Project, ProjectState, Refused, Tier, decide,
     },
+    destination::cut,
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
     secrets::Keyring,
+    tokens::Caller,
 };
 
 /// The longest `Idempotency-Key`, in bytes.
@@ -55,6 +57,7 @@ pub async fn read(
 /// `POST …/connectors`
 pub async fn create(
     State(shared): Shares,
+    Extension(caller): Extension<Caller>,
     Path(project): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -80,6 +83,7 @@ pub async fn create(
         "projectId": project,
         "connectorId": connector,
         "connector": body,
+        "actor": actor(&caller),
     }))?;
     // What is wrong with the request itself is told at once. Whether there is room is the
     // registrar's decision.
@@ -102,6 +106,7 @@ pub async fn create(
 /// `PATCH …/connectors/:id`
 pub async fn update(
     State(shared): Shares,
+    Extension(caller): Extension<Caller>,
     Path((project, connector)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -114,6 +119,7 @@ pub async fn update(
         "projectId": found.key.project,
         "connectorId": found.key.connector,
         "patch": body,
+        "actor": actor(&caller),
     });
     let is_conditional = if_version(&headers, &found, &mut command)?;
     let mut command = read_command(command)?;
@@ -131,6 +137,7 @@ pub async fn update(
 /// `DELETE …/connectors/:id`
 pub async fn delete(
     State(shared): Shares,
+    Extension(caller): Extension<Caller>,
     Path((project, connector)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
@@ -140,12 +147,38 @@ pub async fn delete(
         "type": "connector.delete",
         "projectId": found.key.project,
         "connectorId": found.key.connector,
+        "actor": actor(&caller),
     });
     let is_conditional = if_version(&headers, &found, &mut command)?;
     let command = read_command(command)?;
     let done = shared.commands.run(&command, &shared.view).await;
     done.map_err(|problem| precondition(problem, is_conditional))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST …/connectors/:id/resume`
+pub async fn resume(
+    State(shared): Shares,
+    Extension(caller): Extension<Caller>,
+    Path((project, connector)): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    let found = find(&shared, &project, &connector)?;
+    let ConnectorKey { project, connector } = found.key.clone();
+    let command = Command {
+        id: CommandId::from_uuid(Uuid::now_v7()),
+        project,
+        actor: Some(actor(&caller)),
+        body: CommandBody::Resume { connector },
+    };
+    shared.commands.run(&command, &shared.view).await?;
+    let resumed = shared.view.connector(&found.key).map_err(unavailable)?;
+    let resumed = resumed.ok_or_else(|| no_such(&found.key.connector))?;
+    Ok(shown(StatusCode::OK, resumed.version, resumed.to_public_json()))
+}
+
+/// Who asks, as commands say it: the token's name, or the subject of a signed one.
+fn actor(caller: &Caller) -> String {
+    cut(caller.name.strip_prefix("token:").unwrap_or(&caller.name), MAX_ACTOR_CHARS)
 }
 
 /// The connector that a path names.
@@ -206,7 +239,8 @@ fn unlimited(project: &ProjectId) -> ProjectState {
     let command_id = CommandId::from_uuid(Uuid::nil());
     let tier = Tier::Enterprise;
     let (id, updated_at) = (project.clone(), clock::now());
-    let project = Project { id, tier, updated_at, version: 0, command_id };
+    let later = Later::default();
+    let project = Project { id, tier, updated_at, version: 0, command_id, later };
     ProjectState { project: Some(project), connectors: BTreeMap::new() }
 }
 

@@ -159,6 +159,7 @@ fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(CONNECTORS, get(connectors::list).post(connectors::create))
         .route(&path("/{connectorId}"), connector)
+        .route(&path("/{connectorId}/resume"), post(connectors::resume))
         .route(&path("/{connectorId}/test"), post(trial::test))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::list))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), edge::admit))

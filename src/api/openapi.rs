@@ -72,6 +72,11 @@ fn paths() -> Value {
             json!({ "204": { "description": "It is gone." } }), &["404", "409", "412", "503"],
             json!({ "parameters": [if_match] })),
     }));
+    paths.insert(format!("{one}/resume"), json!({
+        "parameters": [project, connector],
+        "post": operation("resumeConnector", "Lift a suspension without a new configuration; what is held is delivered. A connector that is not suspended stays as it is.",
+            ok(200, "The connector.", "Connector"), &["404", "503"], json!({})),
+    }));
     paths.insert(format!("{one}/test"), json!({
         "parameters": [project, connector],
         "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. Only an instance with the role delivery can.",
@@ -228,7 +233,8 @@ fn schemas() -> Value {
                 "config": { "type": "object", "description": "As it was given, secrets masked." },
                 "eventTypes": reference("schemas", "EventTypes"),
                 "isActive": { "type": "boolean" },
-                "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes." },
+                "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
+                "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
                 "createdAt": time,
                 "updatedAt": time,
             },

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Common, Said, Usage,
-    control::ControlClient,
+    control::{ControlClient, actor},
     load,
     output::{self, Output},
     start_logs, state,
@@ -85,6 +85,14 @@ pub enum ConnectorCommand {
         active: Option<bool>,
         #[command(flatten)]
         config: ConfigFlags,
+    },
+    /// Lift a connector's suspension without a new configuration.
+    #[command(after_help = "Example:\n  dunmore connector resume proj_1 conn_1")]
+    Resume {
+        /// The project's id.
+        project: ProjectId,
+        /// The connector's id.
+        connector: ConnectorId,
     },
     /// Delete a connector.
     #[command(after_help = "Example:\n  dunmore connector delete proj_1 conn_1")]
@@ -208,7 +216,26 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
                 "patch": patch,
             });
             let result = send(common, command).await?;
-            report(common, &result, &format!("connector {connector} updated"))
+            let shown = result.connector.as_ref();
+            let suspended = shown.and_then(|connector| connector["suspendedReason"].as_str());
+            let mut done = format!("connector {connector} updated");
+            if let Some(reason) = suspended {
+                done.push_str(&format!(
+                    "; it is still suspended ({reason}): new settings, or dunmore connector \
+                     resume {project} {connector}, lift that"
+                ));
+            }
+            report(common, &result, &done)
+        }
+        ConnectorCommand::Resume { project, connector } => {
+            let command = json!({
+                "id": new_command_id(),
+                "type": "connector.resume",
+                "projectId": project,
+                "connectorId": connector,
+            });
+            let result = send(common, command).await?;
+            report(common, &result, &format!("connector {connector} is not suspended"))
         }
         ConnectorCommand::Delete { project, connector } => {
             let command = json!({
@@ -229,7 +256,8 @@ pub(super) fn new_command_id() -> CommandId {
 
 /// Checks the command as the registrar would, so that plain mistakes are told at once, and sends
 /// it. Its secrets are encrypted first when the keys are known here.
-async fn send(common: &Common, command: Value) -> anyhow::Result<CommandResult> {
+async fn send(common: &Common, mut command: Value) -> anyhow::Result<CommandResult> {
+    command["actor"] = json!(actor());
     start_logs(common, "error")?;
     let config = load(common)?;
     let connection = config.connection()?;
@@ -317,8 +345,8 @@ fn list(common: &Common, connectors: &[Connector]) -> anyhow::Result<()> {
         };
         [
             connector.key.connector.to_string(),
-            connector.kind.to_string(),
-            connector.event_types.to_names().join(", "),
+            connector.type_name().to_owned(),
+            connector.event_type_names().join(", "),
             state,
             connector.updated_at.to_string(),
         ]

@@ -9,7 +9,8 @@ use futures_util::future::try_join_all;
 
 use crate::{
     codec::{Codec, RecordKind},
-    connector::{Command, CommandResult},
+    connector::{Command, CommandResult, MAX_ACTOR_CHARS},
+    destination::cut,
     id::CommandId,
     kafka::{
         Connection, KafkaError, Offset, Outgoing, ProduceError, Producer, Reader, ReaderEvent,
@@ -112,6 +113,12 @@ impl ControlClient {
         self.producer.send(&record).await?;
         Ok(())
     }
+}
+
+/// Who runs this program, as commands say it.
+pub fn actor() -> String {
+    let user = crate::config::user();
+    cut(&format!("cli:{}", user.as_deref().unwrap_or("unknown")), MAX_ACTOR_CHARS)
 }
 
 /// The next result of one of these commands, which is then taken out of them.

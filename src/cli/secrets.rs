@@ -118,6 +118,7 @@ async fn round(config: &Config, todo: &[ConnectorKey], report: &mut Report) -> a
     let command = |key: &ConnectorKey| Command {
         id: new_command_id(),
         project: key.project.clone(),
+        actor: Some(super::control::actor()),
         body: CommandBody::Reencrypt {
             connector: key.connector.clone(),
             key: report.first_key.clone(),

@@ -9,14 +9,25 @@
 //! An owner that was replaced and does not know it yet may still be writing. So the last state
 //! record is looked up together with each project's state, not once: a command that somebody has
 //! decided meanwhile is never decided from a state that has its own consequences in it.
+//!
+//! A command that stands in the log twice is decided once: see [`recent`](super::recent).
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use super::{
-    Change, Command, CommandResult, Context, Decision, Problem, ProjectState, Refused, StateKey,
-    StateRecord, decide, partition_of,
+    Change, Command, CommandOutcome, CommandResult, CommandsLog, Context, Decision, Origin,
+    Problem, ProblemCode, Progress, ProjectState, Recent, Refused, StateKey, StateRecord, decide,
+    number, partition_of,
+    recent::{Before, MAX_HOPS, subject},
 };
-use crate::{clock::Timestamp, egress::EgressPolicy, id::ProjectId};
+use crate::{
+    clock::Timestamp,
+    egress::EgressPolicy,
+    id::{CommandId, ProjectId},
+};
 
 /// A record of the commands topic.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +38,8 @@ pub struct Asked<'a> {
     pub at: Timestamp,
     /// Its value.
     pub value: &'a [u8],
+    /// The record that it was forwarded from, if it was.
+    pub origin: Option<&'a Origin>,
 }
 
 /// What a registrar knows of the partition whose commands it decides.
@@ -34,11 +47,11 @@ pub trait Registry {
     /// Why it cannot be asked.
     type Error;
 
-    /// The last command of the partition whose consequences are known.
-    fn last_command(&self) -> i64;
+    /// How far the partition's commands were decided.
+    fn progress(&self) -> Progress;
 
-    /// What the command at this offset changed, if it was accepted not long ago.
-    fn was_accepted(&self, command_offset: i64) -> Option<StateKey>;
+    /// The number of the command of this id that changed this, if it was accepted not long ago.
+    fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64>;
 
     /// All that is known about a project.
     fn project(&self, project: &ProjectId) -> Result<ProjectState, Self::Error>;
@@ -56,8 +69,10 @@ pub trait Registry {
 pub struct Office<'a> {
     /// The partition.
     pub partition: i32,
-    /// How many partitions the commands topic has.
+    /// Over how many partitions projects are spread.
     pub partitions: i32,
+    /// The partition's log.
+    pub log: &'a CommandsLog,
     /// Where users' URLs may point.
     pub egress: &'a EgressPolicy,
 }
@@ -69,8 +84,8 @@ pub enum Step {
     DeadLetter {
         /// The command's index in the batch.
         index: usize,
-        /// What is wrong with it.
-        detail: String,
+        /// What is wrong with it; `None` when reading it met a bug of this program.
+        detail: Option<String>,
     },
     /// The command of this index is in another partition than its project's, because its producer
     /// uses another partitioner: it goes where the project's other commands are.
@@ -84,7 +99,7 @@ pub enum Step {
     Results(Vec<CommandResult>),
     /// State records, in this order and without a gap.
     State(Vec<StateRecord>),
-    /// Not a write: this instance's own view has applied the command at this offset.
+    /// Not a write: this instance's own view has applied the command of this number.
     Applied(i64),
 }
 
@@ -93,10 +108,18 @@ pub enum Step {
 pub struct Batch {
     /// The commands that were decided, by name, and whether they were accepted.
     pub decided: Vec<(&'static str, bool)>,
+    /// How many commands had been decided before and were not decided again.
+    pub repeated: usize,
     refused: Vec<Step>,
-    rejected: Vec<CommandResult>,
+    /// Results that are durable before the state: of rejected commands, and of repeated ones.
+    early: Vec<CommandResult>,
     state: Vec<StateRecord>,
     accepted: Vec<CommandResult>,
+    /// The commands of this partition, to recognise when they come again.
+    seen: Vec<(Command, i64, Timestamp)>,
+    outcomes: HashMap<CommandId, (StateKey, &'static str, CommandResult)>,
+    /// Commands of this batch that another owner rejected.
+    rejected_before: HashMap<CommandId, (StateKey, &'static str)>,
 }
 
 impl Batch {
@@ -105,22 +128,36 @@ impl Batch {
         commands: &[Asked<'_>],
         office: Office<'_>,
         registry: &R,
+        recent: &mut Recent,
     ) -> Result<Self, R::Error> {
         let mut batch = Self::default();
-        let known_up_to = registry.last_command();
+        let progress = registry.progress();
+        let epoch = office.log.epoch(&progress);
         let mut projects = HashMap::new();
+        // What is asked is taken in at the end: when the registry fails, all is decided again.
+        let mut forwards = recent.forwards().clone();
         for (index, asked) in commands.iter().enumerate() {
-            let is_settled = asked.offset <= known_up_to;
-            match Command::read(asked.value) {
+            let is_settled = number(epoch, asked.offset) <= progress.last_command;
+            let is_known_forward = asked.origin.is_some_and(|origin| {
+                let known = forwards.has(origin);
+                forwards.saw(origin);
+                known
+            });
+            match read(asked.value) {
                 // Somebody wrote what had to be written before any later state record.
                 Err(_) if is_settled => {}
-                Err(Refused::Unanswerable(detail)) => {
+                Err(_) if is_known_forward => batch.repeated += 1,
+                Err(Unread::Refused(Refused::Unanswerable(detail))) => {
                     batch.decided.push(("unknown", false));
-                    batch.refused.push(Step::DeadLetter { index, detail });
+                    batch.refused.push(Step::DeadLetter { index, detail: Some(detail) });
                 }
-                Err(Refused::Rejected { id, project, name, problem }) => {
+                Err(Unread::Bug) => {
+                    batch.decided.push(("unknown", false));
+                    batch.refused.push(Step::DeadLetter { index, detail: None });
+                }
+                Err(Unread::Refused(Refused::Rejected { id, project, name, problem })) => {
                     batch.decided.push((name, false));
-                    batch.rejected.push(CommandResult::rejected(id, project, problem));
+                    batch.early.push(CommandResult::rejected(id, project, problem));
                 }
                 Ok(command) => {
                     let place = partition_of(command.project.as_str(), office.partitions);
@@ -131,69 +168,170 @@ impl Batch {
                                 entry.insert(read_together(registry, &command.project)?)
                             }
                         };
-                        batch.take(asked, command, known, office, registry);
+                        let doubt = Doubt { recent, is_known_forward };
+                        batch.take(asked, command, known, office, registry, doubt);
+                    } else if is_known_forward {
+                        batch.repeated += 1;
                     } else if !is_settled {
-                        batch.refused.push(Step::Forward { index, project: command.project });
+                        batch.pass_on(index, asked, command);
                     }
                 }
             }
         }
+        *recent.forwards_mut() = forwards;
+        for (command, offset, at) in std::mem::take(&mut batch.seen) {
+            let outcome = batch.outcomes.get(&command.id);
+            let rejected = outcome.and_then(|(.., result)| result.problem.as_ref());
+            recent.saw(&command, offset, at, rejected);
+        }
         Ok(batch)
+    }
+
+    /// A command of another partition goes there, unless it has been sent about already: then
+    /// instances disagree on where it belongs.
+    fn pass_on(&mut self, index: usize, asked: &Asked<'_>, command: Command) {
+        if asked.origin.is_none_or(|origin| origin.hops < MAX_HOPS) {
+            self.refused.push(Step::Forward { index, project: command.project });
+            return;
+        }
+        let problem = Problem::new(
+            ProblemCode::Internal,
+            format!(
+                "The command was forwarded {MAX_HOPS} times and is still in another partition than \
+                 its project's: instances have different settings topics.state_partitions."
+            ),
+        );
+        self.decided.push((command.name(), false));
+        self.early.push(CommandResult::rejected(command.id, Some(command.project), problem));
     }
 
     fn take<R: Registry>(
         &mut self,
         asked: &Asked<'_>,
         command: Command,
-        (known_up_to, state): &mut (i64, ProjectState),
+        (progress, state): &mut (Progress, ProjectState),
         office: Office<'_>,
         registry: &R,
+        doubt: Doubt<'_>,
     ) {
-        if asked.offset <= *known_up_to {
+        self.seen.push((command.clone(), asked.offset, asked.at));
+        let number = number(office.log.epoch(progress), asked.offset);
+        let key = subject(&command);
+        if number <= progress.last_command {
             // When it was not accepted, its result is durable.
-            let changed = registry.was_accepted(asked.offset);
-            let now = changed.and_then(|key| as_it_is(&key, state));
-            self.accepted.extend(now.map(|change| CommandResult::accepted(&command, &change)));
+            if let Some(by) = registry.accepted(&command.id, &key) {
+                self.accepted.extend(as_it_is(&command, by, &key, state));
+            } else {
+                self.rejected_before.insert(command.id.clone(), (key, command.name()));
+            }
+            return;
+        }
+        if self.answer_again(&command, asked, &key, state, registry, doubt) {
+            self.repeated += 1;
             return;
         }
         let name = command.name();
         let mut opened = command.clone();
-        let context = Context { at: asked.at, offset: asked.offset, egress: office.egress };
-        let mut decision = match registry.open(&mut opened) {
-            Ok(()) => decide(state, &opened, &context),
-            Err(problem) => Decision::Rejected(problem),
-        };
-        if let Decision::Accepted(change) = &mut decision
-            && let Err(problem) = registry.seal(&command, change)
-        {
-            decision = Decision::Rejected(problem);
-        }
-        match decision {
+        let context = Context { at: asked.at, offset: number, egress: office.egress };
+        // A panic in here is a bug that the command met; it must not be met again and again.
+        let decision = catch_unwind(AssertUnwindSafe(|| {
+            if let Err(problem) = registry.open(&mut opened) {
+                return Decision::Rejected(problem);
+            }
+            let mut decision = decide(state, &opened, &context);
+            if let Decision::Accepted(change) = &mut decision
+                && let Err(problem) = registry.seal(&command, change)
+            {
+                decision = Decision::Rejected(problem);
+            }
+            decision
+        }));
+        let decision = decision.unwrap_or_else(|_| {
+            let detail = "Deciding the command met a bug of this program; nothing was changed.";
+            Decision::Rejected(Problem::new(ProblemCode::Internal, detail))
+        });
+        let result = match decision {
             Decision::Accepted(change) => {
                 state.apply(&change);
-                self.accepted.push(CommandResult::accepted(&command, &change));
+                let result = CommandResult::accepted(&command, &change, number);
+                self.accepted.push(result.clone());
                 self.state.push(StateRecord {
-                    command_offset: asked.offset,
-                    command_id: command.id,
+                    command_offset: number,
+                    commands_topic: office.log.topic_id.clone(),
+                    command_id: command.id.clone(),
                     key: change.state_key(),
                     value: change.to_value(),
                 });
                 self.decided.push((name, true));
+                result
             }
             Decision::Rejected(problem) => {
-                let (id, project) = (command.id, Some(command.project));
-                self.rejected.push(CommandResult::rejected(id, project, problem));
+                let (id, project) = (command.id.clone(), Some(command.project.clone()));
+                let result = CommandResult::rejected(id, project, problem);
+                self.early.push(result.clone());
                 self.decided.push((name, false));
+                result
             }
+        };
+        self.outcomes.insert(command.id, (key, name, result));
+    }
+
+    /// Answers a command that was decided before, as far as an answer is known; false when it was
+    /// not decided before.
+    fn answer_again<R: Registry>(
+        &mut self,
+        command: &Command,
+        asked: &Asked<'_>,
+        key: &StateKey,
+        state: &ProjectState,
+        registry: &R,
+        doubt: Doubt<'_>,
+    ) -> bool {
+        if let Some((of, name, result)) = self.outcomes.get(&command.id) {
+            let is_same = of == key && *name == command.name();
+            if is_same {
+                let result = result.clone();
+                match result.outcome {
+                    CommandOutcome::Accepted => self.accepted.push(result),
+                    CommandOutcome::Rejected => self.early.push(result),
+                }
+            }
+            return is_same;
         }
+        let before = match self.rejected_before.get(&command.id) {
+            Some((of, name)) if of == key && *name == command.name() => Some(Before::Decided),
+            _ => doubt.recent.before(command, asked.offset, asked.at),
+        };
+        let accepted = registry.accepted(&command.id, key);
+        let (id, project) = (command.id.clone(), Some(command.project.clone()));
+        match (accepted, before) {
+            (Some(number), _) if !doubt.recent.has_another(command) => {
+                self.early.extend(as_it_is(command, number, key, state));
+            }
+            (_, Some(Before::Rejected(problem))) => {
+                self.early.push(CommandResult::rejected(id, project, problem));
+            }
+            // Its sender has had its answer.
+            _ if doubt.is_known_forward => {}
+            (_, Some(Before::Decided)) => {
+                let problem = Problem::new(
+                    ProblemCode::Conflict,
+                    "A command of this id was rejected before. It is not decided again: give a new \
+                     command a new id.",
+                );
+                self.early.push(CommandResult::rejected(id, project, problem));
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// What is to be written, step by step.
     #[must_use]
     pub fn into_steps(self) -> Vec<Step> {
         let mut steps = self.refused;
-        if !self.rejected.is_empty() {
-            steps.push(Step::Results(self.rejected));
+        if !self.early.is_empty() {
+            steps.push(Step::Results(self.early));
         }
         if let Some(last) = self.state.last().map(|record| record.command_offset) {
             steps.push(Step::State(self.state));
@@ -206,27 +344,56 @@ impl Batch {
     }
 }
 
-/// A project's state, and the last command whose consequences are in it.
+/// Why there is no command to decide.
+enum Unread {
+    Refused(Refused),
+    Bug,
+}
+
+/// Reads a command; a bug that it meets costs this command only.
+#[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
+fn read(value: &[u8]) -> Result<Command, Unread> {
+    match catch_unwind(|| Command::read(value)) {
+        Ok(read) => read.map_err(Unread::Refused),
+        Err(_) => Err(Unread::Bug),
+    }
+}
+
+/// What speaks for a command having been decided before.
+#[derive(Clone, Copy)]
+struct Doubt<'a> {
+    recent: &'a Recent,
+    /// The record that it was forwarded from was forwarded here before.
+    is_known_forward: bool,
+}
+
+/// A project's state, and how far the commands whose consequences are in it were decided.
 fn read_together<R: Registry>(
     registry: &R,
     project: &ProjectId,
-) -> Result<(i64, ProjectState), R::Error> {
+) -> Result<(Progress, ProjectState), R::Error> {
     loop {
-        let before = registry.last_command();
+        let before = registry.progress();
         let state = registry.project(project)?;
-        if registry.last_command() == before {
+        if registry.progress().last_command == before.last_command {
             return Ok((before, state));
         }
     }
 }
 
-/// What a command changed, as it is by now.
-fn as_it_is(key: &StateKey, state: &ProjectState) -> Option<Change> {
-    match key {
+/// The result of an accepted command, with what it changed as that is by now.
+fn as_it_is(
+    command: &Command,
+    number: i64,
+    key: &StateKey,
+    state: &ProjectState,
+) -> Option<CommandResult> {
+    let change = match key {
         StateKey::Connector(key) => {
             let found = state.connectors.get(&key.connector).cloned();
-            Some(found.map_or_else(|| Change::ConnectorGone(key.clone()), Change::ConnectorSet))
+            found.map_or_else(|| Change::ConnectorGone(key.clone()), Change::ConnectorSet)
         }
-        StateKey::Project(_) => state.project.clone().map(Change::ProjectSet),
-    }
+        StateKey::Project(_) => Change::ProjectSet(state.project.clone()?),
+    };
+    Some(CommandResult::accepted(command, &change, number))
 }

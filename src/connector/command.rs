@@ -12,6 +12,7 @@ use crate::{
     destination::{ConnectorType, cut},
     event::EventTypes,
     id::{CommandId, ConnectorId, IdError, ProjectId},
+    json,
 };
 
 /// A connector command.
@@ -21,9 +22,17 @@ pub struct Command {
     pub id: CommandId,
     /// The project that it is about.
     pub project: ProjectId,
+    /// Who asks, by the sender's own account: for the history, not for a decision.
+    pub actor: Option<String>,
     /// What is asked.
     pub body: CommandBody,
 }
+
+/// The longest name of an actor, in characters.
+pub const MAX_ACTOR_CHARS: usize = 128;
+
+/// The actor of the commands that this program sends by itself.
+pub const OWN_ACTOR: &str = "dunmore";
 
 /// What a command asks for. Its `Debug` shows no values of a configuration.
 #[derive(Clone, PartialEq)]
@@ -55,7 +64,7 @@ pub enum CommandBody {
         /// Only if the connector is not newer than this version.
         if_version: Option<i64>,
     },
-    /// Hold a connector's deliveries until its configuration changes.
+    /// Hold a connector's deliveries until its configuration changes, or it is resumed.
     Suspend {
         /// Which one.
         connector: ConnectorId,
@@ -63,6 +72,11 @@ pub enum CommandBody {
         reason: String,
         /// Only if the connector is not newer than this version.
         if_version: Option<i64>,
+    },
+    /// Hold a connector's deliveries no longer, without a new configuration.
+    Resume {
+        /// Which one.
+        connector: ConnectorId,
     },
     /// Encrypt a connector's secrets anew; nothing else about it changes.
     Reencrypt {
@@ -111,14 +125,19 @@ const CREATE: &str = "connector.create";
 const UPDATE: &str = "connector.update";
 const DELETE: &str = "connector.delete";
 const SUSPEND: &str = "connector.suspend";
+const RESUME: &str = "connector.resume";
 const REENCRYPT: &str = "connector.reencrypt";
 const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
 
+/// Fields that some commands have and others do not.
+const OPTIONAL: &[&str] =
+    &["actor", "connectorId", "connector", "patch", "ifVersion", "reason", "key", "tier"];
+
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
     pub const NAMES: &[&'static str] =
-        &[CREATE, UPDATE, DELETE, SUSPEND, REENCRYPT, SET_TIER, UNKNOWN];
+        &[CREATE, UPDATE, DELETE, SUSPEND, RESUME, REENCRYPT, SET_TIER, UNKNOWN];
 
     /// The command's name.
     #[must_use]
@@ -128,6 +147,7 @@ impl CommandBody {
             Self::Update { .. } => UPDATE,
             Self::Delete { .. } => DELETE,
             Self::Suspend { .. } => SUSPEND,
+            Self::Resume { .. } => RESUME,
             Self::Reencrypt { .. } => REENCRYPT,
             Self::SetTier { .. } => SET_TIER,
         }
@@ -141,6 +161,7 @@ impl CommandBody {
             | Self::Update { connector, .. }
             | Self::Delete { connector, .. }
             | Self::Suspend { connector, .. }
+            | Self::Resume { connector }
             | Self::Reencrypt { connector, .. } => Some(connector),
             Self::SetTier { .. } => None,
         }
@@ -153,7 +174,10 @@ impl CommandBody {
             Self::Update { if_version, .. }
             | Self::Delete { if_version, .. }
             | Self::Suspend { if_version, .. } => *if_version,
-            Self::Create { .. } | Self::Reencrypt { .. } | Self::SetTier { .. } => None,
+            Self::Create { .. }
+            | Self::Resume { .. }
+            | Self::Reencrypt { .. }
+            | Self::SetTier { .. } => None,
         }
     }
 
@@ -178,18 +202,29 @@ impl Command {
     /// Reads a record's value.
     #[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
     pub fn read(json: &[u8]) -> Result<Self, Refused> {
-        let value = serde_json::from_slice(json)
-            .map_err(|error| Refused::Unanswerable(format!("the value is no JSON: {error}")))?;
-        Self::from_value(value)
+        let value = serde_json::from_slice(json).map_err(|error| {
+            Refused::Unanswerable(format!("the value is no JSON: {}", json::words(json, &error)))
+        })?;
+        Self::checked(value, &json::repeated(json))
     }
 
     /// Reads a JSON value.
     #[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
     pub fn from_value(value: Value) -> Result<Self, Refused> {
-        let Value::Object(map) = value else {
+        Self::checked(value, &[])
+    }
+
+    #[expect(clippy::result_large_err, reason = "a refusal is rare and soon taken apart")]
+    fn checked(value: Value, repeated: &[String]) -> Result<Self, Refused> {
+        let Value::Object(mut map) = value else {
             return Err(Refused::Unanswerable("the value is no JSON object".to_owned()));
         };
+        // Serializers of records write optional fields that are not set as null.
+        map.retain(|name, value| !(value.is_null() && OPTIONAL.contains(&name.as_str())));
         let mut fields = Fields::new(map);
+        for path in repeated {
+            fields.error(path, "stands there more than once");
+        }
         let id = match fields.map.shift_remove("id") {
             None => return Err(Refused::Unanswerable("the command has no id".to_owned())),
             Some(Value::String(id)) => CommandId::parse(&id)
@@ -199,6 +234,7 @@ impl Command {
             }
         };
         let project = fields.id("projectId", ProjectId::parse);
+        let actor = fields.actor();
         let (name, body) = match read_body(&mut fields) {
             Ok(read) => read,
             Err(problem) => {
@@ -207,7 +243,7 @@ impl Command {
         };
         match (project, body, fields.errors) {
             (Some(project), Some(body), errors) if errors.is_empty() => {
-                Ok(Self { id, project, body })
+                Ok(Self { id, project, actor, body })
             }
             (project, _, errors) => {
                 let problem = Problem::with_fields(ProblemCode::ValidationFailed, errors);
@@ -233,13 +269,16 @@ impl Command {
                     json!({ "type": kind, "config": config, "eventTypes": event_types });
             }
             CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
-            CommandBody::Delete { .. } => {}
+            CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
             CommandBody::SetTier { tier } => json["tier"] = json!(tier),
         }
         if let Some(version) = self.body.if_version() {
             json["ifVersion"] = json!(version);
+        }
+        if let Some(actor) = &self.actor {
+            json["actor"] = json!(actor);
         }
         json.to_string().into_bytes()
     }
@@ -273,6 +312,7 @@ fn read_body(fields: &mut Fields) -> Result<(&'static str, Option<CommandBody>),
         UPDATE => (UPDATE, read_update(fields)),
         DELETE => (DELETE, read_delete(fields)),
         SUSPEND => (SUSPEND, read_suspend(fields)),
+        RESUME => (RESUME, read_resume(fields)),
         REENCRYPT => (REENCRYPT, read_reencrypt(fields)),
         SET_TIER => (SET_TIER, read_set_tier(fields)),
         other => {
@@ -337,6 +377,12 @@ fn read_suspend(fields: &mut Fields) -> Option<CommandBody> {
     Some(CommandBody::Suspend { connector: connector?, reason: reason?, if_version })
 }
 
+fn read_resume(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    fields.finish(&["id", "type", "projectId", "connectorId"]);
+    Some(CommandBody::Resume { connector: connector? })
+}
+
 fn read_reencrypt(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     let key = fields.text("key");
@@ -389,6 +435,18 @@ impl Fields {
         match self.map.shift_remove(field)? {
             Value::Bool(value) => return Some(value),
             _ => self.error(field, "must be true or false"),
+        }
+        None
+    }
+
+    /// Every command may have one.
+    fn actor(&mut self) -> Option<String> {
+        match self.map.shift_remove("actor")? {
+            Value::String(actor) if actor.chars().count() <= MAX_ACTOR_CHARS => return Some(actor),
+            Value::String(_) => {
+                self.error("actor", format!("must have at most {MAX_ACTOR_CHARS} characters"));
+            }
+            _ => self.error("actor", "must be a string"),
         }
         None
     }
@@ -521,7 +579,7 @@ impl fmt::Debug for CommandBody {
             Self::SetTier { tier } => {
                 out.field("tier", tier);
             }
-            Self::Delete { .. } => {}
+            Self::Delete { .. } | Self::Resume { .. } => {}
         }
         out.finish()
     }
@@ -547,6 +605,7 @@ mod tests {
             (include_str!("../../tests/fixtures/records/command-update-1.json"), UPDATE),
             (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
+            (include_str!("../../tests/fixtures/records/command-resume-1.json"), RESUME),
             (include_str!("../../tests/fixtures/records/command-reencrypt-1.json"), REENCRYPT),
             (include_str!("../../tests/fixtures/records/command-set-tier-1.json"), SET_TIER),
         ] {
@@ -597,6 +656,29 @@ mod tests {
         ]
         "#
         );
+    }
+
+    #[test]
+    fn an_actor_is_optional_and_short() {
+        let text = |actor: &str| {
+            format!(r#"{{"id":"c","type":"project.set_tier","projectId":"p","tier":"pro"{actor}}}"#)
+        };
+        let actor = "é".repeat(MAX_ACTOR_CHARS);
+        let read = |actor: &str| Command::read(text(actor).as_bytes()).unwrap().actor;
+        assert_eq!(read(""), None);
+        assert_eq!(read(&format!(",\"actor\":\"{actor}\"")), Some(actor.clone()));
+        for wrong in [format!("\"{actor}x\""), "7".to_owned()] {
+            let errors = errors(&text(&format!(",\"actor\":{wrong}")));
+            assert!(errors.len() == 1 && errors[0].starts_with("actor: "), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn nulls_are_absent_and_repeated_names_are_named() {
+        let command = r#"{"id":"cmd_1","type":"project.set_tier","projectId":"p","tier":"pro","connectorId":null,"patch":null,"reason":null}"#;
+        assert!(Command::read(command.as_bytes()).is_ok());
+        let twice = command.replace(r#""patch":null"#, r#""tier":"starter""#);
+        assert_eq!(errors(&twice), ["tier: stands there more than once"]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Sealed {
     pub ciphertext: Vec<u8>,
     /// What is shown instead of the text.
     pub mask: String,
+    /// What a later version wrote beside that.
+    pub later: Map<String, Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,6 +40,8 @@ struct SealedWire {
     nonce: String,
     data: String,
     mask: String,
+    #[serde(flatten)]
+    later: Map<String, Value>,
 }
 
 impl Sealed {
@@ -55,6 +59,7 @@ impl Sealed {
             nonce: BASE64.encode(self.nonce),
             data: BASE64.encode(&self.ciphertext),
             mask: self.mask.clone(),
+            later: self.later.clone(),
         }})
     }
 
@@ -73,6 +78,7 @@ impl Sealed {
             nonce: nonce.try_into().map_err(|_| format!("{SEALED}.nonce must have 12 bytes"))?,
             ciphertext: bytes("data", &wire.data)?,
             mask: wire.mask,
+            later: wire.later,
         })
     }
 }

@@ -7,8 +7,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Change, Command, CommandBody, Config, ConfigValue, Connector, FieldError, Patch, Problem,
-    ProblemCode, Project, ProjectState, Tier,
+    Change, Command, CommandBody, Config, ConfigValue, Connector, FieldError, Later, Patch,
+    Problem, ProblemCode, Project, ProjectState, Tier,
     config::{ELLIPSIS, to_value},
     did_you_mean,
 };
@@ -28,7 +28,7 @@ pub const MAX_SUSPENDED_REASON_CHARS: usize = 500;
 pub struct Context<'a> {
     /// The timestamp of the command's record.
     pub at: Timestamp,
-    /// The offset of the command's record.
+    /// The command's number: its offset, as long as the commands topic was never made anew.
     pub offset: i64,
     /// Where users' URLs may point.
     pub egress: &'a EgressPolicy,
@@ -58,6 +58,7 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
         CommandBody::Suspend { connector, reason, if_version } => {
             case.suspend(connector, reason, *if_version)
         }
+        CommandBody::Resume { connector } => case.resume(connector),
         CommandBody::Reencrypt { connector, .. } => case.reencrypt(connector),
         CommandBody::SetTier { tier } => Ok(case.set_tier(*tier)),
     };
@@ -100,10 +101,12 @@ impl Case<'_> {
             event_types: event_types.clone(),
             is_active: true,
             suspended_reason: None,
+            suspended_at: None,
             created_at: self.context.at,
             updated_at: self.context.at,
             version: self.context.offset,
             command_id: self.command.id.clone(),
+            later: Later::default(),
         }))
     }
 
@@ -121,19 +124,22 @@ impl Case<'_> {
         let mut next = self.next_version(connector);
         if let Some(event_types) = &patch.event_types {
             next.event_types = event_types.clone();
+            next.later.forget_event_types();
         }
         // Switching a connector off must work even when today's checks would refuse its config.
         if patch.config.is_some() || patch.event_types.is_some() {
+            check_known(connector)?;
             let given = patch.config.as_ref();
             let (config, changed) =
                 self.merge(connector.kind, &connector.config, given, &next.event_types)?;
             next.config = config;
             if changed {
-                next.suspended_reason = None;
+                next.resume();
             }
         }
         if let Some(is_active) = patch.is_active {
             next.is_active = is_active;
+            next.later.forget("isActive");
         }
         Ok(Change::ConnectorSet(next))
     }
@@ -166,6 +172,23 @@ impl Case<'_> {
         }
         let mut next = self.next_version(connector);
         next.suspended_reason = Some(cut(reason, MAX_SUSPENDED_REASON_CHARS));
+        // A suspension that is asked for again has lasted since it began.
+        let since = connector.suspended_reason.as_ref().and(connector.suspended_at);
+        next.suspended_at = Some(since.unwrap_or(self.context.at));
+        Ok(Change::ConnectorSet(next))
+    }
+
+    /// A connector that is not suspended stays as it is: its owner sees no change.
+    fn resume(&self, id: &ConnectorId) -> Result<Change, Problem> {
+        let connector = self.find(id)?;
+        if let Some(same) = self.repeated(connector) {
+            return Ok(same);
+        }
+        if connector.suspended_reason.is_none() && connector.suspended_at.is_none() {
+            return Ok(Change::ConnectorSet(connector.clone()));
+        }
+        let mut next = self.next_version(connector);
+        next.resume();
         Ok(Change::ConnectorSet(next))
     }
 
@@ -179,12 +202,18 @@ impl Case<'_> {
         // A repeated command says the same as before, so only its version is new.
         let before = self.state.project.as_ref();
         let repeated = before.filter(|project| project.command_id == self.command.id);
+        let mut later = before.map(|project| project.later.clone()).unwrap_or_default();
+        if repeated.is_none() {
+            later.forget("tier");
+            later.forget("updatedAt");
+        }
         Change::ProjectSet(Project {
             id: self.command.project.clone(),
             tier: repeated.map_or(tier, |project| project.tier),
             updated_at: repeated.map_or(self.context.at, |project| project.updated_at),
             version: self.context.offset,
             command_id: self.command.id.clone(),
+            later,
         })
     }
 
@@ -225,6 +254,17 @@ impl Case<'_> {
         let count = self.state.connectors.len();
         if tier.has_room_beside(count) {
             return Ok(());
+        }
+        let later = self.state.project.as_ref().and_then(|project| project.later.text("tier"));
+        if let Some(tier) = later {
+            return Err(Problem::new(
+                ProblemCode::ConnectorLimitReached,
+                format!(
+                    "The project's tier {:?} is unknown to this version of the program, so it \
+                     makes no connectors for it. Upgrade, or set a tier that it knows.",
+                    cut(tier, 64)
+                ),
+            ));
         }
         let allowed = match tier.limit() {
             Some(0) => "no connectors".to_owned(),
@@ -279,6 +319,19 @@ fn check_version(connector: &Connector, if_version: Option<i64>) -> Result<(), P
         ProblemCode::ConnectorChanged,
         format!(
             "Connector {} has changed since you looked at it. Look again and repeat what you want.",
+            connector.key.connector
+        ),
+    ))
+}
+
+/// What a later version of this program wrote cannot be checked together with what is given.
+fn check_known(connector: &Connector) -> Result<(), Problem> {
+    let Some(words) = connector.later.unusable() else { return Ok(()) };
+    Err(Problem::new(
+        ProblemCode::Conflict,
+        format!(
+            "Connector {} can only be switched on and off, suspended, resumed and deleted here: \
+             {words}.",
             connector.key.connector
         ),
     ))
@@ -617,6 +670,88 @@ mod tests {
         assert_eq!(story.connector("conn_1").suspended_reason, None);
     }
 
+    fn resume(id: &str) -> Value {
+        json!({"id": id, "type": "connector.resume", "connectorId": "conn_1"})
+    }
+
+    #[test]
+    fn a_suspension_says_since_when_and_is_lifted_without_a_new_configuration() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1"), suspend("s1", None)]);
+        let since = story.connector("conn_1").updated_at;
+        accepted(story.when(suspend("s2", None)));
+        let suspended = story.connector("conn_1").clone();
+        assert_eq!(suspended.suspended_at, Some(since));
+        assert_eq!(suspended.to_public_json()["suspendedAt"], json!(since));
+        accepted(story.when(resume("r1")));
+        let resumed = story.connector("conn_1").clone();
+        assert_eq!((&resumed.suspended_reason, resumed.suspended_at), (&None, None));
+        assert!(resumed.version > suspended.version);
+        // Once more, there is nothing to lift, and nothing that its owner sees changes.
+        accepted(story.when(resume("r2")));
+        assert_eq!(*story.connector("conn_1"), resumed);
+        let missing = json!({"id": "r3", "type": "connector.resume", "connectorId": "conn_9"});
+        assert_eq!(code(story.when(missing)), ProblemCode::ConnectorNotFound);
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_survives_every_command() {
+        let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
+        let id = ConnectorId::parse("conn_1").unwrap();
+        let change = |story: &mut Story, from: &str, to: &str| {
+            let json = String::from_utf8(story.connector("conn_1").to_json()).unwrap();
+            let json = json.replace(from, to);
+            let connector = Connector::from_json(json.as_bytes()).unwrap();
+            story.state.connectors.insert(id.clone(), connector);
+        };
+        change(&mut story, "{\"id\"", "{\"colour\":{\"a\":1},\"id\"");
+        change(&mut story, "[\"payment.settled\"]", "[\"payment.settled\",\"payment.refunded\"]");
+        let kept = |story: &Story| {
+            let json: Value = serde_json::from_slice(&story.connector("conn_1").to_json()).unwrap();
+            (json["colour"].clone(), json["eventTypes"].clone())
+        };
+        for command in [
+            update("u1", "conn_1", &json!({"isActive": false})),
+            update("u2", "conn_1", &json!({"config": {"webhookUrl": OTHER_HOOK}})),
+            suspend("s1", None),
+            resume("r1"),
+            json!({"id": "e1", "type": "connector.reencrypt", "connectorId": "conn_1", "key": "k2"}),
+        ] {
+            accepted(story.when(command));
+            let all = json!(["payment.settled", "payment.refunded"]);
+            assert_eq!(kept(&story), (json!({"a": 1}), all));
+        }
+        accepted(story.when(update("u3", "conn_1", &json!({"eventTypes": ["*"]}))));
+        assert_eq!(kept(&story), (json!({"a": 1}), json!(["*"])));
+
+        // Of a type that is unknown here, whatever needs no knowledge of it is possible.
+        change(&mut story, "\"slack\"", "\"carrier-pigeon\"");
+        assert_eq!(code(story.when(create("c2", "conn_1"))), ProblemCode::ConnectorExists);
+        let patch = json!({"config": {"webhookUrl": HOOK}});
+        assert_eq!(code(story.when(update("u4", "conn_1", &patch))), ProblemCode::Conflict);
+        for command in
+            [suspend("s2", None), resume("r2"), update("u5", "conn_1", &json!({"isActive": true}))]
+        {
+            accepted(story.when(command));
+            assert_eq!(story.connector("conn_1").to_public_json()["type"], "carrier-pigeon");
+            assert_eq!(kept(&story).0, json!({"a": 1}));
+        }
+        accepted(story.when(delete("d1")));
+
+        let mut project: Value =
+            serde_json::from_slice(&story.state.project.as_ref().unwrap().to_json()).unwrap();
+        project["seats"] = json!(3);
+        project["tier"] = json!("platinum");
+        let project = Project::from_json(project.to_string().as_bytes()).unwrap();
+        story.state.project = Some(project);
+        let refused = problem(story.when(create("c3", "conn_2")));
+        assert_eq!(refused.code, ProblemCode::ConnectorLimitReached);
+        assert!(refused.detail.contains("platinum"), "{}", refused.detail);
+        accepted(story.when(tier("t2", "pro")));
+        let project = story.state.project.as_ref().unwrap().to_json();
+        let project: Value = serde_json::from_slice(&project).unwrap();
+        assert_eq!((&project["tier"], &project["seats"]), (&json!("pro"), &json!(3)));
+    }
+
     #[test]
     fn a_suspension_of_an_older_version_is_refused() {
         let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
@@ -713,6 +848,7 @@ mod tests {
                 let command = Command {
                     id: CommandId::parse(&format!("cmd_{id}")).unwrap(),
                     project: ProjectId::parse("proj_1").unwrap(),
+                    actor: None,
                     body,
                 };
                 let offset = story.offset;

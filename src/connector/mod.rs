@@ -6,22 +6,30 @@
 //! asks a clock or rolls dice; ids and times come from the command and its Kafka record.
 
 mod batch;
+#[cfg(test)]
+mod batch_tests;
 mod command;
 mod config;
 mod decide;
+mod later;
+mod number;
 mod partition;
 mod problem;
+mod recent;
 mod result;
 mod state;
 mod tier;
 
 pub use batch::{Asked, Batch, Office, Registry, Step};
-pub use command::{Command, CommandBody, Patch, Refused};
+pub use command::{Command, CommandBody, MAX_ACTOR_CHARS, OWN_ACTOR, Patch, Refused};
 pub(crate) use config::to_setting;
 pub use config::{Config, ConfigValue, SEALED, Sealed, mask};
 pub use decide::{Context, Decision, MAX_SUSPENDED_REASON_CHARS, decide};
+pub use later::Later;
+pub use number::{CommandsLog, MAX_REMEMBERED_TOPICS, Progress, epoch_of, number, offset_of};
 pub use partition::partition_of;
 pub use problem::{FieldError, MAX_FIELD_ERRORS, Problem, ProblemCode};
+pub use recent::{LOOK_BACK, Origin, REPEAT_AGE, REPEAT_WINDOW, Recent};
 pub use result::{CommandOutcome, CommandResult};
 pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey, StateRecord};
 pub use tier::Tier;

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Change, Command, Problem};
-use crate::id::{CommandId, ProjectId};
+use crate::{
+    destination::cut,
+    id::{CommandId, ProjectId},
+};
 
 /// Whether a command was carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -44,12 +47,19 @@ pub struct CommandResult {
     /// The connector after it, as the API shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connector: Option<Value>,
+    /// The number of the accepted command; readers of the state topic know by it when they have what
+    /// it changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
 }
 
+/// Of a problem whose result is larger than its topic takes, so much is kept, in characters.
+const MAX_CUT_DETAIL_CHARS: usize = 500;
+
 impl CommandResult {
-    /// The command made this change.
+    /// The command of this number made this change.
     #[must_use]
-    pub fn accepted(command: &Command, change: &Change) -> Self {
+    pub fn accepted(command: &Command, change: &Change, number: i64) -> Self {
         let connector = match change {
             Change::ConnectorSet(connector) => Some(connector.to_public_json()),
             _ => None,
@@ -60,6 +70,7 @@ impl CommandResult {
             outcome: CommandOutcome::Accepted,
             problem: None,
             connector,
+            version: Some(number),
         }
     }
 
@@ -72,7 +83,19 @@ impl CommandResult {
             outcome: CommandOutcome::Rejected,
             problem: Some(problem),
             connector: None,
+            version: None,
         }
+    }
+
+    /// As little as says how the command ended, for a topic that does not take all of it.
+    #[must_use]
+    pub fn cut(&self) -> Self {
+        let problem = self.problem.as_ref().map(|problem| Problem {
+            detail: cut(&problem.detail, MAX_CUT_DETAIL_CHARS),
+            errors: Vec::new(),
+            ..problem.clone()
+        });
+        Self { problem, connector: None, ..self.clone() }
     }
 
     /// The record's value.
@@ -93,8 +116,26 @@ mod tests {
 
     #[test]
     fn recorded_results_are_read_and_written_for_ever() {
-        let record = include_str!("../../tests/fixtures/records/result-1.json");
-        let result = CommandResult::from_json(record.as_bytes()).unwrap();
-        assert_eq!(String::from_utf8(result.to_json()).unwrap(), record.trim());
+        for record in [
+            include_str!("../../tests/fixtures/records/result-1.json"),
+            include_str!("../../tests/fixtures/records/result-2.json"),
+        ] {
+            let result = CommandResult::from_json(record.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(result.to_json()).unwrap(), record.trim());
+        }
+    }
+
+    #[test]
+    fn what_is_cut_still_says_how_the_command_ended() {
+        let errors =
+            (0..50).map(|i| crate::connector::FieldError::new(i.to_string(), "x".repeat(500)));
+        let code = crate::connector::ProblemCode::ValidationFailed;
+        let problem = Problem::with_fields(code, errors.collect());
+        let id = CommandId::parse("cmd_1").unwrap();
+        let whole = CommandResult::rejected(id, None, problem);
+        let cut = CommandResult::from_json(&whole.cut().to_json()).unwrap();
+        assert!(cut.to_json().len() < 2_000 && whole.to_json().len() > 20_000);
+        assert_eq!((cut.command_id, cut.outcome), (whole.command_id, whole.outcome));
+        assert_eq!(cut.problem.unwrap().code, code);
     }
 }

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Config, Tier};
+use super::{Config, Later, Tier, later::required};
 use crate::{
     clock::Timestamp,
     destination::ConnectorType,
@@ -42,18 +42,23 @@ pub struct Connector {
     pub is_active: bool,
     /// Why its deliveries are held, if they are.
     pub suspended_reason: Option<String>,
+    /// Since when, unless the release that suspended it did not say.
+    pub suspended_at: Option<Timestamp>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
-    /// The offset of the command that made this version. Encrypting anew makes none.
+    /// The number of the command that made this version: its offset, as long as the commands
+    /// topic was never made anew. Encrypting anew makes none.
     pub version: i64,
     /// That command.
     pub command_id: CommandId,
+    /// What a later version wrote beside that.
+    pub later: Later,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ConnectorWire {
     id: ConnectorId,
     project_id: ProjectId,
@@ -64,10 +69,39 @@ struct ConnectorWire {
     is_active: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suspended_at: Option<Timestamp>,
     created_at: Timestamp,
     updated_at: Timestamp,
     version: i64,
     command_id: CommandId,
+}
+
+impl ConnectorWire {
+    /// Takes the known fields of what a later version wrote.
+    fn from_later(mut map: Map<String, Value>) -> Result<(Self, Later), StateError> {
+        let mut later = Later::default();
+        for optional in ["suspendedReason", "suspendedAt"] {
+            map.entry(optional).or_insert(Value::Null);
+        }
+        let wire = Self {
+            id: required(&mut map, "id")?,
+            project_id: required(&mut map, "projectId")?,
+            kind: later.known(&mut map, "type", ConnectorType::Unknown)?,
+            config: later.known(&mut map, "config", Config::default())?,
+            // Events that wait are better than events that are lost.
+            event_types: later.known(&mut map, "eventTypes", vec!["*".to_owned()])?,
+            is_active: later.known(&mut map, "isActive", true)?,
+            suspended_reason: later.known(&mut map, "suspendedReason", None)?,
+            suspended_at: later.known(&mut map, "suspendedAt", None)?,
+            created_at: later.known(&mut map, "createdAt", Timestamp::default())?,
+            updated_at: later.known(&mut map, "updatedAt", Timestamp::default())?,
+            version: required(&mut map, "version")?,
+            command_id: required(&mut map, "commandId")?,
+        };
+        later.fields.append(&mut map);
+        Ok((wire, later))
+    }
 }
 
 impl Connector {
@@ -79,32 +113,60 @@ impl Connector {
             project_id: self.key.project.clone(),
             kind: self.kind,
             config: self.config.clone(),
-            event_types: self.event_types.to_names().into_iter().map(str::to_owned).collect(),
+            event_types: self.event_type_names().into_iter().map(str::to_owned).collect(),
             is_active: self.is_active,
             suspended_reason: self.suspended_reason.clone(),
+            suspended_at: self.suspended_at,
             created_at: self.created_at,
             updated_at: self.updated_at,
             version: self.version,
             command_id: self.command_id.clone(),
         };
-        to_bytes(&wire)
+        self.later.written_into(&wire)
     }
 
-    /// Reads the value of a `connectors.state` record.
+    /// Reads the value of a `connectors.state` record. What a later version wrote and this one
+    /// does not understand is kept; at least its id, version and command must be there.
     pub fn from_json(json: &[u8]) -> Result<Self, StateError> {
-        let wire: ConnectorWire = serde_json::from_slice(json)?;
+        // Nearly every record is known entirely, and reading those is quicker.
+        let (wire, mut later) = match serde_json::from_slice::<ConnectorWire>(json) {
+            Ok(wire) => (wire, Later::default()),
+            Err(_) => ConnectorWire::from_later(serde_json::from_slice(json)?)?,
+        };
+        let event_types = read_event_types(wire.event_types, &mut later);
         Ok(Self {
             key: ConnectorKey { project: wire.project_id, connector: wire.id },
             kind: wire.kind,
             config: wire.config,
-            event_types: read_event_types(&wire.event_types),
+            event_types,
             is_active: wire.is_active,
             suspended_reason: wire.suspended_reason,
+            suspended_at: wire.suspended_at,
             created_at: wire.created_at,
             updated_at: wire.updated_at,
             version: wire.version,
             command_id: wire.command_id,
+            later,
         })
+    }
+
+    /// The names of all its event types, those of a later version behind the known ones.
+    #[must_use]
+    pub fn event_type_names(&self) -> Vec<&str> {
+        let known = self.event_types.to_names().into_iter();
+        known.chain(self.later.event_types.iter().map(String::as_str)).collect()
+    }
+
+    /// The name of its type, also when that is unknown here.
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        self.later.text("type").unwrap_or(self.kind.as_str())
+    }
+
+    /// It works until something is wrong with it.
+    pub fn resume(&mut self) {
+        self.suspended_reason = None;
+        self.suspended_at = None;
     }
 
     /// The connector as the API shows it: secrets masked.
@@ -113,13 +175,16 @@ impl Connector {
         let mut json = json!({
             "id": self.key.connector,
             "projectId": self.key.project,
-            "type": self.kind,
+            "type": self.type_name(),
             "config": self.config.masked(self.kind),
-            "eventTypes": self.event_types,
+            "eventTypes": self.event_type_names(),
             "isActive": self.is_active,
         });
         if let Some(reason) = &self.suspended_reason {
             json["suspendedReason"] = json!(reason);
+        }
+        if let Some(at) = self.suspended_at {
+            json["suspendedAt"] = json!(at);
         }
         json["createdAt"] = json!(self.created_at);
         json["updatedAt"] = json!(self.updated_at);
@@ -127,56 +192,96 @@ impl Connector {
     }
 }
 
-/// Event types of a later version are passed over: the connector works for those that are known
+/// Event types of a later version are kept aside: the connector works for those that are known
 /// here, where refusing the record would stop all its deliveries.
-fn read_event_types(names: &[String]) -> EventTypes {
-    if names.iter().any(|name| name == "*") {
+fn read_event_types(names: Vec<String>, later: &mut Later) -> EventTypes {
+    let (mut known, mut all) = (Vec::new(), false);
+    for name in names {
+        match name.parse::<EventType>() {
+            Ok(kind) => known.push(kind),
+            Err(()) if name == "*" => all = true,
+            Err(()) => later.event_types.push(name),
+        }
+    }
+    if all {
         return EventTypes::All;
     }
-    let mut known: Vec<EventType> = names.iter().filter_map(|name| name.parse().ok()).collect();
     known.sort_unstable();
     known.dedup();
     EventTypes::Some(known)
 }
 
 /// What billing said about a project.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Project {
     /// The project.
     pub id: ProjectId,
-    /// Its tier.
+    /// Its tier; the smallest one when the tier is unknown here.
     pub tier: Tier,
     /// When that was said.
     pub updated_at: Timestamp,
-    /// The offset of the command that made this version.
+    /// The number of the command that made this version.
     pub version: i64,
     /// That command.
     pub command_id: CommandId,
+    /// What a later version wrote beside that.
+    pub later: Later,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProjectWire {
+    id: ProjectId,
+    tier: Tier,
+    updated_at: Timestamp,
+    version: i64,
+    command_id: CommandId,
+}
+
+impl ProjectWire {
+    fn from_later(mut map: Map<String, Value>) -> Result<(Self, Later), StateError> {
+        let mut later = Later::default();
+        let wire = Self {
+            id: required(&mut map, "id")?,
+            tier: later.known(&mut map, "tier", Tier::default())?,
+            updated_at: later.known(&mut map, "updatedAt", Timestamp::default())?,
+            version: required(&mut map, "version")?,
+            command_id: required(&mut map, "commandId")?,
+        };
+        later.fields.append(&mut map);
+        Ok((wire, later))
+    }
 }
 
 impl Project {
     /// The value of its `connectors.state` record.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        to_bytes(self)
+        self.later.written_into(&ProjectWire {
+            id: self.id.clone(),
+            tier: self.tier,
+            updated_at: self.updated_at,
+            version: self.version,
+            command_id: self.command_id.clone(),
+        })
     }
 
     /// Reads the value of a `connectors.state` record.
     pub fn from_json(json: &[u8]) -> Result<Self, StateError> {
-        Ok(serde_json::from_slice(json)?)
+        let (wire, later) = match serde_json::from_slice::<ProjectWire>(json) {
+            Ok(wire) => (wire, Later::default()),
+            Err(_) => ProjectWire::from_later(serde_json::from_slice(json)?)?,
+        };
+        let ProjectWire { id, tier, updated_at, version, command_id } = wire;
+        Ok(Self { id, tier, updated_at, version, command_id, later })
     }
 
     /// The project as people and results see it.
     #[must_use]
     pub fn to_public_json(&self) -> Value {
-        json!({ "id": self.id, "tier": self.tier, "updatedAt": self.updated_at })
+        let tier = self.later.text("tier").unwrap_or(self.tier.as_str());
+        json!({ "id": self.id, "tier": tier, "updatedAt": self.updated_at })
     }
-}
-
-/// Texts, numbers and maps with text keys always have a JSON form.
-fn to_bytes(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
 }
 
 /// What a `connectors.state` record is about; its text is the record's key.
@@ -239,8 +344,10 @@ impl fmt::Display for StateKey {
 /// A record of the state topic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StateRecord {
-    /// The offset of the command that caused it.
+    /// The number of the command that caused it: see [`number`](super::number).
     pub command_offset: i64,
+    /// The id of the commands topic that this command was in, where it is known.
+    pub commands_topic: Option<String>,
     /// That command.
     pub command_id: CommandId,
     /// What it is about.
@@ -327,6 +434,10 @@ mod tests {
     fn recorded_state_is_read_and_written_for_ever() {
         let connector = Connector::from_json(CONNECTOR.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(connector.to_json()).unwrap(), CONNECTOR.trim());
+        let suspended = include_str!("../../tests/fixtures/records/state-connector-2.json");
+        let connector = Connector::from_json(suspended.as_bytes()).unwrap();
+        assert!(connector.suspended_at.is_some());
+        assert_eq!(String::from_utf8(connector.to_json()).unwrap(), suspended.trim());
         let project = Project::from_json(PROJECT.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(project.to_json()).unwrap(), PROJECT.trim());
     }
@@ -355,14 +466,55 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_may_add_fields_and_event_types() {
+    fn what_a_later_version_wrote_is_written_back() {
         let later = CONNECTOR
             .replace("\"isActive\"", "\"filter\":{\"a\":1},\"isActive\"")
             .replace("payment.failed", "payment.refunded");
         let connector = Connector::from_json(later.as_bytes()).unwrap();
         assert_eq!(connector.event_types, EventTypes::Some(vec![EventType::PaymentSettled]));
-        let unknown = CONNECTOR.replace("\"slack\"", "\"carrier-pigeon\"");
-        assert!(Connector::from_json(unknown.as_bytes()).is_err());
+        assert_eq!(connector.later.unusable(), None);
+        let written: Value = serde_json::from_slice(&connector.to_json()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&later).unwrap());
+        let shown = connector.to_public_json();
+        assert_eq!(shown["eventTypes"], json!(["payment.settled", "payment.refunded"]));
+
+        let later = PROJECT.replace("\"tier\"", "\"seats\":[3],\"tier\"");
+        let project = Project::from_json(later.as_bytes()).unwrap();
+        let written: Value = serde_json::from_slice(&project.to_json()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&later).unwrap());
+    }
+
+    #[test]
+    fn a_value_that_only_a_later_version_knows_makes_a_connector_unusable_and_is_kept() {
+        for (field, value) in [
+            ("type", json!("carrier-pigeon")),
+            ("config", json!({"webhookUrl": {"$sealed": {"form": 2, "canary": "canary"}}})),
+            ("config", json!("canary")),
+            ("eventTypes", json!({"all": true})),
+            ("isActive", json!("weekdays")),
+            ("suspendedReason", json!({"code": 1})),
+            ("suspendedAt", json!(1)),
+            ("createdAt", json!(1)),
+            ("updatedAt", json!([])),
+        ] {
+            let mut json: Value = serde_json::from_str(CONNECTOR).unwrap();
+            json[field] = value;
+            let connector = Connector::from_json(json.to_string().as_bytes()).unwrap();
+            let words = connector.later.unusable().unwrap();
+            assert!(words.contains(field) && !words.contains("canary"), "{words}");
+            assert!(!format!("{connector:?}").contains("canary"));
+            let written: Value = serde_json::from_slice(&connector.to_json()).unwrap();
+            assert_eq!(written, json);
+        }
+        let tier = PROJECT.replace("\"pro\"", "\"platinum\"");
+        assert_ne!(tier, PROJECT);
+        let project = Project::from_json(tier.as_bytes()).unwrap();
+        assert_eq!((project.tier, project.later.text("tier")), (Tier::Starter, Some("platinum")));
+        assert_eq!(String::from_utf8(project.to_json()).unwrap(), tier.trim());
+        for damaged in ["{}", "[]", "1", r#"{"id":"conn_1","projectId":"proj_1"}"#] {
+            assert!(Connector::from_json(damaged.as_bytes()).is_err(), "{damaged}");
+            assert!(Project::from_json(damaged.as_bytes()).is_err(), "{damaged}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ use watch::Watch;
 
 use crate::{
     config::Config,
-    connector::{Command, CommandBody, CommandOutcome, CommandResult},
+    connector::{Command, CommandBody, CommandOutcome, CommandResult, OWN_ACTOR},
     delivery::{AttemptRecord, DeliveryRecord, Outcome},
     id::{CommandId, ProjectId},
     kafka::{Connection, EmbeddedBroker, Outgoing, Producer, Record, TopicKind, Topics},
@@ -330,7 +330,8 @@ fn commands(sink: &str) -> anyhow::Result<Vec<Command>> {
     });
     let number = |(number, asked): (usize, anyhow::Result<(ProjectId, CommandBody)>)| {
         let (project, body) = asked?;
-        Ok(Command { id: CommandId::parse(&format!("cmd_demo_{number:02}"))?, project, body })
+        let id = CommandId::parse(&format!("cmd_demo_{number:02}"))?;
+        Ok(Command { id, project, actor: Some(OWN_ACTOR.to_owned()), body })
     };
     tiers.chain(connectors).enumerate().map(number).collect()
 }

@@ -262,7 +262,12 @@ macro_rules! destinations {
             serde::Serialize, serde::Deserialize,
         )]
         #[expect(missing_docs, reason = "the names say it")]
-        pub enum ConnectorType { $(#[serde(rename = $name)] $variant,)* }
+        pub enum ConnectorType {
+            $(#[serde(rename = $name)] $variant,)*
+            /// One that only a later version of this program knows. No command can name it.
+            #[serde(rename = "unknown")]
+            Unknown,
+        }
 
         impl ConnectorType {
             /// Every type, in the order of the documentation.
@@ -271,13 +276,13 @@ macro_rules! destinations {
             /// The name in the API, settings and metric labels.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
+                match self { $(Self::$variant => $name,)* Self::Unknown => "unknown" }
             }
 
             /// The declaration.
             #[must_use]
             pub const fn spec(self) -> &'static Spec {
-                match self { $(Self::$variant => &$module::SPEC,)* }
+                match self { $(Self::$variant => &$module::SPEC,)* Self::Unknown => &UNKNOWN }
             }
         }
 
@@ -317,6 +322,9 @@ destinations! {
     Quickbooks => quickbooks, "quickbooks";
     Xero => xero, "xero";
 }
+
+/// What is known of a type that is unknown: nothing can be delivered to it.
+static UNKNOWN: Spec = Spec::BASE;
 
 impl ConnectorType {
     /// The position in [`Self::ALL`].

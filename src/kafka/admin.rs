@@ -308,6 +308,21 @@ impl Admin {
         if is_denied { KafkaError::Forbidden(name) } else { KafkaError::TopicMissing(name) }
     }
 
+    /// Fails when some projects have no partition of the commands topic that their commands could be
+    /// in: they are spread over so many.
+    pub fn require_commands(&self, topics: &Topics, partitions: i32) -> Result<(), KafkaError> {
+        let name = topics.name(TopicKind::Commands);
+        let found = self.partitions(&name)?;
+        if found >= partitions {
+            return Ok(());
+        }
+        Err(KafkaError::Other(format!(
+            "topic {name} has {found} partitions, but the connectors' state is spread over \
+             {partitions}: the projects of the others could never be changed. Give it {partitions} \
+             partitions (kafka-topics --alter --topic {name} --partitions {partitions})"
+        )))
+    }
+
     /// Deletes every record of a topic's partitions before these offsets. Kafka can delete the
     /// beginning of a partition only.
     pub async fn delete_before(

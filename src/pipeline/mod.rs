@@ -28,10 +28,19 @@ use std::{collections::HashMap, sync::Arc};
 use crate::kafka::{Assigned, GroupEvents, Partition, TopicKind, Topics};
 use worker::Records;
 
-/// Header of a state record: the offset of the command that caused it.
+/// Header of a state record: the number of the command that caused it. It is the command's offset,
+/// as long as the commands topic was never made anew.
 pub const COMMAND_OFFSET: &str = "dunmore-command-offset";
 /// Header of a state record: the id of the command that caused it.
 pub const COMMAND_ID: &str = "dunmore-command-id";
+/// Header of a state record and of a forwarded command: the id of the commands topic that the
+/// command was in.
+pub const COMMANDS_TOPIC: &str = "dunmore-commands-topic-id";
+/// Header of a forwarded command: partition and offset of the record that it was forwarded from,
+/// with a slash between.
+pub const FORWARDED_FROM: &str = "dunmore-forwarded-from";
+/// Header of a forwarded command: how often it was forwarded.
+pub const FORWARDED_HOPS: &str = "dunmore-forwarded-hops";
 /// Header that is carried through from the event to the destination.
 pub const TRACEPARENT: &str = "traceparent";
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    connector::{Command, CommandBody, Patch},
+    connector::{Command, CommandBody, OWN_ACTOR, Patch},
     delivery::{
         Ask, AttemptRecord, DeliveryRecord, Ending, Next, Outcome, Park, Reason, Source, Tier,
         Verdict,
@@ -509,7 +509,7 @@ fn change_setting(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, field: &str
 fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: CommandBody) {
     let project = delivery.target.key.project.clone();
     let id = CommandId::from_uuid(uuid::Uuid::now_v7());
-    let command = Command { id, project, body };
+    let command = Command { id, project, actor: Some(OWN_ACTOR.to_owned()), body };
     let value = dispatcher.options.codec.encode(TopicKind::Commands, command.to_json());
     let sender = Arc::clone(dispatcher);
     dispatcher.spawn("sending a command", async move {

@@ -3,29 +3,35 @@
 //! What follows, and the order in which it must become durable, is the decision of
 //! [`Batch`]; this file carries it out, then lets the offset be committed.
 
+mod take_over;
+mod write;
+
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::Mutex;
 
-use super::{COMMAND_ID, COMMAND_OFFSET};
+use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC, FORWARDED_FROM, FORWARDED_HOPS};
+use take_over::Ledger;
+
 use crate::{
     codec::{Codec, ReadError, RecordKind},
     connector::{
-        Asked, Batch, Change, Command, CommandResult, Office, Problem, ProjectState, Registry,
-        StateKey, StateRecord, Step, partition_of,
+        Asked, Batch, Change, Command, Office, Origin, Problem, Progress, ProjectState, Registry,
+        StateKey, StateRecord, Step,
     },
     delivery::Reason,
     egress::EgressPolicy,
-    id::ProjectId,
+    id::{CommandId, ProjectId},
     kafka::{
-        Assigned, Connection, GroupEvents, KafkaError, Outgoing, Partition, ProduceError, Producer,
-        Reader, Record, TopicKind, Topics,
+        Assigned, Connection, GroupEvents, KafkaError, Outgoing, Partition, Producer, Record,
+        TopicKind, Topics,
     },
     metrics::{KafkaClient, Metrics},
     offsets::Begin,
@@ -39,6 +45,9 @@ const MAX_BATCH: usize = 256;
 const REPAIR_INTERVAL: Duration = Duration::from_secs(2);
 const BACKOFF: Duration = Duration::from_millis(500);
 
+/// What is said of a command whose reading panicked.
+const BUG: &str = "reading the command met a bug of this program";
+
 /// Decides commands.
 pub struct Registrar {
     connection: Connection,
@@ -50,6 +59,7 @@ pub struct Registrar {
     producer: Producer,
     /// For state records, whose order is the truth.
     state_producer: Producer,
+    /// Over how many partitions projects are spread.
     partitions: i32,
     metrics: Arc<Metrics>,
     failed: Mutex<Option<String>>,
@@ -68,12 +78,12 @@ struct Known<'a> {
 impl Registry for Known<'_> {
     type Error = StoreError;
 
-    fn last_command(&self) -> i64 {
-        self.view.position(self.partition).last_command
+    fn progress(&self) -> Progress {
+        self.view.progress(self.partition)
     }
 
-    fn was_accepted(&self, command_offset: i64) -> Option<StateKey> {
-        self.view.was_accepted(self.partition, command_offset)
+    fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
+        self.view.accepted(self.partition, id, key)
     }
 
     fn project(&self, project: &ProjectId) -> Result<ProjectState, StoreError> {
@@ -124,11 +134,31 @@ impl Registrar {
         self.failed.lock().clone()
     }
 
+    /// Runs the worker of a partition, and ends the instance when the worker ends unasked: nobody
+    /// would decide the partition's commands while this instance holds it.
+    async fn supervise(self: Arc<Self>, assigned: Assigned) {
+        let partition = Arc::clone(&assigned.partition);
+        let ended = tokio::spawn(Arc::clone(&self).run(assigned)).await;
+        if let Err(error) = ended
+            && !error.is_cancelled()
+        {
+            let number = partition.number();
+            let error = telemetry::early_end(&error);
+            tracing::error!(partition = number, error, "the registrar's worker ended");
+            self.fail(format!("the registrar's worker of partition {number} ended: {error}"));
+        }
+    }
+
+    fn fail(&self, why: String) {
+        self.failed.lock().get_or_insert(why);
+    }
+
     async fn run(self: Arc<Self>, mut assigned: Assigned) {
         let partition = assigned.partition;
-        if !self.take_over(&partition).await {
+        if !self.catch_up(&partition).await {
             return;
         }
+        let mut ledger: Option<Ledger> = None;
         loop {
             let batch = match tokio::time::timeout(REPAIR_INTERVAL, assigned.records.recv()).await {
                 Ok(Some(batch)) => batch,
@@ -138,54 +168,36 @@ impl Registrar {
             if self.repair(&partition).await.is_err() {
                 return;
             }
+            let Some(first) = batch.first() else { continue };
+            // A log that goes back is another one.
+            ledger = ledger.filter(|ledger| first.offset >= ledger.next);
+            // Where the last owner left off is known with the first record.
+            let ledger = match &mut ledger {
+                Some(ledger) => ledger,
+                none => {
+                    let Some(known) = self.look_back(&partition, first.offset).await else {
+                        return;
+                    };
+                    none.insert(known)
+                }
+            };
             for records in batch.chunks(MAX_BATCH) {
                 for record in records {
                     partition.taken(record.size());
                 }
-                if self.batch(&partition, records).await.is_err() {
+                if self.batch(&partition, records, ledger).await.is_err() {
                     return;
                 }
             }
         }
     }
 
-    /// Waits until the view has everything that earlier owners wrote; false when the partition was
-    /// given up before.
-    async fn take_over(&self, partition: &Arc<Partition>) -> bool {
-        let number = partition.number();
-        if number >= self.partitions {
-            // Added to the topic later: no project belongs here, all commands are passed on.
-            tracing::warn!(partition = number, "a partition beyond those of the state topic");
-            return true;
-        }
-        let topic = self.topics.name(TopicKind::State);
-        loop {
-            if partition.is_released() {
-                return false;
-            }
-            let (connection, topic) = (self.connection.clone(), topic.clone());
-            let end = tokio::task::spawn_blocking(move || {
-                Reader::new(&connection, &topic, &std::collections::BTreeMap::new())?
-                    .watermarks(number)
-            });
-            match end.await {
-                Ok(Ok((_, end))) => {
-                    self.view.wait_for_offset(number, end).await;
-                    let last = self.view.position(number).last_command;
-                    tracing::info!(partition = number, last, "registrar took over");
-                    return true;
-                }
-                Ok(Err(error)) => tracing::warn!(%error, "registrar cannot take over yet"),
-                Err(error) => {
-                    let error = telemetry::early_end(&error);
-                    tracing::warn!(error, "registrar cannot take over yet");
-                }
-            }
-            tokio::time::sleep(BACKOFF).await;
-        }
-    }
-
-    async fn batch(&self, partition: &Arc<Partition>, records: &[Record]) -> Result<(), Stopped> {
+    async fn batch(
+        &self,
+        partition: &Arc<Partition>,
+        records: &[Record],
+        ledger: &mut Ledger,
+    ) -> Result<(), Stopped> {
         let mut todo = Vec::with_capacity(records.len());
         for record in records {
             match partition.begin(record.offset).await {
@@ -198,9 +210,12 @@ impl Registrar {
             return Err(Stopped);
         }
         let began = Instant::now();
-        let written = self.decide_and_write(partition, &todo).await;
+        let written = self.decide_and_write(partition, &todo, ledger).await;
         if written.is_ok() {
             self.metrics.registrar_batch(todo.len(), began.elapsed());
+            if let Some(last) = records.last() {
+                ledger.next = last.offset + 1;
+            }
             for record in todo {
                 partition.complete(record.offset);
             }
@@ -213,20 +228,28 @@ impl Registrar {
         &self,
         partition: &Arc<Partition>,
         records: &[&Record],
+        ledger: &mut Ledger,
     ) -> Result<(), Stopped> {
         let (values, unreadable) = self.read(partition, records).await?;
-        let batch = self.decide(partition.number(), records, &values).await;
+        let batch = self.decide(partition, records, &values, ledger).await?;
         for (command, accepted) in &batch.decided {
             self.metrics.command(command, *accepted);
+        }
+        if batch.repeated > 0 {
+            let (partition, repeated) = (partition.number(), batch.repeated);
+            tracing::info!(partition, repeated, "commands that were decided before came again");
         }
         for step in batch.into_steps() {
             match step {
                 Step::DeadLetter { index, detail } => {
-                    let detail = unreadable.get(&index).unwrap_or(&detail);
-                    self.dead_letter(partition, records[index], detail).await?;
+                    let unread = unreadable.get(&index).map(|(reason, text)| (*reason, &**text));
+                    let refused = detail.as_deref().map(|text| (Reason::InvalidCommand, text));
+                    let (reason, detail) = unread.or(refused).unwrap_or((Reason::Bug, BUG));
+                    self.dead_letter(partition, records[index], reason, detail).await?;
                 }
                 Step::Forward { index, project } => {
-                    self.forward(partition, records[index], &project).await?;
+                    let (record, value) = (records[index], &values[index]);
+                    self.forward(partition, record, value, &project, &ledger.log).await?;
                 }
                 Step::Results(results) => self.results(partition, &results).await?,
                 Step::State(records) => {
@@ -245,16 +268,17 @@ impl Registrar {
         &self,
         partition: &Partition,
         records: &[&Record],
-    ) -> Result<(Vec<Bytes>, HashMap<usize, String>), Stopped> {
+    ) -> Result<(Vec<Bytes>, HashMap<usize, (Reason, String)>), Stopped> {
         let mut values = Vec::with_capacity(records.len());
         let mut unreadable = HashMap::new();
         for (index, record) in records.iter().enumerate() {
-            let gone = || partition.is_released();
-            match self.codec.decode_record(RecordKind::Command, record, gone).await {
+            match self.decode(record, || partition.is_released()).await {
                 Ok(json) => values.push(json),
-                Err(ReadError::Refused(_, detail)) => {
+                Err(ReadError::Refused(reason, detail)) => {
+                    let is_bug = reason == Reason::Bug;
+                    let reason = if is_bug { reason } else { Reason::InvalidCommand };
                     values.push(Bytes::new());
-                    unreadable.insert(index, detail);
+                    unreadable.insert(index, (reason, detail));
                 }
                 Err(ReadError::GivenUp) => return Err(Stopped),
             }
@@ -262,27 +286,53 @@ impl Registrar {
         Ok((values, unreadable))
     }
 
-    async fn decide(&self, partition: i32, records: &[&Record], values: &[Bytes]) -> Batch {
+    /// A command as JSON; a bug that it meets costs this command only.
+    async fn decode(&self, record: &Record, gone: impl Fn() -> bool) -> Result<Bytes, ReadError> {
+        let decoded = self.codec.decode_record(RecordKind::Command, record, gone);
+        AssertUnwindSafe(decoded)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(ReadError::Refused(Reason::Bug, BUG.to_owned())))
+    }
+
+    async fn decide(
+        &self,
+        partition: &Partition,
+        records: &[&Record],
+        values: &[Bytes],
+        ledger: &mut Ledger,
+    ) -> Result<Batch, Stopped> {
+        let origins: Vec<Option<Origin>> = records.iter().map(|record| origin_of(record)).collect();
         let asked: Vec<Asked<'_>> = records
             .iter()
-            .zip(values)
-            .map(|(record, value)| Asked { offset: record.offset, at: record.timestamp, value })
+            .zip(values.iter().zip(&origins))
+            .map(|(record, (value, origin))| Asked {
+                offset: record.offset,
+                at: record.timestamp,
+                value,
+                origin: origin.as_ref(),
+            })
             .collect();
-        let office = Office { partition, partitions: self.partitions, egress: &self.egress };
-        let known = Known { view: &self.view, partition };
+        let Ledger { log, recent, .. } = ledger;
+        let (number, partitions) = (partition.number(), self.partitions);
+        let office = Office { partition: number, partitions, log, egress: &self.egress };
+        let known = Known { view: &self.view, partition: number };
         loop {
-            match Batch::decide(&asked, office, &known) {
-                Ok(batch) => return batch,
+            match Batch::decide(&asked, office, &known, recent) {
+                Ok(batch) => return Ok(batch),
                 Err(error) => {
                     tracing::error!(%error, "the view cannot be read; check the disk of data_dir");
+                    if partition.is_released() {
+                        return Err(Stopped);
+                    }
                     tokio::time::sleep(BACKOFF).await;
                 }
             }
         }
     }
 
-    /// Writes state records in their order; returns the last one's offset. Their producer leaves no gap: a failure is final, and
-    /// the next owner decides again from what is durable.
+    /// Writes state records in their order; returns the last one's offset. Their producer leaves no
+    /// gap: a failure is final, and the next owner decides again from what is durable.
     async fn write_state(&self, partition: i32, records: &[StateRecord]) -> Result<i64, Stopped> {
         let topic = &self.topics.name(TopicKind::State);
         let keys: Vec<String> = records.iter().map(|record| record.key.to_string()).collect();
@@ -292,15 +342,19 @@ impl Registrar {
         let outgoing: Vec<Outgoing<'_>> = records
             .iter()
             .zip(keys.iter().zip(&values))
-            .map(|(record, (key, value))| Outgoing {
-                topic,
-                partition: Some(partition),
-                key: key.as_bytes(),
-                value: value.as_deref(),
-                headers: vec![
+            .map(|(record, (key, value))| {
+                let mut headers = vec![
                     (COMMAND_OFFSET, record.command_offset.to_string().into_bytes()),
                     (COMMAND_ID, record.command_id.as_str().into()),
-                ],
+                ];
+                headers.extend(topic_header(record.commands_topic.as_deref()));
+                Outgoing {
+                    topic,
+                    partition: Some(partition),
+                    key: key.as_bytes(),
+                    value: value.as_deref(),
+                    headers,
+                }
             })
             .collect();
         // `join_all` polls in order, so the records are handed over in order.
@@ -311,7 +365,7 @@ impl Registrar {
                 Ok((_, offset)) => last = last.max(offset),
                 Err(error) => {
                     tracing::error!(%error, topic, "state cannot be written; restart this instance");
-                    *self.failed.lock() = Some(format!("state cannot be written: {error}"));
+                    self.fail(format!("state cannot be written: {error}"));
                     return Err(Stopped);
                 }
             }
@@ -340,90 +394,29 @@ impl Registrar {
         self.view.wait_for_offset(number, written? + 1).await;
         Ok(())
     }
+}
 
-    async fn results(
-        &self,
-        partition: &Arc<Partition>,
-        results: &[CommandResult],
-    ) -> Result<(), Stopped> {
-        let topic = self.topics.name(TopicKind::Results);
-        let encode = |json: Vec<u8>| self.codec.encode(TopicKind::Results, json);
-        let values: Vec<Vec<u8>> = results.iter().map(CommandResult::to_json).map(encode).collect();
-        let writes = results.iter().zip(&values).map(|(result, value)| {
-            let record = Outgoing {
-                topic: &topic,
-                partition: None,
-                key: result.command_id.as_str().as_bytes(),
-                value: Some(value),
-                headers: Vec::new(),
-            };
-            self.write(partition, record)
-        });
-        join_all(writes).await.into_iter().collect()
-    }
+fn topic_header(id: Option<&str>) -> Option<(&'static str, Vec<u8>)> {
+    id.map(|id| (COMMANDS_TOPIC, id.into()))
+}
 
-    async fn dead_letter(
-        &self,
-        partition: &Arc<Partition>,
-        record: &Record,
-        detail: &str,
-    ) -> Result<(), Stopped> {
-        tracing::warn!(
-            offset = record.offset,
-            detail,
-            "command refused; it is in the dead letters"
-        );
-        let reason = Reason::InvalidCommand;
-        let headers = super::park::record_headers(reason, detail, partition.topic(), record);
-        let dead = Outgoing {
-            topic: &self.topics.name(TopicKind::Dead),
-            partition: None,
-            key: record.key.as_deref().unwrap_or_default(),
-            value: Some(record.value.as_deref().unwrap_or_default()),
-            headers: headers.iter().map(|(key, value)| (key.as_str(), value.clone())).collect(),
-        };
-        self.write(partition, dead).await
-    }
+/// The record that a command was forwarded from, as its headers say.
+fn origin_of(record: &Record) -> Option<Origin> {
+    let (partition, offset) = record.header_text(FORWARDED_FROM)?.split_once('/')?;
+    Some(Origin {
+        topic_id: record.header_text(COMMANDS_TOPIC).map(str::to_owned),
+        partition: partition.parse().ok()?,
+        offset: offset.parse().ok()?,
+        hops: record.header_text(FORWARDED_HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(1),
+    })
+}
 
-    async fn forward(
-        &self,
-        partition: &Arc<Partition>,
-        record: &Record,
-        project: &ProjectId,
-    ) -> Result<(), Stopped> {
-        let forwarded = Outgoing {
-            topic: &self.topics.name(TopicKind::Commands),
-            partition: Some(partition_of(project.as_str(), self.partitions)),
-            key: project.as_str().as_bytes(),
-            value: record.value.as_deref(),
-            headers: Vec::new(),
-        };
-        self.write(partition, forwarded).await
-    }
-
-    async fn write(
-        &self,
-        partition: &Arc<Partition>,
-        mut record: Outgoing<'_>,
-    ) -> Result<(), Stopped> {
-        loop {
-            match self.producer.send(&record).await {
-                Ok(_) => return Ok(()),
-                // A dead letter's headers say where the value still stands.
-                Err(ProduceError::TooLarge) if record.value.is_some_and(|v| !v.is_empty()) => {
-                    tracing::error!(
-                        topic = record.topic,
-                        "a record is larger than the topic takes; only its headers are kept: raise max.message.bytes (dunmore topics check)"
-                    );
-                    record.value = Some(b"");
-                }
-                Err(error) => tracing::warn!(topic = record.topic, %error, "trying again"),
-            }
-            if partition.is_released() {
-                return Err(Stopped);
-            }
-            tokio::time::sleep(BACKOFF).await;
-        }
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(call).await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(error) => Err(telemetry::early_end(&error)),
     }
 }
 
@@ -433,7 +426,7 @@ pub struct RegistrarEvents(pub Arc<Registrar>);
 impl GroupEvents for RegistrarEvents {
     fn assigned(&self, assigned: Assigned) {
         let registrar = Arc::clone(&self.0);
-        self.0.runtime.spawn(registrar.run(assigned));
+        self.0.runtime.spawn(registrar.supervise(assigned));
     }
 
     fn released(&self, _: &[Arc<Partition>]) {}

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use tokio::sync::watch;
 
-use super::{COMMAND_ID, COMMAND_OFFSET};
+use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC};
 use crate::{
     clock::{self, Timestamp},
     codec::{Codec, ReadError, RecordKind},
@@ -361,7 +361,8 @@ fn read_headers(record: &Record) -> Option<StateRecord> {
     let command_id = CommandId::parse(record.header_text(COMMAND_ID)?).ok()?;
     let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
     let key = StateKey::parse(key).ok()?;
-    Some(StateRecord { command_offset, command_id, key, value: None })
+    let commands_topic = record.header_text(COMMANDS_TOPIC).map(str::to_owned);
+    Some(StateRecord { command_offset, commands_topic, command_id, key, value: None })
 }
 
 #[cfg(test)]

@@ -1,22 +1,42 @@
 //! The fold of the state topic: which record counts, judged key by key, and which has to be
 //! written again. Pure: where the state is kept is somebody else's business.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
+use super::freshness::{COMPACTION_LAG, TOMBSTONE_RETENTION};
 use crate::{
-    connector::{Change, StateKey, StateRecord},
+    clock::Timestamp,
+    connector::{Change, MAX_REMEMBERED_TOPICS, Progress, StateKey, StateRecord, epoch_of},
     id::{CommandId, ProjectId},
 };
 
-/// How many of the last applied commands of a partition are remembered.
+/// How many of the last applied commands of a partition are remembered; and beside them, of those
+/// that make no new version, such as encrypting anew.
 pub const MAX_REMEMBERED_COMMANDS: usize = 1024;
+
+/// How long it is remembered which command deleted a key: as long as the topic may hold, or a
+/// replaced owner may still write, an older record of it.
+pub const DELETED_FOR: Duration =
+    Duration::from_secs(COMPACTION_LAG.as_secs() + TOMBSTONE_RETENTION.as_secs());
+
+/// The most deleted keys that are remembered; beyond it, the oldest are forgotten first.
+pub const MAX_DELETED: usize = 100_000;
+
+/// Whether it need not be remembered any longer that a key was deleted at this moment.
+#[must_use]
+pub fn is_forgotten(deleted_at: Timestamp, now: Timestamp) -> bool {
+    now.since(deleted_at) > DELETED_FOR
+}
 
 /// How far a partition of the state topic was taken in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position {
     /// The offset of the next state record to read.
     pub next_offset: i64,
-    /// The offset of the last command that was applied; -1 when there was none.
+    /// The number of the last command that was applied; -1 when there was none.
     pub last_command: i64,
 }
 
@@ -44,19 +64,55 @@ pub trait Shelf {
     /// Why it cannot be read.
     type Error;
 
-    /// The newest record of a key: its command's offset and its JSON; `None` when nothing is there.
-    fn stored(&self, key: &StateKey) -> Result<Option<(i64, Vec<u8>)>, Self::Error>;
+    /// The newest record of a key; `None` when nothing is there and nothing was lately.
+    fn stored(&self, key: &StateKey) -> Result<Option<Stored>, Self::Error>;
+}
+
+/// The newest record of a key, as it is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// The number of its command.
+    pub number: i64,
+    /// What the key stands for.
+    pub content: Content,
+}
+
+/// What a key stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// This JSON.
+    There(Vec<u8>),
+    /// Nothing any more; this command deleted it.
+    Deleted(CommandId),
 }
 
 /// An accepted command that is remembered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Remembered {
-    /// The command's offset.
+    /// The command's number.
     pub command_offset: i64,
     /// The command.
     pub command_id: CommandId,
     /// What it changed.
     pub key: StateKey,
+}
+
+/// The last commands of a kind, in the order of their records.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Remembrance {
+    /// How many were remembered since the beginning; the next one's number here.
+    pub numbered: u64,
+    /// The last [`MAX_REMEMBERED_COMMANDS`] of them.
+    pub commands: VecDeque<Remembered>,
+}
+
+impl Remembrance {
+    fn extend(&mut self, commands: Vec<Remembered>) {
+        self.numbered += commands.len() as u64;
+        self.commands.extend(commands);
+        let excess = self.commands.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
+        self.commands.drain(..excess);
+    }
 }
 
 /// What is known of a partition of the state topic, beside the state itself. It is kept with the
@@ -65,14 +121,17 @@ pub struct Remembered {
 pub struct Known {
     /// How far the partition was taken in.
     pub position: Position,
-    /// How many commands were remembered since the beginning; the next one's number.
-    pub numbered: u64,
+    /// The ids of the commands topics that the records' commands were in, by epoch.
+    pub topics: BTreeMap<i64, String>,
     /// How many connectors there are.
     pub connectors: u64,
     /// How many projects' own records there are.
     pub projects: u64,
-    /// The last accepted commands, in the order of their records.
-    pub remembered: VecDeque<Remembered>,
+    /// The last accepted commands.
+    pub remembered: Remembrance,
+    /// The last accepted commands that made no new version. They come by the thousand when a key is
+    /// rotated, and must not push the others out.
+    pub quiet: Remembrance,
     /// Keys of which an older record stands behind the newest one. Compaction would keep the
     /// older one, because it is further behind in the topic; so the partition's registrar writes
     /// the newest one again, and a key stays here until that was seen.
@@ -82,8 +141,10 @@ pub struct Known {
 /// The newest record of a key after a run of records.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Newest {
-    /// The offset of its command.
+    /// The number of its command.
     pub command_offset: i64,
+    /// That command.
+    pub command_id: CommandId,
     /// Its JSON; `None` when nothing is there.
     pub json: Option<Vec<u8>>,
 }
@@ -96,6 +157,10 @@ pub struct Folded {
     pub changes: BTreeMap<StateKey, Newest>,
     /// Commands to remember from now on.
     pub remembered: Vec<Remembered>,
+    /// The same, of those that made no new version.
+    pub quiet: Vec<Remembered>,
+    /// The ids of the commands topics after the run, by epoch.
+    pub topics: BTreeMap<i64, String>,
     /// The position behind the run.
     pub position: Position,
     /// The keys that wait for their newest record to be written again, after the run.
@@ -124,6 +189,8 @@ impl Known {
         let mut folded = Folded {
             changes: BTreeMap::new(),
             remembered: Vec::new(),
+            quiet: Vec::new(),
+            topics: self.topics.clone(),
             position: self.position,
             overtaken: self.overtaken.clone(),
             applied: Applied::default(),
@@ -131,7 +198,7 @@ impl Known {
             projects: 0,
         };
         for record in records {
-            self.take(shelf, record, &mut folded)?;
+            Self::take(shelf, record, &mut folded)?;
         }
         folded.position.next_offset = next_offset;
         Ok(folded)
@@ -140,55 +207,61 @@ impl Known {
     /// What was folded has been kept.
     pub fn accept(&mut self, folded: Folded) -> Applied {
         self.position = folded.position;
-        self.numbered += folded.remembered.len() as u64;
+        self.topics = folded.topics;
         self.connectors = self.connectors.saturating_add_signed(folded.connectors);
         self.projects = self.projects.saturating_add_signed(folded.projects);
         self.remembered.extend(folded.remembered);
-        let excess = self.remembered.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
-        self.remembered.drain(..excess);
+        self.quiet.extend(folded.quiet);
         self.overtaken = folded.overtaken;
         folded.applied
     }
 
-    /// What the command at this offset changed, if it is among the last
+    /// How far the partition's commands were decided.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress { last_command: self.position.last_command, topics: self.topics.clone() }
+    }
+
+    /// The number of the command of this id that changed this key, if it is among the last
     /// [`MAX_REMEMBERED_COMMANDS`] of the partition that changed something.
     #[must_use]
-    pub fn was_accepted(&self, command_offset: i64) -> Option<&StateKey> {
-        let mut commands = self.remembered.iter().rev();
-        commands.find(|command| command.command_offset == command_offset).map(|c| &c.key)
+    pub fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
+        let mut commands =
+            self.remembered.commands.iter().rev().chain(self.quiet.commands.iter().rev());
+        let found = commands.find(|command| command.command_id == *id && command.key == *key);
+        found.map(|command| command.command_offset)
     }
 
     /// The newest records of the keys of which an older one stands behind: to be written again.
     pub fn repairs<S: Shelf>(&self, shelf: &S) -> Result<Vec<StateRecord>, S::Error> {
         let mut records = Vec::new();
         for key in &self.overtaken {
-            if let Some((command_offset, json)) = shelf.stored(key)? {
-                let command_id = match key.read(Some(&json)) {
-                    Ok(Change::ConnectorSet(connector)) => connector.command_id,
-                    Ok(Change::ProjectSet(project)) => project.command_id,
+            let Some(Stored { number, content }) = shelf.stored(key)? else { continue };
+            let (command_id, value) = match content {
+                Content::Deleted(command_id) => (command_id, None),
+                Content::There(json) => match key.read(Some(&json)) {
+                    Ok(Change::ConnectorSet(connector)) => (connector.command_id, Some(json)),
+                    Ok(Change::ProjectSet(project)) => (project.command_id, Some(json)),
                     _ => continue,
-                };
-                let key = key.clone();
-                records.push(StateRecord { command_offset, command_id, key, value: Some(json) });
-            } else if let Some(command) = self.newest_command(key) {
-                records.push(StateRecord {
-                    command_offset: command.command_offset,
-                    command_id: command.command_id.clone(),
-                    key: key.clone(),
-                    value: None,
-                });
-            }
+                },
+            };
+            records.push(StateRecord {
+                command_offset: number,
+                commands_topic: self.topics.get(&epoch_of(number)).cloned(),
+                command_id,
+                key: key.clone(),
+                value,
+            });
         }
         Ok(records)
     }
 
     fn take<S: Shelf>(
-        &self,
         shelf: &S,
         record: &StateRecord,
         folded: &mut Folded,
     ) -> Result<(), S::Error> {
-        let (newest, was_there) = self.newest(shelf, record, folded)?;
+        let (newest, was_there) = Self::newest(shelf, record, folded)?;
         if newest.is_some_and(|newest| record.command_offset <= newest) {
             folded.applied.ignored += 1;
             if newest == Some(record.command_offset) {
@@ -202,16 +275,32 @@ impl Known {
         // What cannot be read was accepted all the same.
         let position = &mut folded.position;
         position.last_command = position.last_command.max(record.command_offset);
-        folded.remembered.push(Remembered {
+        if let Some(topic) = &record.commands_topic {
+            folded.topics.entry(epoch_of(record.command_offset)).or_insert_with(|| topic.clone());
+            while folded.topics.len() > MAX_REMEMBERED_TOPICS {
+                folded.topics.pop_first();
+            }
+        }
+        let change = record.key.read(record.value.as_deref());
+        let is_quiet = matches!(
+            &change,
+            Ok(Change::ConnectorSet(connector)) if connector.command_id != record.command_id
+        );
+        let remembered = if is_quiet { &mut folded.quiet } else { &mut folded.remembered };
+        remembered.push(Remembered {
             command_offset: record.command_offset,
             command_id: record.command_id.clone(),
             key: record.key.clone(),
         });
-        if record.key.read(record.value.as_deref()).is_err() {
+        if change.is_err() {
             folded.applied.unreadable += 1;
             return Ok(());
         }
-        let newest = Newest { command_offset: record.command_offset, json: record.value.clone() };
+        let newest = Newest {
+            command_offset: record.command_offset,
+            command_id: record.command_id.clone(),
+            json: record.value.clone(),
+        };
         let difference = i64::from(newest.json.is_some()) - i64::from(was_there);
         match &record.key {
             StateKey::Connector(_) => folded.connectors += difference,
@@ -226,7 +315,6 @@ impl Known {
 
     /// The newest command that is known for the record's key, and whether something is there.
     fn newest<S: Shelf>(
-        &self,
         shelf: &S,
         record: &StateRecord,
         folded: &Folded,
@@ -234,20 +322,11 @@ impl Known {
         if let Some(newest) = folded.changes.get(&record.key) {
             return Ok((Some(newest.command_offset), newest.json.is_some()));
         }
-        if let Some((offset, _)) = shelf.stored(&record.key)? {
-            return Ok((Some(offset), true));
-        }
-        // Only what comes out of order can have been removed by a later command.
-        let offset = if record.command_offset > folded.position.last_command {
-            None
-        } else {
-            self.newest_command(&record.key).map(|command| command.command_offset)
-        };
-        Ok((offset, false))
-    }
-
-    fn newest_command(&self, key: &StateKey) -> Option<&Remembered> {
-        let of_key = self.remembered.iter().filter(|command| command.key == *key);
-        of_key.max_by_key(|command| command.command_offset)
+        Ok(match shelf.stored(&record.key)? {
+            Some(Stored { number, content }) => {
+                (Some(number), matches!(content, Content::There(_)))
+            }
+            None => (None, false),
+        })
     }
 }

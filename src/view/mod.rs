@@ -18,7 +18,8 @@ use tokio::sync::watch;
 pub use as_of::{AsOf, MAX_AGE};
 pub use cache::MAX_CACHED_PROJECTS;
 pub use fold::{
-    Applied, Folded, Known, MAX_REMEMBERED_COMMANDS, Newest, Position, Remembered, Shelf,
+    Applied, Content, DELETED_FOR, Folded, Known, MAX_DELETED, MAX_REMEMBERED_COMMANDS, Newest,
+    Position, Remembered, Remembrance, Shelf, Stored, is_forgotten,
 };
 pub use freshness::{COMPACTION_LAG, Freshness, MAX_STANDSTILL, TOMBSTONE_RETENTION, is_stale};
 pub use store::{RebuildReason, Store, StoreError};
@@ -26,8 +27,8 @@ pub use subscriptions::{BaseUrls, Subscriptions, Target};
 
 use crate::{
     clock::Timestamp,
-    connector::{Connector, ProjectState, StateKey, StateRecord},
-    id::{ConnectorKey, ProjectId},
+    connector::{Connector, Progress, ProjectState, StateKey, StateRecord},
+    id::{CommandId, ConnectorKey, ProjectId},
     secrets::Keyring,
 };
 use cache::Cache;
@@ -131,10 +132,16 @@ impl View {
         self.store.position(partition)
     }
 
-    /// What the command at this offset changed, when it was accepted not long ago.
+    /// How far the commands of a partition were decided.
     #[must_use]
-    pub fn was_accepted(&self, partition: i32, command_offset: i64) -> Option<StateKey> {
-        self.store.was_accepted(partition, command_offset)
+    pub fn progress(&self, partition: i32) -> Progress {
+        self.store.progress(partition)
+    }
+
+    /// The number of the command of this id that changed this key, when it was accepted not long ago.
+    #[must_use]
+    pub fn accepted(&self, partition: i32, id: &CommandId, key: &StateKey) -> Option<i64> {
+        self.store.accepted(partition, id, key)
     }
 
     /// The newest records of a state partition that an older one stands behind: until they are
@@ -167,9 +174,9 @@ impl View {
         })
     }
 
-    /// Waits until the state record of this command, or of a later one, was taken in.
-    pub async fn wait_for_command(&self, partition: i32, command_offset: i64) {
-        self.wait_until(partition, |position| position.last_command >= command_offset).await;
+    /// Waits until the state record of the command of this number, or of a later one, was taken in.
+    pub async fn wait_for_command(&self, partition: i32, number: i64) {
+        self.wait_until(partition, |position| position.last_command >= number).await;
     }
 
     /// Waits until everything before this offset of a state partition was taken in.
@@ -199,7 +206,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::id::CommandId;
 
     const CONNECTOR: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
 
@@ -214,6 +220,7 @@ mod tests {
         let json = CONNECTOR.replace("\"version\":42", &format!("\"version\":{offset}"));
         StateRecord {
             command_offset: offset,
+            commands_topic: None,
             command_id: CommandId::parse("cmd_1").unwrap(),
             key: StateKey::parse("proj_1/conn_1").unwrap(),
             value: Some(json.into_bytes()),

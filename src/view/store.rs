@@ -10,13 +10,17 @@
 //! | --- | --- |
 //! | `m` | format version and cluster id, JSON |
 //! | `c` | the moment at which the view last had everything |
-//! | `p` partition | next offset, last command offset, commands remembered so far, connectors, projects |
-//! | `r` partition, slot | number, command offset, command id · state key |
+//! | `p` partition | next offset, last command's number, commands remembered so far of both kinds, connectors, projects |
+//! | `r` partition, slot | place, command's number, command id · state key |
+//! | `q` partition, slot | the same, of commands that made no new version |
+//! | `i` partition, epoch | the id of the commands topic |
 //! | `o` partition, state key | nothing; the key is one that waits for a repair |
-//! | `s` project · connector | command offset, the record's JSON; no connector: the project |
+//! | `s` project · connector | command's number, the record's JSON; no connector: the project |
+//! | `d` project · connector | command's number, when it was deleted, command id |
+//! | `t` when it was deleted, project · connector | nothing; deleted keys by their age |
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -29,17 +33,20 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    fold::{Applied, Known, MAX_REMEMBERED_COMMANDS, Position, Remembered, Shelf},
+    fold::{
+        Applied, Content, Known, MAX_DELETED, MAX_REMEMBERED_COMMANDS, Newest, Position,
+        Remembered, Remembrance, Shelf, Stored, is_forgotten,
+    },
     freshness::is_stale,
 };
 use crate::{
     clock::{self, Timestamp},
-    connector::{Change, Connector, ProjectState, StateKey, StateRecord},
+    connector::{Change, Connector, Progress, ProjectState, StateKey, StateRecord},
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
 };
 
 /// The format of the keys and values; another one is rebuilt.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// What sled may keep in memory, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 /// How many folders that were moved aside are kept.
@@ -56,8 +63,15 @@ const META: &[u8] = b"m";
 const COMPLETE: &[u8] = b"c";
 const POSITION: u8 = b'p';
 const REMEMBERED: u8 = b'r';
+const QUIET: u8 = b'q';
+const TOPIC: u8 = b'i';
 const OVERTAKEN: u8 = b'o';
 const STATE: u8 = b's';
+const DELETED: u8 = b'd';
+const DELETED_AT: u8 = b't';
+
+/// So many deleted keys are forgotten in one step at most.
+const MAX_FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// The view cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +138,8 @@ pub struct Store {
     partitions: Mutex<HashMap<i32, Known>>,
     connectors: AtomicU64,
     projects: AtomicU64,
+    /// How many deleted keys are remembered.
+    deleted: AtomicU64,
 }
 
 #[derive(Serialize, Deserialize, PartialEq, Eq)]
@@ -174,7 +190,8 @@ impl Store {
         let partitions = load_partitions(&db)?;
         let connectors = AtomicU64::new(partitions.values().map(|known| known.connectors).sum());
         let projects = AtomicU64::new(partitions.values().map(|known| known.projects).sum());
-        Ok(Self { db, partitions: Mutex::new(partitions), connectors, projects })
+        let deleted = AtomicU64::new(db.scan_prefix([DELETED_AT]).count() as u64);
+        Ok(Self { db, partitions: Mutex::new(partitions), connectors, projects, deleted })
     }
 
     /// Takes state records and the position behind them in, all or nothing.
@@ -188,19 +205,24 @@ impl Store {
         let known = partitions.entry(partition).or_default();
         let folded = known.fold(self, records, next_offset)?;
         let mut batch = sled::Batch::default();
+        let now = clock::now();
+        let mut deleted = 0;
         for (key, newest) in &folded.changes {
-            match &newest.json {
-                Some(json) => {
-                    let value = [&newest.command_offset.to_be_bytes(), json.as_slice()].concat();
-                    batch.insert(state_key(key), value);
-                }
-                None => batch.remove(state_key(key)),
+            deleted += self.put(&mut batch, key, newest, now)?;
+        }
+        let room = MAX_DELETED.try_into().unwrap_or(u64::MAX);
+        let excess = self.deleted.load(Ordering::Relaxed).saturating_add_signed(deleted);
+        deleted -=
+            self.forget_deleted(&mut batch, &folded.changes, now, excess.saturating_sub(room))?;
+        remember(&mut batch, (REMEMBERED, partition), &known.remembered, &folded.remembered);
+        remember(&mut batch, (QUIET, partition), &known.quiet, &folded.quiet);
+        for (epoch, topic) in &folded.topics {
+            if !known.topics.contains_key(epoch) {
+                batch.insert(topic_key(partition, *epoch), topic.as_bytes());
             }
         }
-        // Of a long run only the last commands are still remembered after it.
-        let passed = folded.remembered.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
-        for (number, command) in (known.numbered..).zip(&folded.remembered).skip(passed) {
-            batch.insert(remembered_key(partition, number), command_bytes(command, number));
+        for epoch in known.topics.keys().filter(|epoch| !folded.topics.contains_key(epoch)) {
+            batch.remove(topic_key(partition, *epoch));
         }
         for key in folded.overtaken.difference(&known.overtaken) {
             batch.insert(overtaken_key(partition, key), Vec::new());
@@ -211,7 +233,8 @@ impl Store {
         let numbers = [
             folded.position.next_offset,
             folded.position.last_command,
-            (known.numbered + folded.remembered.len() as u64).cast_signed(),
+            (known.remembered.numbered + folded.remembered.len() as u64).cast_signed(),
+            (known.quiet.numbered + folded.quiet.len() as u64).cast_signed(),
             known.connectors.saturating_add_signed(folded.connectors).cast_signed(),
             known.projects.saturating_add_signed(folded.projects).cast_signed(),
         ];
@@ -220,7 +243,73 @@ impl Store {
 
         add(&self.connectors, folded.connectors);
         add(&self.projects, folded.projects);
+        add(&self.deleted, deleted);
         Ok(known.accept(folded))
+    }
+
+    /// Puts the newest record of a key into a batch; returns how many more keys are deleted.
+    fn put(
+        &self,
+        batch: &mut sled::Batch,
+        key: &StateKey,
+        newest: &Newest,
+        now: Timestamp,
+    ) -> Result<i64, StoreError> {
+        let mut deleted = 0;
+        if let Some((_, at, _)) = self.deleted(key)? {
+            batch.remove(deleted_key(key));
+            batch.remove(deleted_at_key(at, key));
+            deleted -= 1;
+        }
+        let number = newest.command_offset.to_be_bytes();
+        if let Some(json) = &newest.json {
+            batch.insert(state_key(key), [&number, json.as_slice()].concat());
+        } else {
+            batch.remove(state_key(key));
+            let at = now.millis().to_be_bytes();
+            let value = [&number, at.as_slice(), newest.command_id.as_str().as_bytes()].concat();
+            batch.insert(deleted_key(key), value);
+            batch.insert(deleted_at_key(now, key), Vec::new());
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
+    /// Forgets deleted keys of which no older record can come any more, and so many beside them;
+    /// returns how many.
+    fn forget_deleted(
+        &self,
+        batch: &mut sled::Batch,
+        changes: &BTreeMap<StateKey, Newest>,
+        now: Timestamp,
+        excess: u64,
+    ) -> Result<i64, StoreError> {
+        let mut forgotten = 0;
+        for entry in self.db.scan_prefix([DELETED_AT]).keys().take(MAX_FORGOTTEN_AT_ONCE) {
+            let entry = entry?;
+            let Some((at, key)) = parse_deleted_at(&entry) else { continue };
+            if !is_forgotten(at, now) && forgotten >= excess {
+                break;
+            }
+            if changes.contains_key(&key) {
+                continue;
+            }
+            if self.deleted(&key)?.is_some_and(|(_, deleted_at, _)| deleted_at == at) {
+                batch.remove(deleted_key(&key));
+            }
+            batch.remove(entry);
+            forgotten += 1;
+        }
+        Ok(forgotten.cast_signed())
+    }
+
+    /// The number of the command that deleted a key lately, when that was, and the command.
+    fn deleted(&self, key: &StateKey) -> Result<Option<(i64, Timestamp, CommandId)>, StoreError> {
+        if self.deleted.load(Ordering::Relaxed) == 0 {
+            return Ok(None);
+        }
+        let Some(bytes) = self.db.get(deleted_key(key))? else { return Ok(None) };
+        Ok(read_deleted(&bytes))
     }
 
     /// The newest records of a partition that an older one stands behind.
@@ -238,7 +327,8 @@ impl Store {
         let numbers = [
             next_offset,
             known.position.last_command,
-            known.numbered.cast_signed(),
+            known.remembered.numbered.cast_signed(),
+            known.quiet.numbered.cast_signed(),
             known.connectors.cast_signed(),
             known.projects.cast_signed(),
         ];
@@ -264,11 +354,17 @@ impl Store {
         self.partitions.lock().get(&partition).map(|known| known.position).unwrap_or_default()
     }
 
-    /// What the command at this offset changed, if it is among the last
+    /// How far the commands of a partition were decided.
+    #[must_use]
+    pub fn progress(&self, partition: i32) -> Progress {
+        self.partitions.lock().get(&partition).map(Known::progress).unwrap_or_default()
+    }
+
+    /// The number of the command of this id that changed this key, if it is among the last
     /// [`MAX_REMEMBERED_COMMANDS`] of its partition that changed something.
     #[must_use]
-    pub fn was_accepted(&self, partition: i32, command_offset: i64) -> Option<StateKey> {
-        self.partitions.lock().get(&partition)?.was_accepted(command_offset).cloned()
+    pub fn accepted(&self, partition: i32, id: &CommandId, key: &StateKey) -> Option<i64> {
+        self.partitions.lock().get(&partition)?.accepted(id, key)
     }
 
     /// All that is known about a project.
@@ -324,10 +420,13 @@ impl Store {
 impl Shelf for Store {
     type Error = StoreError;
 
-    fn stored(&self, key: &StateKey) -> Result<Option<(i64, Vec<u8>)>, StoreError> {
+    fn stored(&self, key: &StateKey) -> Result<Option<Stored>, StoreError> {
         let stored = self.db.get(state_key(key))?;
-        let split = stored.as_deref().and_then(split_offset);
-        Ok(split.map(|(offset, json)| (offset, json.to_vec())))
+        if let Some((number, json)) = stored.as_deref().and_then(split_offset) {
+            return Ok(Some(Stored { number, content: Content::There(json.to_vec()) }));
+        }
+        let deleted = self.deleted(key)?;
+        Ok(deleted.map(|(number, _, id)| Stored { number, content: Content::Deleted(id) }))
     }
 }
 
@@ -340,14 +439,55 @@ fn position_key(partition: i32) -> Vec<u8> {
     [&[POSITION], partition.to_be_bytes().as_slice()].concat()
 }
 
-/// Next offset, last command offset, commands remembered so far, connectors, projects.
-fn numbers_bytes(numbers: [i64; 5]) -> Vec<u8> {
+/// Next offset, last command's number, commands remembered so far of both kinds, connectors,
+/// projects.
+fn numbers_bytes(numbers: [i64; 6]) -> Vec<u8> {
     numbers.map(i64::to_be_bytes).concat()
 }
 
-fn remembered_key(partition: i32, number: u64) -> Vec<u8> {
-    let slot = number % MAX_REMEMBERED_COMMANDS as u64;
-    [&[REMEMBERED], partition.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat()
+/// Of a long run only the last commands are still remembered after it.
+fn remember(
+    batch: &mut sled::Batch,
+    (kind, partition): (u8, i32),
+    known: &Remembrance,
+    more: &[Remembered],
+) {
+    let passed = more.len().saturating_sub(MAX_REMEMBERED_COMMANDS);
+    for (place, command) in (known.numbered..).zip(more).skip(passed) {
+        batch.insert(remembered_key(kind, partition, place), command_bytes(command, place));
+    }
+}
+
+fn remembered_key(kind: u8, partition: i32, place: u64) -> Vec<u8> {
+    let slot = place % MAX_REMEMBERED_COMMANDS as u64;
+    [&[kind], partition.to_be_bytes().as_slice(), &slot.to_be_bytes()].concat()
+}
+
+fn topic_key(partition: i32, epoch: i64) -> Vec<u8> {
+    [&[TOPIC], partition.to_be_bytes().as_slice(), &epoch.to_be_bytes()].concat()
+}
+
+fn deleted_key(key: &StateKey) -> Vec<u8> {
+    let mut bytes = state_key(key);
+    bytes[0] = DELETED;
+    bytes
+}
+
+fn deleted_at_key(at: Timestamp, key: &StateKey) -> Vec<u8> {
+    [&[DELETED_AT], at.millis().to_be_bytes().as_slice(), &state_key(key)[1..]].concat()
+}
+
+fn parse_deleted_at(bytes: &[u8]) -> Option<(Timestamp, StateKey)> {
+    let (at, _) = bytes.get(1..)?.split_first_chunk()?;
+    let key = parse_state_key(bytes.get(8..)?)?;
+    Some((Timestamp::from_millis(i64::from_be_bytes(*at)), key))
+}
+
+fn read_deleted(bytes: &[u8]) -> Option<(i64, Timestamp, CommandId)> {
+    let (number, rest) = split_offset(bytes)?;
+    let (at, id) = split_offset(rest)?;
+    let id = CommandId::parse(std::str::from_utf8(id).ok()?).ok()?;
+    Some((number, Timestamp::from_millis(at), id))
 }
 
 fn overtaken_key(partition: i32, key: &StateKey) -> Vec<u8> {
@@ -410,26 +550,40 @@ fn load_partitions(db: &sled::Db) -> Result<HashMap<i32, Known>, StoreError> {
             .chunks_exact(8)
             .filter_map(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))
             .collect();
-        if let [next_offset, last_command, numbered, connectors, projects] = numbers[..] {
+        if let [next_offset, last_command, remembered, quiet, connectors, projects] = numbers[..] {
             let known = partitions.entry(partition).or_default();
             known.position = Position { next_offset, last_command };
-            known.numbered = numbered.cast_unsigned();
+            known.remembered.numbered = remembered.cast_unsigned();
+            known.quiet.numbered = quiet.cast_unsigned();
             known.connectors = connectors.cast_unsigned();
             known.projects = projects.cast_unsigned();
         }
     }
-    let mut commands = Vec::new();
-    for entry in db.scan_prefix([REMEMBERED]) {
-        let (key, value) = entry?;
-        if let (Some((partition, _)), Some((number, command))) =
-            (split_partition(&key), read_command(&value))
-        {
-            commands.push((partition, number, command));
+    for kind in [REMEMBERED, QUIET] {
+        let mut commands = Vec::new();
+        for entry in db.scan_prefix([kind]) {
+            let (key, value) = entry?;
+            if let (Some((partition, _)), Some((place, command))) =
+                (split_partition(&key), read_command(&value))
+            {
+                commands.push((partition, place, command));
+            }
+        }
+        commands.sort_unstable_by_key(|(partition, place, _)| (*partition, *place));
+        for (partition, _, command) in commands {
+            let known = partitions.entry(partition).or_default();
+            let of_kind = if kind == QUIET { &mut known.quiet } else { &mut known.remembered };
+            of_kind.commands.push_back(command);
         }
     }
-    commands.sort_unstable_by_key(|(partition, number, _)| (*partition, *number));
-    for (partition, _, command) in commands {
-        partitions.entry(partition).or_default().remembered.push_back(command);
+    for entry in db.scan_prefix([TOPIC]) {
+        let (key, value) = entry?;
+        if let Some((partition, epoch)) = split_partition(&key)
+            && let Ok(epoch) = epoch.try_into().map(i64::from_be_bytes)
+            && let Ok(topic) = std::str::from_utf8(&value)
+        {
+            partitions.entry(partition).or_default().topics.insert(epoch, topic.to_owned());
+        }
     }
     for key in db.scan_prefix([OVERTAKEN]).keys() {
         let key = key?;
@@ -610,6 +764,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::connector::{MAX_REMEMBERED_TOPICS, number};
 
     const CONNECTOR: &str = include_str!("../../tests/fixtures/records/state-connector-1.json");
     const PROJECT: &str = include_str!("../../tests/fixtures/records/state-project-1.json");
@@ -621,6 +776,7 @@ mod tests {
     fn record(command_offset: i64, key: &str, value: Option<String>) -> StateRecord {
         StateRecord {
             command_offset,
+            commands_topic: None,
             command_id: CommandId::parse(&format!("cmd_{command_offset}")).unwrap(),
             key: StateKey::parse(key).unwrap(),
             value: value.map(String::into_bytes),
@@ -632,7 +788,8 @@ mod tests {
             Some((project, connector)) => CONNECTOR
                 .replace("proj_1", project)
                 .replace("conn_1", connector)
-                .replace("\"version\":42", &format!("\"version\":{command_offset}")),
+                .replace("\"version\":42", &format!("\"version\":{command_offset}"))
+                .replace("cmd_4", &format!("cmd_{command_offset}")),
             None => PROJECT.replace("proj_1", key),
         };
         record(command_offset, key, Some(json))
@@ -640,6 +797,11 @@ mod tests {
 
     fn gone(command_offset: i64, key: &str) -> StateRecord {
         record(command_offset, key, None)
+    }
+
+    fn accepted(store: &Store, partition: i32, number: i64, key: &str) -> Option<i64> {
+        let id = CommandId::parse(&format!("cmd_{number}")).unwrap();
+        store.accepted(partition, &id, &StateKey::parse(key).unwrap())
     }
 
     fn ids(store: &Store, project: &str) -> Vec<String> {
@@ -676,9 +838,10 @@ mod tests {
         assert_eq!(store.position(4), Position::default());
         assert_eq!(store.counts(), (1, 1));
         assert_eq!(ids(&store, "proj_1"), ["conn_1"]);
-        assert_eq!(store.was_accepted(3, 44), Some(StateKey::parse("proj_1/conn_2").unwrap()));
-        assert_eq!(store.was_accepted(3, 41), None);
-        assert_eq!(store.was_accepted(4, 44), None);
+        assert_eq!(accepted(&store, 3, 44, "proj_1/conn_2"), Some(44));
+        assert_eq!(accepted(&store, 3, 44, "proj_1/conn_1"), None);
+        assert_eq!(accepted(&store, 3, 41, "proj_1/conn_2"), None);
+        assert_eq!(accepted(&store, 4, 44, "proj_1/conn_2"), None);
         let connectors: Vec<_> = store.connectors().map(Result::unwrap).collect();
         let StateKey::Connector(key) = StateKey::parse("proj_1/conn_1").unwrap() else { panic!() };
         assert_eq!(store.connector(&key).unwrap().as_ref(), connectors.first());
@@ -746,6 +909,106 @@ mod tests {
         assert_eq!(store.repairs(0).unwrap(), [], "a newer record stands behind the older one");
     }
 
+    fn commands() -> i64 {
+        i64::try_from(MAX_REMEMBERED_COMMANDS).unwrap()
+    }
+
+    #[test]
+    fn a_deleted_key_stays_deleted_whatever_comes_between() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(1, "p/a"), gone(2, "p/a")], 2).unwrap();
+        // Far more accepted commands than are remembered.
+        let others: Vec<_> = (3..3 + 3 * commands()).map(|n| set(n, "p/b")).collect();
+        store.apply(0, &others, 10_000).unwrap();
+        drop(store);
+        let (store, _) = open(&dir);
+        let applied = store.apply(0, &[set(1, "p/a")], 10_001).unwrap();
+        assert_eq!((applied.applied, applied.ignored), (0, 1));
+        assert_eq!(ids(&store, "p"), ["b"]);
+        // Compaction would keep the late one, so the tombstone is written again.
+        assert_eq!(store.repairs(0).unwrap(), [gone(2, "p/a")]);
+        store.apply(0, &[gone(2, "p/a")], 10_002).unwrap();
+        assert_eq!(store.repairs(0).unwrap(), []);
+        // Made anew, it is there; and nothing of it is kept beside.
+        store.apply(0, &[set(9_000, "p/a")], 10_003).unwrap();
+        assert_eq!(ids(&store, "p"), ["a", "b"]);
+        assert_eq!(store.deleted.load(Ordering::Relaxed), 0);
+        assert_eq!(store.db.scan_prefix([DELETED]).count(), 0);
+        assert_eq!(store.db.scan_prefix([DELETED_AT]).count(), 0);
+    }
+
+    #[test]
+    fn deleted_keys_are_forgotten_when_no_older_record_can_come() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(1, "p/a"), gone(2, "p/a"), gone(3, "p/c")], 3).unwrap();
+        assert_eq!(store.deleted.load(Ordering::Relaxed), 2);
+        // As if one of them had been deleted long ago.
+        let key = StateKey::parse("p/a").unwrap();
+        let (number, at, id) = store.deleted(&key).unwrap().unwrap();
+        let long_ago = Timestamp::from_millis(at.millis() - 49 * 3_600_000);
+        store.db.remove(deleted_at_key(at, &key)).unwrap();
+        store.db.insert(deleted_at_key(long_ago, &key), Vec::new()).unwrap();
+        let long_ago = long_ago.millis().to_be_bytes();
+        let value = [&number.to_be_bytes(), &long_ago[..], id.as_str().as_bytes()].concat();
+        store.db.insert(deleted_key(&key), value).unwrap();
+        store.apply(0, &[set(4, "p/b")], 4).unwrap();
+        assert_eq!(store.deleted(&key).unwrap(), None);
+        assert!(store.deleted(&StateKey::parse("p/c").unwrap()).unwrap().is_some());
+        drop(store);
+        let (store, _) = open(&dir);
+        assert_eq!(store.deleted.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_rotation_of_keys_pushes_nothing_out() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        store.apply(0, &[set(4, "p/a"), set(5, "p/b")], 2).unwrap();
+        let rotated: Vec<_> = (6..6 + 2 * commands())
+            .map(|n| StateRecord {
+                // What is encrypted anew still names the command of its version.
+                value: set(5, "p/b").value,
+                ..record(n, "p/b", None)
+            })
+            .collect();
+        store.apply(0, &rotated, 9_000).unwrap();
+        assert_eq!(accepted(&store, 0, 5, "p/b"), Some(5));
+        assert_eq!(accepted(&store, 0, 5 + 2 * commands(), "p/b"), Some(5 + 2 * commands()));
+        drop(store);
+        let (store, _) = open(&dir);
+        assert_eq!(accepted(&store, 0, 5, "p/b"), Some(5));
+        assert_eq!(accepted(&store, 0, 6, "p/b"), None);
+    }
+
+    #[test]
+    fn the_ids_of_commands_topics_are_kept() {
+        let dir = TempDir::new().unwrap();
+        let (store, _) = open(&dir);
+        let of =
+            |topic: &str, record| StateRecord { commands_topic: Some(topic.to_owned()), ..record };
+        store.apply(0, &[set(1, "p/a"), of("t1", set(2, "p/a"))], 2).unwrap();
+        let next = number(7, 0);
+        store.apply(0, &[of("t2", set(next, "p/a"))], 3).unwrap();
+        drop(store);
+        let (store, _) = open(&dir);
+        let progress = store.progress(0);
+        assert_eq!(progress.last_command, next);
+        assert_eq!(progress.topics, [(0, "t1".to_owned()), (7, "t2".to_owned())].into());
+        // An owner that does not know that its topic is gone comes too late …
+        store.apply(0, &[of("t1", set(2, "p/a"))], 4).unwrap();
+        // … and the repair says which topic the newest command was in.
+        assert_eq!(store.repairs(0).unwrap()[0].commands_topic.as_deref(), Some("t2"));
+        let last = 8 + 2 * i64::try_from(MAX_REMEMBERED_TOPICS).unwrap();
+        let records =
+            (8..last).map(|epoch| of("t", set(number(epoch, 0), "p/a"))).collect::<Vec<_>>();
+        store.apply(0, &records, 5).unwrap();
+        assert_eq!(store.progress(0).topics.len(), MAX_REMEMBERED_TOPICS);
+        drop(store);
+        assert_eq!(open(&dir).0.progress(0).topics.len(), MAX_REMEMBERED_TOPICS);
+    }
+
     #[test]
     fn what_compaction_leaves_gives_the_same_state() {
         let log = [
@@ -778,10 +1041,10 @@ mod tests {
         store.apply(0, &records[700..], count + 100).unwrap();
         drop(store);
         let (store, _) = open(&dir);
-        assert_eq!(store.was_accepted(0, 99), None);
-        assert!(store.was_accepted(0, 100).is_some());
-        assert!(store.was_accepted(0, count + 99).is_some());
-        assert_eq!(store.partitions.lock()[&0].remembered.len(), MAX_REMEMBERED_COMMANDS);
+        assert_eq!(accepted(&store, 0, 99, "p/a"), None);
+        assert!(accepted(&store, 0, 100, "p/a").is_some());
+        assert!(accepted(&store, 0, count + 99, "p/a").is_some());
+        assert_eq!(store.partitions.lock()[&0].remembered.commands.len(), MAX_REMEMBERED_COMMANDS);
     }
 
     #[test]

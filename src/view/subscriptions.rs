@@ -80,9 +80,12 @@ impl Target {
             Ok(settings) => settings.secrets(connector.kind.spec().fields),
             Err(_) => Vec::new(),
         };
-        let destination = settings
-            .map_err(|error| error.to_string())
-            .and_then(|settings| make(connector, &settings));
+        let destination = match connector.later.unusable() {
+            Some(words) => Err(words.to_owned()),
+            None => settings
+                .map_err(|error| error.to_string())
+                .and_then(|settings| make(connector, &settings)),
+        };
         Self {
             key: connector.key.clone(),
             kind: connector.kind,
@@ -259,6 +262,21 @@ mod tests {
         let target = &subscriptions.matching(EventType::PaymentSettled)[0];
         let error = target.destination.as_ref().unwrap_err();
         assert!(error.contains("secrets.keys"), "{error}");
+    }
+
+    #[test]
+    fn what_only_a_later_version_can_deliver_is_held() {
+        let json = include_str!("../../tests/fixtures/records/state-connector-1.json");
+        let json = json.replace("\"slack\"", "\"carrier-pigeon\"");
+        let mut later = Connector::from_json(json.as_bytes()).unwrap();
+        later.resume();
+        let subscriptions = compile(vec![later], &keyring("k1"));
+        let target = &subscriptions.matching(EventType::PaymentSettled)[0];
+        let (reason, words) = target.held().unwrap();
+        assert_eq!(reason, Reason::Unusable);
+        assert!(words.contains("carrier-pigeon") && words.contains("upgrade"), "{words}");
+        let id = "conn_1".parse().unwrap();
+        assert!(subscriptions.still_wanted(&id, EventType::PaymentSettled, None).is_ok());
     }
 
     #[test]

@@ -20,23 +20,62 @@ use crate::{
 const ALL: &[Role] = &Role::ALL;
 
 async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
-    let policy = Config::from_toml("").unwrap().delivery.retry_tiers;
-    let topics = Topics::new(prefix, &policy);
-    let connection = Connection::new(bootstrap.to_owned(), std::collections::BTreeMap::new());
-    let command = json!({ "id": format!("tier_{project}_{tier}"), "type": "project.set_tier",
+    let tier = json!({ "id": format!("tier_{project}_{tier}"), "type": "project.set_tier",
         "projectId": project, "tier": tier });
-    let command = Command::from_value(command).unwrap();
-    let result = ControlClient::new(&connection, &topics, Codec::json())
-        .unwrap()
-        .send(&command)
-        .await
-        .unwrap();
-    assert_eq!(result.outcome, CommandOutcome::Accepted);
+    command(bootstrap, prefix, tier).await;
 }
 
 fn ids(list: &Value) -> Vec<String> {
     let connectors = list["connectors"].as_array().unwrap();
     connectors.iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn command(bootstrap: &str, prefix: &str, command: Value) {
+    let policy = Config::from_toml("").unwrap().delivery.retry_tiers;
+    let topics = Topics::new(prefix, &policy);
+    let connection = Connection::new(bootstrap.to_owned(), std::collections::BTreeMap::new());
+    let command = Command::from_value(command).unwrap();
+    let client = ControlClient::new(&connection, &topics, Codec::json()).unwrap();
+    let result = client.send(&command).await.unwrap();
+    assert_eq!(result.outcome, CommandOutcome::Accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_connector_is_resumed() {
+    let Some(broker) = broker() else { return };
+    let prefix = broker.unique_prefix();
+    topics(&broker.bootstrap, &prefix).await;
+    let instance = start(&broker.bootstrap, &prefix, "", ALL).await;
+    let client = &instance.client;
+    set_tier(&broker.bootstrap, &prefix, "proj_a", "pro").await;
+    let made = client.create("proj_a", &slack()).await.is(201);
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    let path = format!("{}/{id}", connectors("proj_a"));
+    let suspend = json!({ "id": "suspend_1", "type": "connector.suspend", "projectId": "proj_a",
+        "connectorId": id, "reason": "HTTP 404" });
+    command(&broker.bootstrap, &prefix, suspend).await;
+    // A change that does not lift the suspension shows it.
+    let patch = json!({ "isActive": true });
+    let suspended = client.json("PATCH", &path, &[], &patch).await.is(200);
+    assert_eq!(suspended.body["suspendedReason"], "HTTP 404");
+    assert!(suspended.body["suspendedAt"].is_string(), "{}", suspended.body);
+
+    let resume = format!("{path}/resume");
+    let resumed = client.send("POST", &resume, &[], None).await.is(200);
+    assert_eq!(resumed.body.get("suspendedReason"), None);
+    assert_eq!(resumed.body.get("suspendedAt"), None);
+    assert_ne!(resumed.header("etag"), suspended.header("etag"));
+    let again = client.send("POST", &resume, &[], None).await.is(200);
+    assert_eq!((again.header("etag"), &again.body), (resumed.header("etag"), &resumed.body));
+    let read = client.get(&path).await.is(200);
+    assert_eq!((read.header("etag"), &read.body), (resumed.header("etag"), &resumed.body));
+    let missing = format!("{}/conn_none/resume", connectors("proj_a"));
+    let missing = client.send("POST", &missing, &[], None).await.is(404);
+    assert_eq!(missing.code(), "connector_not_found");
+    let other = client.with_token(OF_A);
+    let foreign = format!("{}/{id}/resume", connectors("proj_b"));
+    other.send("POST", &foreign, &[], None).await.is(403);
+    instance.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

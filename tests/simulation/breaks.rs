@@ -2,7 +2,7 @@
 //! thing that the product decides or promises. None of it is in the product, so none of it can be
 //! switched on there.
 
-use crate::ledger::AS_ONE;
+use crate::ledger::{AS_ONE, ONE_OUTCOME};
 
 /// What is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +55,12 @@ pub enum Break {
     MapIgnored,
     /// A view that stood still for days goes on from where it was.
     StaleViewKept,
+    /// What was decided before is decided again when it comes again.
+    RepeatsDecided,
+    /// Offsets count, whichever topic they are of.
+    NumbersOfAnotherTopic,
+    /// It is not remembered which command deleted a connector.
+    DeletedForgotten,
 }
 
 impl Break {
@@ -68,11 +74,11 @@ impl Break {
         (Self::NoAttemptCap, &["attempts are bounded", "everything comes to rest"]),
         (Self::SecondDecisionFolded, &["every view is the same"]),
         (Self::WorksWithOldView, &["no pair is lost"]),
-        (Self::TakesOverBlindly, &[AS_ONE, "the tier's limit holds"]),
-        (Self::LooksUpOnce, &[AS_ONE, "the tier's limit holds"]),
+        (Self::TakesOverBlindly, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
+        (Self::LooksUpOnce, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
         (Self::RejectedLast, &["every command ends with a result"]),
         (Self::AcceptedFirst, &["an accepted result means durable state"]),
-        (Self::NothingAgain, &["every command ends with a result"]),
+        (Self::NothingAgain, &["every command ends with a result", ONE_OUTCOME]),
         (Self::NoTierLimit, &[AS_ONE, "the tier's limit holds"]),
         (Self::NoRepairs, &["every view is the same"]),
         (Self::RepairsForgotten, &["every view is the same"]),
@@ -87,5 +93,8 @@ impl Break {
         (Self::DroppedIsDone, &["no commit passes unfinished work", "no pair is lost"]),
         (Self::MapIgnored, &["every repeat is explained", "no commit goes back"]),
         (Self::StaleViewKept, &["every view is the same"]),
+        (Self::RepeatsDecided, &[AS_ONE, ONE_OUTCOME]),
+        (Self::NumbersOfAnotherTopic, &["every command ends with a result", AS_ONE]),
+        (Self::DeletedForgotten, &["every view is the same", "everything comes to rest"]),
     ];
 }

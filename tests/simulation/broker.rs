@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use dunmore_connectors::{
-    connector::{Connector, StateRecord, Tier},
+    connector::{Connector, Origin, StateRecord, Tier},
     delivery::DeliveryRecord,
     event::Event,
     offsets::CompletionMap,
@@ -91,6 +91,14 @@ impl Slot {
     }
 }
 
+/// A record of the commands topic.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub value: Vec<u8>,
+    /// The record that it was forwarded from.
+    pub origin: Option<Origin>,
+}
+
 /// A state record as it was written, for the oracle: compaction takes nothing from here.
 #[derive(Debug)]
 pub struct Written {
@@ -109,7 +117,11 @@ pub struct Mood {
 
 #[derive(Debug)]
 pub struct Broker {
-    pub commands: Vec<Log<Vec<u8>>>,
+    pub commands: Vec<Log<Sent>>,
+    /// How often the commands topic was made anew.
+    pub commands_life: i64,
+    /// Whether topics have ids.
+    pub has_ids: bool,
     pub state: Vec<Log<StateRecord>>,
     pub history: Vec<Vec<Written>>,
     pub events: Vec<Log<Arc<Event>>>,
@@ -120,7 +132,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub fn new(tiers: usize) -> Self {
+    pub fn new(tiers: usize, has_ids: bool) -> Self {
         let mut slots = BTreeMap::new();
         for partition in 0..PARTITIONS {
             slots.insert(Topic::Commands(partition), Slot::default());
@@ -131,6 +143,8 @@ impl Broker {
         }
         Self {
             commands: (0..PARTITIONS).map(|_| Log::new()).collect(),
+            commands_life: 0,
+            has_ids,
             state: (0..PARTITIONS).map(|_| Log::new()).collect(),
             history: (0..PARTITIONS).map(|_| Vec::new()).collect(),
             events: (0..PARTITIONS).map(|_| Log::new()).collect(),
@@ -138,6 +152,21 @@ impl Broker {
             slots,
             mood: Mood::default(),
             epochs: 0,
+        }
+    }
+
+    /// The id of the commands topic.
+    pub fn commands_id(&self) -> Option<String> {
+        self.has_ids.then(|| format!("commands-{}", self.commands_life))
+    }
+
+    /// The commands topic is deleted and made again. Nobody owns its partitions, until the
+    /// coordinator has noticed.
+    pub fn make_commands_anew(&mut self) {
+        self.commands_life += 1;
+        for partition in 0..PARTITIONS {
+            self.commands[index(partition)] = Log::new();
+            self.slots.insert(Topic::Commands(partition), Slot::default());
         }
     }
 

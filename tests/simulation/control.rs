@@ -3,13 +3,18 @@
 
 use std::collections::VecDeque;
 
-use dunmore_connectors::connector::{Asked, Batch, Office, Step};
+use dunmore_connectors::{
+    connector::{
+        Asked, Batch, Command, CommandsLog, LOOK_BACK, Office, Origin, Recent, Step, partition_of,
+    },
+    view::Known,
+};
 
 use crate::{
     breaks::Break,
     broker::{PARTITIONS, Topic, index},
     ledger::fold,
-    machine::{Act, Desk, Duty, Live},
+    machine::{Act, Desk, Duty, Held, Live},
     shared::{Shared, stamp},
 };
 
@@ -55,7 +60,7 @@ impl Live {
         if let Some(last) = entries.last() {
             let records: Vec<_> = entries.iter().map(|entry| entry.value.clone()).collect();
             let next_offset = last.offset + 1;
-            self.sight.apply(partition, &records, next_offset, shared.breaks);
+            self.sight.apply(partition, &records, next_offset, shared.time(), shared.breaks);
             shared.note(|| {
                 format!("machine {} sees state {partition} to {next_offset}", self.machine)
             });
@@ -96,7 +101,9 @@ impl Live {
                     Some(Break::TakesOverBlindly) => true,
                     _ => position.next_offset >= end,
                 };
-                list[at].taken_over_at = position.last_command;
+                if is_there {
+                    take_over(&mut list[at], partition, known, shared);
+                }
                 if is_there { (Duty::Ready, true) } else { (Duty::CatchingUp(end), false) }
             }
             Duty::Ready => return self.decide(at, partition, shared),
@@ -143,8 +150,10 @@ impl Live {
             return true;
         }
         let most = 1 + shared.chance.below(MAX_BATCH);
+        // Of a topic that is gone nothing more can be read.
+        let is_gone = held.commands_life != shared.broker.commands_life;
         let entries = shared.broker.commands[index(partition)].from(held.position);
-        let entries = &entries[..most.min(entries.len())];
+        let entries = &entries[..if is_gone { 0 } else { most.min(entries.len()) }];
         if entries.is_empty() {
             return false;
         }
@@ -165,17 +174,26 @@ impl Live {
         }
         let commands: Vec<Asked<'_>> = asked
             .iter()
-            .map(|entry| Asked { offset: entry.offset, at: stamp(entry.at), value: &entry.value })
+            .map(|entry| Asked {
+                offset: entry.offset,
+                at: stamp(entry.at),
+                value: &entry.value.value,
+                origin: entry.value.origin.as_ref(),
+            })
             .collect();
-        let office = Office { partition, partitions: PARTITIONS, egress: &shared.egress };
+        let office =
+            Office { partition, partitions: PARTITIONS, log: &held.log, egress: &shared.egress };
         let desk = Desk {
             sight: &self.sight,
             partition,
             keyring: &shared.keyring,
-            taken_over_at: held.taken_over_at,
+            taken_over_at: &held.taken_over_at,
             breaks: shared.breaks,
         };
-        let Ok(batch) = Batch::decide(&commands, office, &desk);
+        if shared.is(Break::RepeatsDecided) {
+            held.recent = Recent::default();
+        }
+        let Ok(batch) = Batch::decide(&commands, office, &desk, &mut held.recent);
         let mut steps = batch.into_steps();
         let is_state = |step: &Step| matches!(step, Step::State(_));
         match (shared.breaks, steps.iter().position(is_state)) {
@@ -194,7 +212,11 @@ impl Live {
                     acts.push_back(Act::DeadLetter(asked[index].offset));
                 }
                 Step::Forward { index, project } => {
-                    acts.push_back(Act::Forward(asked[index].value.clone(), project));
+                    let sent = &asked[index].value;
+                    let hops = sent.origin.as_ref().map_or(0, |origin| origin.hops) + 1;
+                    let topic_id = held.log.topic_id.clone();
+                    let origin = Origin { topic_id, partition, offset: asked[index].offset, hops };
+                    acts.push_back(Act::Forward(sent.value.clone(), project, origin));
                 }
                 Step::Results(mut results) => {
                     // They are written at once and may arrive in any order.
@@ -277,10 +299,12 @@ impl Live {
                 }
             }
             Act::DeadLetter(offset) => shared.ledger.refused(partition, offset),
-            Act::Forward(value, project) => {
-                let partition =
-                    dunmore_connectors::connector::partition_of(project.as_str(), PARTITIONS);
-                shared.send_command(value, Some(partition));
+            Act::Forward(value, project, origin) => {
+                // What an owner of a topic that is gone sends on is not taken by the new one.
+                if held.commands_life == shared.broker.commands_life {
+                    let partition = partition_of(project.as_str(), PARTITIONS);
+                    shared.append_command(value, Some(partition), Some(origin));
+                }
             }
         }
         held.duty = Duty::Writing { acts, offsets };
@@ -300,7 +324,7 @@ impl Live {
             let mut wrong = None;
             for (key, written) in fold(&history[..seen]) {
                 let wanted = written.record.value.as_ref().map(|_| written.record.command_offset);
-                let has = self.sight.shelf.0.get(key).map(|(offset, _)| *offset);
+                let has = self.sight.shelf.number(key);
                 if has != wanted {
                     wrong = Some(format!(
                         "machine {} has {key} by command {has:?}, the topic by {wanted:?}",
@@ -311,6 +335,34 @@ impl Live {
             if let Some(wrong) = wrong {
                 shared.ledger.fail("every view is the same", || wrong);
             }
+        }
+    }
+}
+
+/// What a registrar finds out when it takes a partition over: which log it is, and what was asked
+/// lately.
+fn take_over(held: &mut Held, partition: i32, known: &Known, shared: &Shared) {
+    held.taken_over_at = known.progress();
+    let log = &shared.broker.commands[index(partition)];
+    let id = match shared.breaks {
+        Some(Break::NumbersOfAnotherTopic) => None,
+        _ if held.commands_life != shared.broker.commands_life => return,
+        _ => shared.broker.commands_id(),
+    };
+    // By its end alone another log is recognised only while it is short.
+    let end = if shared.is(Break::NumbersOfAnotherTopic) { i64::MAX } else { log.end };
+    held.log = CommandsLog::found(id, end, &held.taken_over_at, shared.time());
+    for entry in log.from(held.position - LOOK_BACK) {
+        if entry.offset >= held.position {
+            break;
+        }
+        if let Some(origin) = &entry.value.origin {
+            held.recent.forwards_mut().saw(origin);
+        }
+        if let Ok(command) = Command::read(&entry.value.value)
+            && partition_of(command.project.as_str(), PARTITIONS) == partition
+        {
+            held.recent.saw(&command, entry.offset, stamp(entry.at), None);
         }
     }
 }

@@ -430,7 +430,8 @@ impl Live {
             reason: "gone".to_owned(),
             if_version: Some(target.version),
         };
-        let command = Command { id, project: target.key.project.clone(), body };
+        let project = target.key.project.clone();
+        let command = Command { id, project, actor: None, body };
         self.commands.push(command.to_json());
     }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunmore_connectors::{
-    connector::{CommandOutcome, CommandResult, StateKey, StateRecord},
+    connector::{CommandOutcome, CommandResult, StateKey, StateRecord, offset_of},
     id::ConnectorKey,
 };
 
@@ -12,6 +12,9 @@ use crate::broker::{Broker, Slot, Topic, Written, index};
 
 /// The invariant of decisions.
 pub const AS_ONE: &str = "commands are decided as if by one registrar";
+
+/// The invariant of results.
+pub const ONE_OUTCOME: &str = "a command has one outcome";
 
 /// An event and a connector.
 pub type Pair = (String, ConnectorKey);
@@ -55,19 +58,19 @@ struct PairBook {
 
 #[derive(Debug)]
 struct CommandBook {
-    partition: i32,
-    offset: i64,
     results: Vec<bool>,
-    /// What a single registrar decides.
-    expected: Vec<bool>,
-    /// Sent twice by its producer, or forwarded: it may have two outcomes.
-    is_repeated: bool,
+    /// What a single registrar decides, and about which record, when the command first reaches the
+    /// partition of its project.
+    decided: Option<(Place, bool)>,
 }
+
+/// Where a command stands: topic, partition, offset.
+pub type Place = (Option<String>, i32, i64);
 
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub tasks: Vec<Task>,
-    expected: BTreeMap<(i32, i64), bool>,
+    expected: BTreeMap<Place, bool>,
     by_record: BTreeMap<(Topic, i64), Vec<usize>>,
     by_epoch: BTreeMap<u64, Vec<usize>>,
     pairs: BTreeMap<Pair, PairBook>,
@@ -185,43 +188,38 @@ impl Ledger {
         }
     }
 
-    pub fn asked(&mut self, id: &str, partition: i32, offset: i64) {
-        let book = CommandBook {
-            partition,
-            offset,
-            results: Vec::new(),
-            expected: Vec::new(),
-            is_repeated: false,
-        };
-        self.commands
-            .entry(id.to_owned())
-            .and_modify(|book| book.is_repeated = true)
-            .or_insert(book);
+    pub fn asked(&mut self, id: &str) {
+        let book = CommandBook { results: Vec::new(), decided: None };
+        self.commands.entry(id.to_owned()).or_insert(book);
     }
 
-    /// What a single registrar decides about the command of this offset.
-    pub fn expect(&mut self, id: &str, partition: i32, offset: i64, accepted: bool) {
-        self.expected.insert((partition, offset), accepted);
-        if let Some(book) = self.commands.get_mut(id) {
-            book.expected.push(accepted);
-        }
+    /// Whether a single registrar has decided a command of this id.
+    pub fn is_decided(&self, id: &str) -> bool {
+        self.commands.get(id).is_some_and(|book| book.decided.is_some())
+    }
+
+    /// What a single registrar decides about the command at this place. Of what comes again it
+    /// decides nothing.
+    pub fn expect(&mut self, id: &str, place: Place, accepted: bool) {
+        let book = self.commands.get_mut(id).filter(|book| book.decided.is_none());
+        let decided = (place.clone(), accepted);
+        let is_first = book.map(|book| book.decided = Some(decided)).is_some();
+        self.expected.insert(place, is_first && accepted);
     }
 
     /// State was written for a command.
     pub fn changed(&mut self, partition: i32, record: &StateRecord) {
-        let offset = record.command_offset;
-        if self.expected.get(&(partition, offset)) != Some(&true) {
+        if self.expected.get(&place_of(partition, record)) != Some(&true) {
             self.fail(AS_ONE, || format!("{} was accepted", record.command_id));
         }
     }
 
     /// A command that cannot be answered, for it names no id.
     pub fn refused(&mut self, partition: i32, offset: i64) {
-        self.asked(&format!("refused {partition}/{offset}"), partition, offset);
         let id = format!("refused {partition}/{offset}");
-        if let Some(book) = self.commands.get_mut(&id) {
-            book.results = vec![false];
-        }
+        let place = (None, partition, -1);
+        let book = CommandBook { results: vec![false], decided: Some((place, false)) };
+        self.commands.insert(id, book);
     }
 
     /// A result was written.
@@ -231,22 +229,19 @@ impl Ledger {
         let Some(book) = self.commands.get_mut(id) else {
             return self.fail("every command ends with a result", || format!("{id}: never asked"));
         };
-        let is_expected = book.expected.is_empty() || book.expected.contains(&accepted);
         let contradicts = book.results.iter().any(|before| *before != accepted);
         book.results.push(accepted);
-        let (partition, offset, is_repeated) = (book.partition, book.offset, book.is_repeated);
-        if !is_expected {
+        let decided = book.decided.clone();
+        if contradicts {
+            self.fail(ONE_OUTCOME, || format!("{id} has two outcomes"));
+        }
+        if decided.as_ref().is_none_or(|(_, expected)| *expected != accepted) {
             self.fail(AS_ONE, || format!("{id} is {:?}", result.outcome));
         }
-        if is_repeated {
-            return;
-        }
-        let history = &broker.history[index(partition)];
-        let has_state = history.iter().any(|written| written.record.command_offset == offset);
-        if contradicts {
-            self.fail("a command has one outcome", || format!("{id} has two outcomes"));
-        }
-        if accepted && !has_state {
+        if let Some((place, _)) = decided
+            && accepted
+            && !has_state(broker, &place)
+        {
             self.fail("an accepted result means durable state", || format!("{id} has no state"));
         }
     }
@@ -255,16 +250,18 @@ impl Ledger {
     pub fn check_commands(&mut self, broker: &Broker) {
         let mut wrong = None;
         for (id, book) in &self.commands {
-            let history = &broker.history[index(book.partition)];
-            let has_state = history.iter().any(|w| w.record.command_offset == book.offset);
-            if book.results.is_empty() {
-                wrong = Some(("every command ends with a result", format!("{id} has none")));
-            } else if !book.is_repeated && has_state != book.results[0] {
+            let Some((place, accepted)) = &book.decided else { continue };
+            let has_state = has_state(broker, place);
+            if has_state != *accepted || book.results.contains(&!accepted) {
                 wrong = Some((
-                    "a command has one outcome",
-                    format!("{id}: accepted {}, in the state {has_state}", book.results[0]),
+                    ONE_OUTCOME,
+                    format!("{id}: results {:?}, in the state {has_state}", book.results),
                 ));
             }
+        }
+        let unanswered = self.commands.iter().find(|(_, book)| book.results.is_empty());
+        if let Some((id, _)) = unanswered {
+            wrong = Some(("every command ends with a result", format!("{id} has none")));
         }
         if let Some((invariant, what)) = wrong {
             self.fail(invariant, || what);
@@ -288,7 +285,17 @@ impl Ledger {
     }
 }
 
-/// The newest record of each key by the offset of its command: what every view must come to.
+/// Where the command of a state record stands.
+pub fn place_of(partition: i32, record: &StateRecord) -> Place {
+    (record.commands_topic.clone(), partition, offset_of(record.command_offset))
+}
+
+fn has_state(broker: &Broker, place: &Place) -> bool {
+    let mut history = broker.history[index(place.1)].iter();
+    history.any(|written| place_of(place.1, &written.record) == *place)
+}
+
+/// The newest record of each key by the number of its command: what every view must come to.
 pub fn fold(history: &[Written]) -> BTreeMap<&StateKey, &Written> {
     let mut newest: BTreeMap<&StateKey, &Written> = BTreeMap::new();
     for written in history {

@@ -10,16 +10,16 @@ use std::{
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{
-        Change, Command, CommandResult, Problem, ProjectState, Registry, StateKey, StateRecord,
-        Tier,
+        Change, Command, CommandResult, CommandsLog, Origin, Problem, Progress, ProjectState,
+        Recent, Registry, StateKey, StateRecord, Tier,
     },
     delivery::{Park, Verdict},
-    id::{ConnectorKey, ProjectId},
+    id::{CommandId, ConnectorKey, ProjectId},
     kafka::Partition,
     lane::{Lanes, Moment, Ticket},
     pipeline::Delivery,
     secrets::Keyring,
-    view::{BaseUrls, Freshness, Known, Shelf, Subscriptions},
+    view::{BaseUrls, Content, Freshness, Known, Shelf, Stored, Subscriptions, is_forgotten},
 };
 
 use crate::{
@@ -39,13 +39,21 @@ pub struct Sight {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Rows(pub BTreeMap<StateKey, (i64, Vec<u8>)>);
+pub struct Rows(pub BTreeMap<StateKey, (Stored, Timestamp)>);
 
 impl Shelf for Rows {
     type Error = Infallible;
 
-    fn stored(&self, key: &StateKey) -> Result<Option<(i64, Vec<u8>)>, Infallible> {
-        Ok(self.0.get(key).cloned())
+    fn stored(&self, key: &StateKey) -> Result<Option<Stored>, Infallible> {
+        Ok(self.0.get(key).map(|(stored, _)| stored.clone()))
+    }
+}
+
+impl Rows {
+    /// The number of the command that made the key what it is, unless it is gone.
+    pub fn number(&self, key: &StateKey) -> Option<i64> {
+        let (stored, _) = self.0.get(key)?;
+        matches!(stored.content, Content::There(_)).then_some(stored.number)
     }
 }
 
@@ -68,6 +76,7 @@ impl Sight {
         partition: i32,
         records: &[StateRecord],
         next_offset: i64,
+        now: Timestamp,
         breaks: Option<Break>,
     ) {
         let known = &mut self.known[index(partition)];
@@ -81,14 +90,21 @@ impl Sight {
             known.fold(&self.shelf, records, next_offset)
         };
         for (key, newest) in &folded.changes {
-            if let Some(json) = &newest.json {
+            let content = if let Some(json) = &newest.json {
                 self.read.insert(key.clone(), key.read(Some(json)).unwrap());
-                self.shelf.0.insert(key.clone(), (newest.command_offset, json.clone()));
+                Content::There(json.clone())
             } else {
                 self.read.remove(key);
-                self.shelf.0.remove(key);
-            }
+                Content::Deleted(newest.command_id.clone())
+            };
+            let stored = Stored { number: newest.command_offset, content };
+            self.shelf.0.insert(key.clone(), (stored, now));
         }
+        let forgets = breaks == Some(Break::DeletedForgotten);
+        self.shelf.0.retain(|_, (stored, at)| match stored.content {
+            Content::There(_) => true,
+            Content::Deleted(_) => !forgets && !is_forgotten(*at, now),
+        });
         for project in &known.accept(folded).projects {
             self.cache.remove(project);
         }
@@ -118,25 +134,26 @@ pub struct Desk<'a> {
     pub sight: &'a Sight,
     pub partition: i32,
     pub keyring: &'a Keyring,
-    pub taken_over_at: i64,
+    pub taken_over_at: &'a Progress,
     pub breaks: Option<Break>,
 }
 
 impl Registry for Desk<'_> {
     type Error = Infallible;
 
-    fn last_command(&self) -> i64 {
+    fn progress(&self) -> Progress {
         if self.breaks == Some(Break::LooksUpOnce) {
-            return self.taken_over_at;
+            return self.taken_over_at.clone();
         }
-        self.sight.known[index(self.partition)].position.last_command
+        self.sight.known[index(self.partition)].progress()
     }
 
-    fn was_accepted(&self, command_offset: i64) -> Option<StateKey> {
-        if self.breaks == Some(Break::NothingAgain) {
+    fn accepted(&self, id: &CommandId, key: &StateKey) -> Option<i64> {
+        let broken = [Some(Break::NothingAgain), Some(Break::RepeatsDecided)];
+        if broken.contains(&self.breaks) {
             return None;
         }
-        self.sight.known[index(self.partition)].was_accepted(command_offset).cloned()
+        self.sight.known[index(self.partition)].accepted(id, key)
     }
 
     fn project(&self, project: &ProjectId) -> Result<ProjectState, Infallible> {
@@ -165,7 +182,7 @@ pub enum Act {
     State(StateRecord),
     Applied(i64),
     DeadLetter(i64),
-    Forward(Vec<u8>, ProjectId),
+    Forward(Vec<u8>, ProjectId, Origin),
 }
 
 /// What a registrar is about to do for a partition.
@@ -194,7 +211,12 @@ pub struct Held {
     /// Given up; until when what was begun may be finished.
     pub revoking: Option<u64>,
     pub duty: Duty,
-    pub taken_over_at: i64,
+    /// Of which life of the commands topic it is.
+    pub commands_life: i64,
+    /// What a registrar knows of its log, once it took over.
+    pub log: CommandsLog,
+    pub recent: Recent,
+    pub taken_over_at: Progress,
 }
 
 /// A delivery, and where the ledger has it.

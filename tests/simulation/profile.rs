@@ -38,6 +38,7 @@ pub enum Kind {
     Mood,
     Compact,
     LongTime,
+    Anew,
 }
 
 impl Kind {
@@ -69,6 +70,7 @@ impl Kind {
         (Self::Mood, 2),
         (Self::Compact, 1),
         (Self::LongTime, 1),
+        (Self::Anew, 1),
     ];
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{
-        Change, Command, Context, Decision, ProjectState, Refused, StateRecord, decide,
+        Change, Command, Context, Decision, Origin, ProjectState, Refused, StateRecord, decide,
         partition_of,
     },
     delivery::RetryPolicy,
@@ -18,14 +18,17 @@ use dunmore_connectors::{
 
 use crate::{
     breaks::Break,
-    broker::{Broker, PARTITIONS, Topic, Written, index},
+    broker::{Broker, PARTITIONS, Sent, Topic, Written, index},
     chance::Chance,
-    ledger::{Ledger, fold},
+    ledger::{Ledger, Place, fold, place_of},
     profile::Profile,
 };
 
 /// The moment at which every simulation begins.
 const EPOCH_MS: i64 = 1_800_000_000_000;
+
+/// From here on the reference numbers commands.
+const NOT_WRITTEN_YET: i64 = 1 << 60;
 
 /// How a destination behaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +62,8 @@ pub struct Shared {
     pub current: BTreeMap<Topic, Arc<Partition>>,
     pub counter: u64,
     reference: BTreeMap<ProjectId, ProjectState>,
+    /// The numbers that the reference gave to commands.
+    reference_numbers: BTreeMap<Place, i64>,
     tracing: bool,
     pub trace: Vec<String>,
 }
@@ -75,7 +80,8 @@ impl Shared {
         Self {
             now: 0,
             chance: Chance::new(seed),
-            broker: Broker::new(policy.tiers().len()),
+            // Some brokers have no ids of topics.
+            broker: Broker::new(policy.tiers().len(), !seed.is_multiple_of(4)),
             ledger: Ledger::default(),
             profile,
             breaks,
@@ -87,6 +93,7 @@ impl Shared {
             current: BTreeMap::new(),
             counter: 0,
             reference: BTreeMap::new(),
+            reference_numbers: BTreeMap::new(),
             tracing,
             trace: Vec::new(),
         }
@@ -102,24 +109,37 @@ impl Shared {
 
     /// A command reaches its topic; without a partition, that of its project.
     pub fn send_command(&mut self, value: Vec<u8>, partition: Option<i32>) {
+        self.append_command(value, partition, None);
+    }
+
+    /// The same, of a command that may have been forwarded.
+    pub fn append_command(
+        &mut self,
+        value: Vec<u8>,
+        partition: Option<i32>,
+        origin: Option<Origin>,
+    ) {
         let read = Command::read(&value);
         let own =
             read.as_ref().ok().map(|command| partition_of(command.project.as_str(), PARTITIONS));
         let partition = partition.or(own).unwrap_or(0);
         let log = &mut self.broker.commands[index(partition)];
-        let offset = log.append(self.now, value, &mut self.chance);
+        let offset = log.append(self.now, Sent { value, origin }, &mut self.chance);
         self.note(|| match &read {
             Ok(command) => format!("command {} at {partition}/{offset}", command.id),
             Err(_) => format!("a bad command at {partition}/{offset}"),
         });
         match read {
             Ok(command) => {
-                self.ledger.asked(command.id.as_str(), partition, offset);
+                self.ledger.asked(command.id.as_str());
                 if own == Some(partition) {
                     self.decide_as_one(&command, partition, offset);
                 }
             }
-            Err(Refused::Rejected { id, .. }) => self.ledger.asked(id.as_str(), partition, offset),
+            Err(Refused::Rejected { id, .. }) => {
+                self.ledger.asked(id.as_str());
+                self.expect(id.as_str(), partition, offset, false);
+            }
             Err(Refused::Unanswerable(_)) => {}
         }
     }
@@ -138,7 +158,16 @@ impl Shared {
 
     /// What a single registrar that never fails decides. What is written later must be the same.
     fn decide_as_one(&mut self, command: &Command, partition: i32, offset: i64) {
-        let context = Context { at: self.time(), offset, egress: &self.egress };
+        if self.ledger.is_decided(command.id.as_str()) {
+            return self.expect(command.id.as_str(), partition, offset, false);
+        }
+        // Which number it gets is known when the state is written. It is greater than all of those
+        // that are known by now.
+        self.counter += 1;
+        let number = NOT_WRITTEN_YET + i64::try_from(self.counter).unwrap();
+        let place = (self.broker.commands_id(), partition, offset);
+        self.reference_numbers.insert(place, number);
+        let context = Context { at: self.time(), offset: number, egress: &self.egress };
         let state = self.reference.entry(command.project.clone()).or_default();
         let mut opened = command.clone();
         self.keyring.open_command(&mut opened).unwrap();
@@ -150,7 +179,20 @@ impl Shared {
             }
             Decision::Rejected(_) => false,
         };
-        self.ledger.expect(command.id.as_str(), partition, offset, accepted);
+        self.expect(command.id.as_str(), partition, offset, accepted);
+    }
+
+    fn expect(&mut self, id: &str, partition: i32, offset: i64, accepted: bool) {
+        self.ledger.expect(id, (self.broker.commands_id(), partition, offset), accepted);
+    }
+
+    /// Now it is known which number the command got.
+    fn correct_reference(&mut self, place: &Place, record: &StateRecord) {
+        let Some(number) = self.reference_numbers.remove(place) else { return };
+        let Some(state) = self.reference.get_mut(record.key.project()) else { return };
+        for connector in state.connectors.values_mut().filter(|c| c.version == number) {
+            connector.version = record.command_offset;
+        }
     }
 
     /// Writes a state record, and looks whether it breaks a tier's limit.
@@ -158,6 +200,7 @@ impl Shared {
         let log = &mut self.broker.state[index(partition)];
         let offset = log.append(self.now, record.clone(), &mut self.chance);
         self.ledger.changed(partition, record);
+        self.correct_reference(&place_of(partition, record), record);
         let change = record.key.read(record.value.as_deref()).unwrap();
         let (connector, tier) = match change {
             Change::ConnectorSet(connector) => (Some(connector), None),

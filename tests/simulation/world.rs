@@ -7,6 +7,7 @@ use std::{
 };
 
 use dunmore_connectors::{
+    connector::{CommandsLog, Progress, Recent},
     id::ConnectorKey,
     kafka::Partition,
     lane::Lanes,
@@ -159,6 +160,7 @@ impl World {
             }
             Kind::Compact => self.compact(),
             Kind::LongTime => self.long_time(),
+            Kind::Anew => self.make_commands_anew(),
             Kind::Wait => {
                 let millis = self.shared.chance.between(0, 5_000);
                 self.shared.now += millis;
@@ -386,7 +388,8 @@ impl World {
                     r#"{{"id":"cmd_{number}","type":"connector.delete","projectId":"{project}",{rest}}}"#
                 );
                 let wrong = i32::try_from(self.shared.chance.below(2)).unwrap();
-                self.shared.send_command(value.into_bytes(), Some(wrong));
+                self.shared.send_command(value.clone().into_bytes(), Some(wrong));
+                self.sent.push((value.into_bytes(), Some(wrong)));
             }
             _ => {
                 let bad = [
@@ -515,7 +518,10 @@ impl World {
             head: None,
             revoking: None,
             duty: Duty::Arrived,
-            taken_over_at: -1,
+            commands_life: shared.broker.commands_life,
+            log: CommandsLog::default(),
+            recent: Recent::default(),
+            taken_over_at: Progress::default(),
         };
         self.machines[at].live.as_mut().unwrap().held.push(held);
     }
@@ -648,9 +654,34 @@ impl World {
                 return;
             }
             self.shared.now += DAY_MS;
+            // After that time a command is not known any more to have been decided.
+            self.sent.clear();
             self.shared.note(|| "a day passes".to_owned());
         }
         self.compact();
+    }
+
+    /// The commands topic is deleted and made again, when what was in it is decided.
+    fn make_commands_anew(&mut self) {
+        if !self.shared.broker.has_ids {
+            return;
+        }
+        for _ in 0..MAX_IDLE_ROUNDS {
+            let mut moved = false;
+            for at in 0..self.machines.len() {
+                moved |= self.round(at);
+                self.stop_failed(at);
+            }
+            if !moved {
+                break;
+            }
+        }
+        if self.are_commands_done() {
+            self.shared.broker.make_commands_anew();
+            // What was rejected was known from the log.
+            self.sent.clear();
+            self.shared.note(|| "the commands topic is made anew".to_owned());
+        }
     }
 
     /// Whether all commands are decided and committed, and the state topic is in order.
