@@ -76,6 +76,9 @@ impl ServiceHealth {
         for trouble in now.iter().filter(|trouble| !checks.troubles.contains(trouble)) {
             tracing::warn!(kind = trouble.kind.as_str(), "{}", trouble.words);
         }
+        if let Some(trouble) = now.iter().find(|trouble| trouble.kind.ends_instance()) {
+            checks.failure.get_or_insert(trouble.words.clone());
+        }
         if now.is_empty() && !checks.troubles.is_empty() {
             tracing::info!("Kafka is as it should be again");
         }

@@ -20,8 +20,9 @@ use crate::{
     console::Console,
     health::{ServiceHealth, watch_kafka},
     kafka::{
-        Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, GroupTopics,
-        Producer, TopicKind, Topics, Watch, recover_lost_offsets,
+        Admin, AttemptLog, Bounds, Connection, GroupConsumer, GroupHandle, GroupOptions,
+        GroupTopics, Identities, Producer, REQUEST_TIMEOUT, TopicKind, Topics, Watch,
+        recover_lost_offsets,
     },
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
@@ -515,21 +516,41 @@ fn open_view(
     let partitions = Admin::new(connection)?.partitions(&state)?;
     let identity = format!("{cluster_id} {state} {partitions}");
     let keyring = Arc::new(keyring);
-    let (view, rebuilt) =
+    let facts = Identities::new(connection)?.of(&[state.as_str()], REQUEST_TIMEOUT)?;
+    let topic = facts.get(&state).and_then(|facts| facts.id);
+    let (mut view, mut rebuilt) =
         View::open(&config.data_dir, &identity, Arc::clone(&keyring), base_urls.clone())?;
+    if rebuilt.is_none() {
+        let then = view.store().state_topic()?;
+        let is_another = matches!((then, topic), (Some(then), Some(now)) if then != now);
+        let (connectors, _) = view.counts();
+        if is_another && connectors > 0 && is_empty(connection, &state)? {
+            return Err(anyhow!(
+                "topic {state} was deleted and created anew and is empty, but the view in {} still holds \
+                 {connectors} connectors: no event would be delivered any more. Restore the topic; or delete \
+                 that folder to begin without connectors",
+                config.data_dir.display()
+            ));
+        }
+        if is_another || !fits(&view, connection, topics)? {
+            drop(view);
+            let (anew, reason) = View::open_anew(&config.data_dir, &identity, keyring, base_urls)?;
+            (view, rebuilt) = (anew, Some(reason));
+        }
+    }
     if let Some(reason) = rebuilt {
         tracing::warn!(reason = reason.as_str(), "the view is rebuilt from Kafka");
         metrics.view_rebuilt(reason.as_str());
-        return Ok(Arc::new(view));
     }
-    if fits(&view, connection, topics)? {
-        return Ok(Arc::new(view));
+    if let Some(topic) = topic {
+        view.store().set_state_topic(topic)?;
     }
-    drop(view);
-    let (view, reason) = View::open_anew(&config.data_dir, &identity, keyring, base_urls)?;
-    tracing::warn!(reason = reason.as_str(), "the view is rebuilt from Kafka");
-    metrics.view_rebuilt(reason.as_str());
     Ok(Arc::new(view))
+}
+
+/// Whether a topic holds no record and never did.
+fn is_empty(connection: &Connection, topic: &str) -> anyhow::Result<bool> {
+    Ok(Bounds::of(connection, topic)?.whole().values().all(|span| span.to == 0))
 }
 
 /// Whether the state topic still has what the view continues from.

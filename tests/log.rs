@@ -134,6 +134,23 @@ fn foreign_records_cost_themselves_and_nothing_else() {
     serve.stop();
 }
 
+/// Without its connectors every event would be "unmatched", and nothing would say so.
+#[test]
+fn a_state_topic_that_was_created_anew_ends_the_instance_and_is_refused() {
+    let Some((stage, sink)) = stage("1s", "") else { return };
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+    wait_until("the view has it", PATIENCE, || serve.count("dunmore_view_connectors", &[]) == 1);
+    stage.kafka.delete_topic(&stage.topic("connectors.state"));
+    assert!(stage.run(&["topics", "ensure"]).status.success());
+    assert!(!serve.ended(), "it ends with an error");
+    stage.events(&events(0..5));
+    assert!(!stage.start("one").ended(), "it does not begin without what it knows");
+    let log = std::fs::read_to_string(stage.folder.path().join("one.log")).unwrap();
+    assert!(log.contains("created anew"), "{log}");
+    assert!(!stage.is_committed("payments.events"), "the events wait");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum When {
     Running,
@@ -552,6 +569,38 @@ fn a_retry_that_its_topic_does_not_take_is_a_dead_letter_with_everything() {
     stage.wait_committed(PATIENCE);
     assert_eq!(serve.count("dunmore_retries_total", &[]), 0);
     assert_eq!(serve.count("dunmore_dead_letters_total", &[("reason", "record_too_large")]), 1);
+    serve.stop();
+}
+
+/// The dead letters take no record of the event's size either: its value stays where it came from, and
+/// a redrive reads it there.
+#[test]
+fn a_dead_letter_without_its_value_is_sent_again_from_its_origin() {
+    let Some((stage, sink)) = stage("1s", "") else { return };
+    for topic in ["deliveries.retry.1s", "deliveries.dead"] {
+        stage.kafka.set_topic(&stage.topic(topic), "max.message.bytes", "100000");
+    }
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+    sink.script("/webhook/conn_1", &[Reply::Status(503)], Reply::Status(200));
+    let mut chance = Chance(3);
+    let mut large = event("evt_large", "payment.settled", "proj_1");
+    let text: String =
+        (0..200_000).map(|_| char::from(b'0' + u8::try_from(chance.below(10)).unwrap())).collect();
+    large["data"]["extra"] = json!(text);
+    stage.events(std::slice::from_ref(&large));
+    let letter = support::wait_for("the dead letter", PATIENCE, || {
+        stage.kafka.read(&stage.topic("deliveries.dead")).pop()
+    });
+    assert_eq!(letter.value.as_deref(), Some(&b""[..]));
+    assert!(letter.header("dunmore-value-omitted").parse::<usize>().unwrap() > 200_000);
+    let listed = stage.run_json(&["dlq", "list"]);
+    assert!(listed.to_string().contains("evt_large"), "{listed}");
+    let redriven = stage.run(&["dlq", "redrive", "--connector", "proj_1/conn_1", "--yes"]);
+    assert!(redriven.status.success(), "{redriven:?}");
+    wait_until("it arrives", PATIENCE, || sink.delivered_count() == 1);
+    let body: Value = serde_json::from_slice(&sink.hits().last().unwrap().body).unwrap();
+    assert_eq!(body["data"]["extra"], large["data"]["extra"]);
     serve.stop();
 }
 

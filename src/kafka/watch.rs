@@ -23,6 +23,8 @@ pub enum TroubleKind {
     PartitionsChanged,
     /// A topic was created anew since the start of this instance.
     TopicReplaced,
+    /// The state topic was: this instance's view is that of another one.
+    StateReplaced,
     /// A topic takes smaller records than this program may write.
     RecordLimit,
     /// A retry topic that is not in the settings still holds records.
@@ -36,6 +38,7 @@ impl TroubleKind {
         Self::TopicMissing,
         Self::PartitionsChanged,
         Self::TopicReplaced,
+        Self::StateReplaced,
         Self::RecordLimit,
         Self::FormerTier,
     ];
@@ -48,6 +51,7 @@ impl TroubleKind {
             Self::TopicMissing => "topic_missing",
             Self::PartitionsChanged => "partitions_changed",
             Self::TopicReplaced => "topic_replaced",
+            Self::StateReplaced => "state_replaced",
             Self::RecordLimit => "record_limit",
             Self::FormerTier => "former_tier",
         }
@@ -56,7 +60,13 @@ impl TroubleKind {
     /// Whether the service cannot do its work meanwhile.
     #[must_use]
     pub const fn stops_work(self) -> bool {
-        matches!(self, Self::Unreachable | Self::TopicMissing)
+        matches!(self, Self::Unreachable | Self::TopicMissing | Self::StateReplaced)
+    }
+
+    /// Whether this instance has to start again.
+    #[must_use]
+    pub const fn ends_instance(self) -> bool {
+        matches!(self, Self::StateReplaced)
     }
 }
 
@@ -130,7 +140,11 @@ impl Watch {
                 && then != now
             {
                 let words = replaced(kind, &name);
-                troubles.push(Trouble { kind: TroubleKind::TopicReplaced, words });
+                let kind = match kind {
+                    TopicKind::State => TroubleKind::StateReplaced,
+                    _ => TroubleKind::TopicReplaced,
+                };
+                troubles.push(Trouble { kind, words });
             }
         }
         if inner.looks.is_multiple_of(SETTINGS_EVERY) {
@@ -230,6 +244,6 @@ mod tests {
         for kind in [TopicKind::State, TopicKind::Events] {
             assert!(!told(kind, 8).kind.stops_work());
         }
-        assert!(TroubleKind::ALL.iter().filter(|kind| kind.stops_work()).count() == 2);
+        assert!(TroubleKind::ALL.iter().filter(|kind| kind.stops_work()).count() == 3);
     }
 }

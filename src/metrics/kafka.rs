@@ -231,6 +231,12 @@ impl ClientMetrics {
         self.open_transaction.with_label_values(&[topic, partition.as_str()]).set(offsets);
     }
 
+    /// A topic is read: its count of replacements shows from now on, so that the first one is an
+    /// increase.
+    pub fn reads_topic(&self, topic: &str) {
+        self.replaced.with_label_values(&[topic]);
+    }
+
     /// A partition's topic was created anew.
     pub fn topic_replaced(&self, topic: &str) {
         self.replaced.with_label_values(&[topic]).inc();

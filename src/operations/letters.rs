@@ -13,6 +13,8 @@ use super::{NotThere, Operations};
 use crate::{
     clock::Timestamp,
     config::Config,
+    delivery::{DeliveryRecord, Origin},
+    id::{ConnectorId, ConnectorKey, DeliveryId},
     kafka::{Admin, Bounds, Record, Seen, Span, Spans, TopicKind},
     replay::{
         DeadFilter, DeadLetter, Letter, Marks, NOTE, NOTE_REDRIVEN, Position, Purgeable, Tally,
@@ -85,8 +87,63 @@ impl Operations {
         let position = Position { partition: seen.partition(), offset: seen.offset() };
         let value = seen.value().unwrap_or_default();
         let header = |name: &str| seen.header(name);
-        let delivery = |value: &[u8]| self.delivery(value);
+        let delivery = |value: &[u8]| {
+            if value.is_empty() { self.from_its_origin(seen) } else { self.delivery(value) }
+        };
         Some(DeadLetter::read(position, seen.timestamp(), value, header, delivery))
+    }
+
+    /// The delivery of a letter that was written without its value, because that is larger than the
+    /// topic takes: its headers say which event and connector it is about. `None` when the event is
+    /// not there any more. Blocks.
+    fn from_its_origin(&self, seen: &Seen<'_>) -> Option<DeliveryRecord> {
+        let text = |name: &str| std::str::from_utf8(seen.header(name)?).ok();
+        text("dunmore-value-omitted")?;
+        let topic = text("dunmore-source-topic")?;
+        let (partition, offset) = (
+            text("dunmore-source-partition")?.parse().ok()?,
+            text("dunmore-source-offset")?.parse().ok()?,
+        );
+        if topic != self.topic(TopicKind::Events) {
+            return None;
+        }
+        let whole = *Bounds::of(&self.connection, topic).ok()?.whole().get(&partition)?;
+        if offset < whole.from || offset >= whole.to {
+            return None;
+        }
+        let span = Span { from: offset, to: offset + 1 };
+        let mut found = None;
+        let read = self.scan(topic, &Spans::from([(partition, span)]), |origin| {
+            found = self.event(&origin.copy()).map(|event| (event, origin.timestamp()));
+            ControlFlow::Break(())
+        });
+        let (event, accepted_at) = read.ok().and(found)?;
+        let id: uuid::Uuid = text("dunmore-delivery-id")?.parse().ok()?;
+        let key = ConnectorKey {
+            project: event.project.clone(),
+            connector: ConnectorId::parse(text("dunmore-connector-id")?).ok()?,
+        };
+        let delivery_id = DeliveryId::new(&key, &event.id);
+        // A topic that was created anew has another event there.
+        if delivery_id.uuid() != id {
+            return None;
+        }
+        Some(DeliveryRecord {
+            delivery_id,
+            connector: key,
+            connector_type: text("dunmore-connector-type")?.parse().ok()?,
+            connector_created_at: None,
+            event,
+            attempts: text("dunmore-attempts")?.parse().ok()?,
+            steps: 0,
+            accepted_at,
+            first_attempt_at: None,
+            deferred_since: None,
+            due_at: seen.timestamp(),
+            last_error: None,
+            origin: Origin { topic: topic.into(), partition, offset },
+            job: None,
+        })
     }
 
     /// What was redriven of letters that were written at this moment or later. Blocks.

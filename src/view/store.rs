@@ -42,7 +42,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     connector::{Change, Connector, Progress, ProjectState, StateKey, StateRecord},
-    id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
+    id::{CommandId, ConnectorId, ConnectorKey, ProjectId, TopicId},
 };
 
 /// The format of the keys and values; another one is rebuilt.
@@ -61,6 +61,7 @@ const BROKEN: &str = "view.broken-";
 
 const META: &[u8] = b"m";
 const COMPLETE: &[u8] = b"c";
+const STATE_TOPIC: &[u8] = b"y";
 const POSITION: u8 = b'p';
 const REMEMBERED: u8 = b'r';
 const QUIET: u8 = b'q';
@@ -345,6 +346,18 @@ impl Store {
     /// The view had everything at this moment.
     pub fn set_complete_at(&self, at: Timestamp) -> Result<(), StoreError> {
         self.db.insert(COMPLETE, &at.millis().to_be_bytes())?;
+        Ok(())
+    }
+
+    /// The id of the state topic that the positions belong to, if it is known.
+    pub fn state_topic(&self) -> Result<Option<TopicId>, StoreError> {
+        let stored = self.db.get(STATE_TOPIC)?;
+        Ok(stored.and_then(|text| TopicId::parse(std::str::from_utf8(&text).ok()?)))
+    }
+
+    /// The positions belong to the state topic of this id.
+    pub fn set_state_topic(&self, topic: TopicId) -> Result<(), StoreError> {
+        self.db.insert(STATE_TOPIC, topic.to_string().as_bytes())?;
         Ok(())
     }
 

@@ -240,9 +240,13 @@ async fn secrets_are_nowhere_but_in_the_requests() {
         answers.push(client.get(&format!("{path}/deliveries")).await.is(200).body);
     }
     answers.push(client.get(&list).await.is(200).body);
-    let slack = made.iter().find(|(kind, _)| *kind == ConnectorType::Slack).unwrap();
+    // Another one: those above are suspended by now.
+    let slack = json!({ "type": "slack", "config": config_of(ConnectorType::Slack),
+        "eventTypes": ["payment.settled"] });
+    let slack = client.create("proj_1", &slack).await.is(201);
+    let slack = slack.body["id"].as_str().unwrap();
     let url = sandbox.base_url("slack");
-    panics::deliver(&instance.service, &connection, &topics, &slack.1, url).await;
+    panics::deliver(&instance.service, &connection, &topics, slack, url).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
 
     let figures = instance.service.metrics().render();

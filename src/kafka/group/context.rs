@@ -280,6 +280,7 @@ impl GroupContext {
             self.shared.fail(why);
             return;
         };
+        self.metrics.reads_topic(&topic);
         let partition = Arc::new(Partition::new(topic, number, tracker));
         partition.wakes(Arc::clone(&self.completed));
         let assigned = self.slots.lock().insert(partition, fetched);
