@@ -263,6 +263,8 @@ async fn write_dead(
     match write(dispatcher, delivery, topic, &value, headers.clone()).await {
         Written::TooLarge => {
             headers.push((header::VALUE_OMITTED, value.len().to_string().into_bytes()));
+            headers.push((header::EVENT_ID, delivery.event.id.as_str().into()));
+            headers.push((header::DELIVERY_ID, delivery.id.to_string().into_bytes()));
             write(dispatcher, delivery, topic, b"", headers).await
         }
         written => written,
@@ -285,8 +287,6 @@ fn dead_headers(delivery: &Delivery, park: &Park) -> Vec<(&'static str, Vec<u8>)
     );
     headers.push((header::CONNECTOR_ID, delivery.target.key.connector.as_str().into()));
     headers.push((header::CONNECTOR_TYPE, delivery.target.kind.as_str().into()));
-    headers.push((header::EVENT_ID, delivery.event.id.as_str().into()));
-    headers.push((header::DELIVERY_ID, delivery.id.to_string().into_bytes()));
     headers.extend(trace_header(delivery));
     headers
 }
