@@ -1,5 +1,7 @@
 //! The service: the parts of `dunmore serve`, put together and taken apart.
 
+mod open_view;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -20,9 +22,8 @@ use crate::{
     console::Console,
     health::{ServiceHealth, watch_kafka},
     kafka::{
-        Admin, AttemptLog, Bounds, Connection, GroupConsumer, GroupHandle, GroupOptions,
-        GroupTopics, Identities, Producer, REQUEST_TIMEOUT, TopicKind, Topics, Watch,
-        recover_lost_offsets,
+        Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, GroupTopics,
+        Producer, TopicKind, Topics, Watch, recover_lost_offsets,
     },
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
@@ -33,8 +34,10 @@ use crate::{
     secrets::Keyring,
     telemetry::Traces,
     tokens::Tokens,
-    view::{BaseUrls, View},
+    view::View,
 };
+
+use open_view::open_view;
 
 /// How often the service looks after itself.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -496,74 +499,3 @@ impl Service {
 
 /// What the registrar waits for.
 const REGISTRAR_PARTITIONS: &str = "the registrar group's partitions";
-
-/// Opens the view, or makes it anew when it does not fit the topic that feeds it.
-fn open_view(
-    config: &Config,
-    connection: &Connection,
-    topics: &Topics,
-    cluster_id: &str,
-    keyring: Keyring,
-    metrics: &Metrics,
-) -> anyhow::Result<Arc<View>> {
-    let base_urls: BaseUrls = config
-        .destinations
-        .iter()
-        .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
-        .collect();
-    let state = topics.name(TopicKind::State);
-    // Of a topic that got more partitions everything is read anew, and looked at whether it fits.
-    let partitions = Admin::new(connection)?.partitions(&state)?;
-    let identity = format!("{cluster_id} {state} {partitions}");
-    let keyring = Arc::new(keyring);
-    let facts = Identities::new(connection)?.of(&[state.as_str()], REQUEST_TIMEOUT)?;
-    let topic = facts.get(&state).and_then(|facts| facts.id);
-    let (mut view, mut rebuilt) =
-        View::open(&config.data_dir, &identity, Arc::clone(&keyring), base_urls.clone())?;
-    if rebuilt.is_none() {
-        let then = view.store().state_topic()?;
-        let is_another = matches!((then, topic), (Some(then), Some(now)) if then != now);
-        let (connectors, _) = view.counts();
-        if is_another && connectors > 0 && is_empty(connection, &state)? {
-            return Err(anyhow!(
-                "topic {state} was deleted and created anew and is empty, but the view in {} still holds \
-                 {connectors} connectors: no event would be delivered any more. Restore the topic; or delete \
-                 that folder to begin without connectors",
-                config.data_dir.display()
-            ));
-        }
-        if is_another || !fits(&view, connection, topics)? {
-            drop(view);
-            let (anew, reason) = View::open_anew(&config.data_dir, &identity, keyring, base_urls)?;
-            (view, rebuilt) = (anew, Some(reason));
-        }
-    }
-    if let Some(reason) = rebuilt {
-        tracing::warn!(reason = reason.as_str(), "the view is rebuilt from Kafka");
-        metrics.view_rebuilt(reason.as_str());
-    }
-    if let Some(topic) = topic {
-        view.store().set_state_topic(topic)?;
-    }
-    Ok(Arc::new(view))
-}
-
-/// Whether a topic holds no record and never did.
-fn is_empty(connection: &Connection, topic: &str) -> anyhow::Result<bool> {
-    Ok(Bounds::of(connection, topic)?.whole().values().all(|span| span.to == 0))
-}
-
-/// Whether the state topic still has what the view continues from.
-fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result<bool> {
-    let topic = topics.name(TopicKind::State);
-    let partitions = Admin::new(connection)?.partitions(&topic)?;
-    let reader = crate::kafka::Reader::new(connection, &topic, &std::collections::BTreeMap::new())?;
-    for partition in 0..partitions {
-        let next = view.position(partition).next_offset;
-        let (low, high) = reader.watermarks(partition)?;
-        if next > high || (next > 0 && next < low) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}

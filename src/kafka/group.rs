@@ -5,6 +5,7 @@
 
 mod commit;
 mod context;
+mod offsets;
 mod poller;
 mod slots;
 mod watcher;

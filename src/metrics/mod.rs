@@ -6,6 +6,7 @@
 mod kafka;
 mod lanes;
 mod maker;
+mod view;
 
 use std::time::Duration;
 
@@ -26,7 +27,6 @@ use crate::{
     delivery::{Outcome, Reason, Source},
     destination::ConnectorType,
     event::EventType,
-    kafka::{Trouble, TroubleKind},
     view::RebuildReason,
 };
 
@@ -435,56 +435,6 @@ impl Metrics {
         let commands = u32::try_from(commands).unwrap_or(u32::MAX);
         self.registrar_batch.observe(f64::from(commands));
         self.registrar_seconds.observe(duration.as_secs_f64());
-    }
-
-    /// How much the view holds.
-    pub fn set_view(&self, connectors: usize, projects: usize) {
-        self.view_connectors.set(i64::try_from(connectors).unwrap_or(i64::MAX));
-        self.view_projects.set(i64::try_from(projects).unwrap_or(i64::MAX));
-    }
-
-    /// How far the view is behind its topic.
-    pub fn set_view_lag(&self, records: i64) {
-        self.view_lag.set(records);
-    }
-
-    /// What is wrong with the cluster at present.
-    pub fn set_kafka_troubles(&self, troubles: &[Trouble]) {
-        for kind in TroubleKind::ALL {
-            let count = troubles.iter().filter(|trouble| trouble.kind == *kind).count();
-            let gauge = self.kafka_troubles.with_label_values(&[kind.as_str()]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-    }
-
-    /// What the view takes on disk.
-    pub fn set_view_disk(&self, bytes: u64) {
-        self.view_disk.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    /// How long ago the view had everything.
-    pub fn set_view_age(&self, age: Duration) {
-        self.view_age.set(age.as_secs_f64());
-    }
-
-    /// A delivery of a newer release was put back into its tier.
-    pub fn newer_record_deferred(&self) {
-        self.newer_records.inc();
-    }
-
-    /// So many partitions have something to do and do not move.
-    pub fn set_partitions_stalled(&self, count: usize) {
-        self.partitions_stalled.set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// The view is rebuilt from Kafka.
-    pub fn view_rebuilt(&self, reason: &str) {
-        self.view_rebuilds.with_label_values(&[reason]).inc();
-    }
-
-    /// The view left out records that it could not read.
-    pub fn view_unreadable(&self, count: usize) {
-        self.view_unreadable.inc_by(count as u64);
     }
 
     /// The counter of attempt records that were not written.

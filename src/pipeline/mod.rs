@@ -8,6 +8,7 @@ mod dispatch;
 #[cfg(test)]
 mod panic_tests;
 mod park;
+mod refuse;
 mod registrar;
 mod supervisor;
 mod view_ends;

@@ -11,7 +11,7 @@ use super::{
     work::Delivery,
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock,
     connector::{Command, CommandBody, OWN_ACTOR, Patch},
     delivery::{
         Ask, AttemptRecord, DeliveryRecord, Ending, Next, Outcome, Park, Reason, Source, Tier,
@@ -19,7 +19,7 @@ use crate::{
     },
     destination::cut,
     id::CommandId,
-    kafka::{Outgoing, Partition, ProduceError, Record, TopicKind},
+    kafka::{Outgoing, Partition, ProduceError, TopicKind},
     lane::Deferral,
 };
 
@@ -32,13 +32,10 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// again, which the registrar answers with a rejection.
 pub const MAX_ASKED: usize = 10_000;
 /// The longest detail in a dead letter's header, in characters.
-const MAX_DETAIL_CHARS: usize = 1000;
-/// What a refused record's own headers may take in its dead letter, in bytes; the rest is left out.
-/// The limit of a topic counts headers too, and the value is worth more.
-const MAX_CARRIED_HEADER_BYTES: usize = 64 << 10;
+pub const MAX_DETAIL_CHARS: usize = 1000;
 
 /// The header names of dead letters.
-mod header {
+pub mod header {
     pub const REASON: &str = "dunmore-error-reason";
     pub const DETAIL: &str = "dunmore-error-detail";
     pub const SOURCE_TOPIC: &str = "dunmore-source-topic";
@@ -57,16 +54,9 @@ mod header {
     pub const DEFERRED_SINCE: &str = "dunmore-deferred-since";
 }
 
-/// Why a record is refused.
-#[derive(Clone, Debug)]
-pub struct Refused {
-    pub reason: Reason,
-    pub detail: String,
-}
-
 /// What became of a record that was to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Written {
+pub enum Written {
     /// It is durable.
     Durable,
     /// The topic takes no record of this size.
@@ -291,7 +281,7 @@ fn dead_headers(delivery: &Delivery, park: &Park) -> Vec<(&'static str, Vec<u8>)
     headers
 }
 
-fn error_headers(
+pub fn error_headers(
     reason: Reason,
     detail: &str,
     topic: &str,
@@ -322,7 +312,7 @@ async fn write(
 
 /// Writes until it is durable, or will never be. What was begun is finished while there is time,
 /// else all of it repeats.
-async fn write_until_durable(
+pub async fn write_until_durable(
     dispatcher: &Arc<Dispatcher>,
     partition: &Partition,
     topic: &str,
@@ -352,126 +342,6 @@ async fn write_until_durable(
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(LONGEST_BACKOFF);
     }
-}
-
-/// The headers of the dead letter of a record: where it came from and why, then its own as far as
-/// there is room.
-pub fn record_headers(
-    reason: Reason,
-    detail: &str,
-    topic: &str,
-    record: &Record,
-) -> Vec<(String, Vec<u8>)> {
-    let found = error_headers(reason, detail, topic, record.partition, record.offset, 0);
-    let mut headers: Vec<(String, Vec<u8>)> =
-        found.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let (mut bytes, mut omitted) = (0, 0_usize);
-    for (key, value) in record.headers.iter().filter(|(key, _)| !key.starts_with("dunmore-")) {
-        bytes += key.len() + value.len();
-        if bytes <= MAX_CARRIED_HEADER_BYTES {
-            headers.push((key.clone(), value.to_vec()));
-        } else {
-            omitted += 1;
-        }
-    }
-    if omitted > 0 {
-        headers.push((header::HEADERS_OMITTED.to_owned(), omitted.to_string().into_bytes()));
-    }
-    headers
-}
-
-/// A record that cannot be understood goes to the dead letters as it is. It waits for its share of
-/// the memory, then goes on by itself.
-pub async fn refuse(
-    dispatcher: &Arc<Dispatcher>,
-    partition: &Arc<Partition>,
-    source: Source,
-    record: Record,
-    refused: Refused,
-) {
-    let memory = dispatcher.budgets.event(source, record.size()).await;
-    if !partition.enter() {
-        return;
-    }
-    let Refused { reason, detail } = refused;
-    tracing::warn!(
-        topic = %partition.topic(), partition = record.partition, offset = record.offset,
-        %reason, detail = cut(&detail, MAX_DETAIL_CHARS),
-        "record refused; it is in the dead letters"
-    );
-    let (writer, partition) = (Arc::clone(dispatcher), Arc::clone(partition));
-    dispatcher.spawn("writing the dead letter of a record", async move {
-        let _memory = memory;
-        let topic = &writer.dead_topic;
-        let mut owned = record_headers(reason, &detail, partition.topic(), &record);
-        let value = record.value.as_deref().unwrap_or_default();
-        let key = record.key.as_deref().unwrap_or_default();
-        let mut written = write_owned(&writer, &partition, topic, (key, value), &owned).await;
-        if written == Written::TooLarge {
-            let omitted = (header::VALUE_OMITTED.to_owned(), value.len().to_string().into_bytes());
-            owned.push(omitted);
-            written = write_owned(&writer, &partition, topic, (key, b""), &owned).await;
-        }
-        if written == Written::TooLarge {
-            // Nothing but where it stands: an own header or the key may be large as well.
-            owned.retain(|(key, _)| key.starts_with("dunmore-"));
-            written = write_owned(&writer, &partition, topic, (b"", b""), &owned).await;
-        }
-        if written == Written::Durable {
-            partition.complete(record.offset);
-        }
-        partition.leave();
-    });
-}
-
-async fn write_owned(
-    dispatcher: &Arc<Dispatcher>,
-    partition: &Partition,
-    topic: &str,
-    (key, value): (&[u8], &[u8]),
-    headers: &[(String, Vec<u8>)],
-) -> Written {
-    let headers = headers.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-    write_until_durable(dispatcher, partition, topic, key, value, headers).await
-}
-
-/// When a record was put back into its tier for the first time: now, if it never was.
-pub fn deferred_since(record: &Record) -> Timestamp {
-    let since = record.header_text(header::DEFERRED_SINCE).and_then(|text| text.parse().ok());
-    since.map_or(record.timestamp, Timestamp::from_millis)
-}
-
-/// Writes a record to the end of the longest tier as it is, and completes it when that is durable.
-pub fn put_back(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record: &Record) {
-    if !partition.enter() {
-        return;
-    }
-    dispatcher.metrics().newer_record_deferred();
-    let (writer, partition, record) =
-        (Arc::clone(dispatcher), Arc::clone(partition), record.clone());
-    dispatcher.spawn("putting a record of a newer release back", async move {
-        let tier = writer.retry_topics.len() - 1;
-        let since = deferred_since(&record).millis().to_string().into_bytes();
-        let mut headers = vec![(header::DEFERRED_SINCE.to_owned(), since)];
-        let own = record.headers.iter().filter(|(key, _)| key != header::DEFERRED_SINCE);
-        headers.extend(own.map(|(key, value)| (key.clone(), value.to_vec())));
-        let value = record.value.as_deref().unwrap_or_default();
-        let key = record.key.as_deref().unwrap_or_default();
-        let topic = &writer.retry_topics[tier];
-        let written = write_owned(&writer, &partition, topic, (key, value), &headers).await;
-        if written == Written::Durable {
-            partition.complete(record.offset);
-        }
-        partition.leave();
-        match written {
-            Written::Durable | Written::GivenUp => {}
-            Written::TooLarge => {
-                let detail = "a newer release wrote it, and its tier takes no record of this size";
-                let refused = Refused { reason: Reason::RecordTooLarge, detail: detail.to_owned() };
-                refuse(&writer, &partition, Source::Retry, record, refused).await;
-            }
-        }
-    });
 }
 
 /// Asks the registrar to suspend the connector.

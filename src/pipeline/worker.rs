@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use super::{
     TRACEPARENT,
     dispatch::Dispatcher,
-    park::{self, Refused},
+    park,
+    refuse::{self, Refused},
     work::{Delivery, RecordWork, Share},
 };
 use crate::{
@@ -120,7 +121,8 @@ impl Worker {
             return Ok(());
         }
         self.dispatcher.metrics().event_rejected(refused.reason);
-        park::refuse(&self.dispatcher, &self.partition, self.kind.source(), record, refused).await;
+        refuse::refuse(&self.dispatcher, &self.partition, self.kind.source(), record, refused)
+            .await;
         Ok(())
     }
 
@@ -325,12 +327,12 @@ impl Worker {
     /// A delivery that a newer release wrote, of a kind that this one cannot deliver: it waits in
     /// its tier, unchanged and without a step, for an instance that can.
     async fn foreign(&self, record: &Record) -> Result<(), Failed> {
-        let age = clock::now().since(park::deferred_since(record));
+        let age = clock::now().since(refuse::deferred_since(record));
         if age >= MAX_DEFERRED_AGE {
             let detail = "a newer release wrote it, and no instance of that release took it up";
             return Err(Failed::Refused(Reason::InvalidRecord, detail.to_owned()));
         }
-        park::put_back(&self.dispatcher, &self.partition, record);
+        refuse::put_back(&self.dispatcher, &self.partition, record);
         Ok(())
     }
 }
@@ -414,7 +416,7 @@ async fn confirm_all(
         if AssertUnwindSafe(confirmed).catch_unwind().await.is_err() {
             dispatcher.metrics().event_rejected(Reason::Bug);
             let refused = Refused { reason: Reason::Bug, detail: Reason::Bug.help().to_owned() };
-            park::refuse(&dispatcher, &partition, Source::Live, record, refused).await;
+            refuse::refuse(&dispatcher, &partition, Source::Live, record, refused).await;
         }
     }
 }

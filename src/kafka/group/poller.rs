@@ -17,7 +17,8 @@ use super::{
     super::{Partition, Record},
     POLL,
     commit::CommitLoop,
-    context::{Fetched, GroupContext, is_member},
+    context::{Fetched, GroupContext},
+    offsets::is_member,
     slots::Room,
     watcher::{Answer, Watcher},
 };

@@ -11,7 +11,7 @@ use crate::{
     delivery::Reason,
     id::ProjectId,
     kafka::{Admin, Outgoing, Partition, ProduceError, Record, TopicKind},
-    pipeline::{FORWARDED_FROM, FORWARDED_HOPS, park},
+    pipeline::{FORWARDED_FROM, FORWARDED_HOPS, refuse},
 };
 
 /// What became of a write.
@@ -79,7 +79,7 @@ impl Registrar {
             detail,
             "command refused; it is in the dead letters"
         );
-        let headers = park::record_headers(reason, detail, partition.topic(), record);
+        let headers = refuse::record_headers(reason, detail, partition.topic(), record);
         let mut dead = Outgoing {
             topic: &self.topics.name(TopicKind::Dead),
             partition: None,

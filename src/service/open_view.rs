@@ -1,0 +1,84 @@
+//! Opens the view that this instance continues from.
+
+use std::sync::Arc;
+
+use anyhow::anyhow;
+
+use crate::{
+    config::Config,
+    kafka::{Admin, Bounds, Connection, Identities, REQUEST_TIMEOUT, Reader, TopicKind, Topics},
+    metrics::Metrics,
+    secrets::Keyring,
+    view::{BaseUrls, View},
+};
+
+/// Opens the view, or makes it anew when it does not fit the topic that feeds it.
+pub fn open_view(
+    config: &Config,
+    connection: &Connection,
+    topics: &Topics,
+    cluster_id: &str,
+    keyring: Keyring,
+    metrics: &Metrics,
+) -> anyhow::Result<Arc<View>> {
+    let base_urls: BaseUrls = config
+        .destinations
+        .iter()
+        .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
+        .collect();
+    let state = topics.name(TopicKind::State);
+    // Of a topic that got more partitions everything is read anew, and looked at whether it fits.
+    let partitions = Admin::new(connection)?.partitions(&state)?;
+    let identity = format!("{cluster_id} {state} {partitions}");
+    let keyring = Arc::new(keyring);
+    let facts = Identities::new(connection)?.of(&[state.as_str()], REQUEST_TIMEOUT)?;
+    let topic = facts.get(&state).and_then(|facts| facts.id);
+    let (mut view, mut rebuilt) =
+        View::open(&config.data_dir, &identity, Arc::clone(&keyring), base_urls.clone())?;
+    if rebuilt.is_none() {
+        let then = view.store().state_topic()?;
+        let is_another = matches!((then, topic), (Some(then), Some(now)) if then != now);
+        let (connectors, _) = view.counts();
+        if is_another && connectors > 0 && is_empty(connection, &state)? {
+            return Err(anyhow!(
+                "topic {state} was deleted and created anew and is empty, but the view in {} still holds \
+                 {connectors} connectors: no event would be delivered any more. Restore the topic; or delete \
+                 that folder to begin without connectors",
+                config.data_dir.display()
+            ));
+        }
+        if is_another || !fits(&view, connection, topics)? {
+            drop(view);
+            let (anew, reason) = View::open_anew(&config.data_dir, &identity, keyring, base_urls)?;
+            (view, rebuilt) = (anew, Some(reason));
+        }
+    }
+    if let Some(reason) = rebuilt {
+        tracing::warn!(reason = reason.as_str(), "the view is rebuilt from Kafka");
+        metrics.view_rebuilt(reason.as_str());
+    }
+    if let Some(topic) = topic {
+        view.store().set_state_topic(topic)?;
+    }
+    Ok(Arc::new(view))
+}
+
+/// Whether a topic holds no record and never did.
+fn is_empty(connection: &Connection, topic: &str) -> anyhow::Result<bool> {
+    Ok(Bounds::of(connection, topic)?.whole().values().all(|span| span.to == 0))
+}
+
+/// Whether the state topic still has what the view continues from.
+fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result<bool> {
+    let topic = topics.name(TopicKind::State);
+    let partitions = Admin::new(connection)?.partitions(&topic)?;
+    let reader = Reader::new(connection, &topic, &std::collections::BTreeMap::new())?;
+    for partition in 0..partitions {
+        let next = view.position(partition).next_offset;
+        let (low, high) = reader.watermarks(partition)?;
+        if next > high || (next > 0 && next < low) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
