@@ -497,5 +497,4 @@ impl Service {
     }
 }
 
-/// What the registrar waits for.
 const REGISTRAR_PARTITIONS: &str = "the registrar group's partitions";
