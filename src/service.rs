@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::SocketAddr,
+    path::Path,
     str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +25,7 @@ use crate::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, GroupTopics,
         Producer, TopicKind, Topics, Watch, recover_lost_offsets,
     },
+    listen,
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
@@ -101,6 +104,7 @@ impl Service {
     /// Starts the service. It returns when the view has caught up and the consumers have joined;
     /// the admin server answers from the beginning.
     pub async fn start(config: Config, roles: &BTreeSet<Role>) -> anyhow::Result<Self> {
+        listen::raise_file_limit();
         let connection = config.connection()?;
         let keyring =
             Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
@@ -150,9 +154,7 @@ impl Service {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
             let routes = console.router();
             tasks.push(tokio::spawn(async move {
-                if let Err(error) = admin::serve(listener, metrics, health, routes).await {
-                    tracing::error!(%error, "the admin server stopped; restart this instance");
-                }
+                admin::serve(listener, metrics, health, routes).await;
             }));
         }
         // Until the registry has our schemas nothing is written: an instance that wrote JSON
@@ -496,6 +498,29 @@ impl Service {
 const REGISTRAR_PARTITIONS: &str = "the registrar group's partitions";
 
 /// Opens the view, or makes it anew when it does not fit the topic that feeds it.
+/// Only this program's user may look into its data: folders 0700, files 0600. What it holds is
+/// encrypted where it is secret, but names who delivers what to whom.
+fn keep_private(data_dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    // For the files that are made later.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
+    let mut folders = vec![data_dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn open_view(
     config: &Config,
     connection: &Connection,
@@ -514,6 +539,10 @@ fn open_view(
     let partitions = Admin::new(connection)?.partitions(&state)?;
     let identity = format!("{cluster_id} {state} {partitions}");
     let keyring = Arc::new(keyring);
+    if let Err(error) = keep_private(&config.data_dir) {
+        let data_dir = config.data_dir.display();
+        tracing::warn!(%data_dir, %error, "the data folder may be open to other users");
+    }
     let (view, rebuilt) =
         View::open(&config.data_dir, &identity, Arc::clone(&keyring), base_urls.clone())?;
     if let Some(reason) = rebuilt {
@@ -544,4 +573,29 @@ fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_data_folder_is_its_users_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir_all(data.join("view")).unwrap();
+        fs::write(data.join("view/db"), "x").unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(data.join("view/db"), fs::Permissions::from_mode(0o644)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        keep_private(&data).unwrap();
+        assert_eq!((mode(&data), mode(&data.join("view"))), (0o700, 0o700));
+        assert_eq!(mode(&data.join("view/db")), 0o600);
+        fs::write(data.join("view/later"), "x").unwrap();
+        assert_eq!(mode(&data.join("view/later")), 0o600);
+        keep_private(&folder.path().join("a/b")).unwrap();
+        assert_eq!(mode(&folder.path().join("a/b")), 0o700);
+    }
 }

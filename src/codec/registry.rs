@@ -8,7 +8,7 @@ use http::{
     HeaderName, HeaderValue, Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -18,6 +18,7 @@ use crate::{
     config::SchemaRegistrySettings,
     destination::{Request, Response},
     outbound::OperatorClient,
+    redact::{Redactor, harmless},
 };
 
 /// How long an answer may take.
@@ -93,6 +94,8 @@ pub struct RegistryClient {
     client: OperatorClient,
     base: Url,
     authorization: Option<HeaderValue>,
+    /// The password, to keep it out of what the registry says.
+    secrets: Vec<SecretString>,
 }
 
 #[derive(Deserialize)]
@@ -148,7 +151,8 @@ impl RegistryClient {
             }
             _ => None,
         };
-        Ok(Some(Self { client, base, authorization }))
+        let secrets = settings.password.iter().cloned().collect();
+        Ok(Some(Self { client, base, authorization, secrets }))
     }
 
     /// The schema of an id, with all that it refers to.
@@ -253,13 +257,17 @@ impl RegistryClient {
             200..300 => serde_json::from_slice(&response.body).map_err(|error| {
                 RegistryError::Away(format!("its answer is not what was expected: {error}"))
             }),
-            404 if is_unknown(&response) => Err(RegistryError::Unknown(words(&response))),
+            404 if is_unknown(&response) => {
+                Err(RegistryError::Unknown(words(&response, &self.secrets)))
+            }
             // Another service's 404 at this address says nothing about the schema.
             404 | 408 | 429 | 500.. => {
-                let (status, words) = (response.status, words(&response));
+                let (status, words) = (response.status, words(&response, &self.secrets));
                 Err(RegistryError::Away(format!("HTTP {status}: {words}")))
             }
-            status => Err(RegistryError::Refused { status, words: words(&response) }),
+            status => {
+                Err(RegistryError::Refused { status, words: words(&response, &self.secrets) })
+            }
         }
     }
 }
@@ -270,10 +278,19 @@ fn is_unknown(response: &Response) -> bool {
     code.is_some_and(|code| (40400..40500).contains(&code))
 }
 
-fn words(response: &Response) -> String {
+/// What the registry says, without the password that it may quote.
+fn words(response: &Response, secrets: &[SecretString]) -> String {
+    if Redactor::new(secrets).quoted_by(response) {
+        return "its answer quotes the password and is left out".to_owned();
+    }
     let json = response.json();
     let message = json.get("message").and_then(Value::as_str).map(str::to_owned);
-    message.unwrap_or_else(|| response.text()).chars().take(MAX_QUOTED_CHARS).collect()
+    message
+        .unwrap_or_else(|| response.text())
+        .chars()
+        .map(harmless)
+        .take(MAX_QUOTED_CHARS)
+        .collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::{
     Change, Command, CommandResult, Context, Decision, Problem, ProjectState, Refused, StateKey,
     StateRecord, decide, partition_of,
 };
-use crate::{clock::Timestamp, egress::EgressPolicy, id::ProjectId};
+use crate::{clock::Timestamp, destination::ConnectorType, egress::EgressPolicy, id::ProjectId};
 
 /// A record of the commands topic.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +43,8 @@ pub trait Registry {
     /// All that is known about a project.
     fn project(&self, project: &ProjectId) -> Result<ProjectState, Self::Error>;
 
-    /// Makes encrypted values of a command readable.
-    fn open(&self, command: &mut Command) -> Result<(), Problem>;
+    /// Makes encrypted values of a command readable, for a connector of this type if it is there.
+    fn open(&self, command: &mut Command, existing: Option<ConnectorType>) -> Result<(), Problem>;
 
     /// Encrypts the secrets of what a command changes. Deciding again encrypts with other nonces,
     /// to the same meaning: of two records of one command the fold takes the first.
@@ -159,7 +159,8 @@ impl Batch {
         let name = command.name();
         let mut opened = command.clone();
         let context = Context { at: asked.at, offset: asked.offset, egress: office.egress };
-        let mut decision = match registry.open(&mut opened) {
+        let existing = command.body.connector().and_then(|id| state.connectors.get(id));
+        let mut decision = match registry.open(&mut opened, existing.map(|found| found.kind)) {
             Ok(()) => decide(state, &opened, &context),
             Err(problem) => Decision::Rejected(problem),
         };

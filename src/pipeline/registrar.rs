@@ -21,6 +21,7 @@ use crate::{
         StateKey, StateRecord, Step, partition_of,
     },
     delivery::Reason,
+    destination::ConnectorType,
     egress::EgressPolicy,
     id::ProjectId,
     kafka::{
@@ -80,8 +81,8 @@ impl Registry for Known<'_> {
         self.view.project(project)
     }
 
-    fn open(&self, command: &mut Command) -> Result<(), Problem> {
-        self.view.keyring().open_command(command)
+    fn open(&self, command: &mut Command, existing: Option<ConnectorType>) -> Result<(), Problem> {
+        self.view.keyring().open_command(command, existing)
     }
 
     fn seal(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {
