@@ -8,21 +8,17 @@ use std::{
     error::Error as StdError,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::{
-    HeaderValue, Uri,
+    HeaderValue,
     header::{HOST, USER_AGENT},
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Notify;
 use url::{Host, Position, Url};
 
 use crate::{
@@ -38,9 +34,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Idle connections kept per host. A new connection costs far more than a kept one.
 const MAX_IDLE_PER_HOST: usize = 1024;
-
-/// Preliminary answers (1xx) to one request that are read past.
-pub const MAX_INFORMATIONAL: u32 = 16;
 
 /// Who called.
 pub const AGENT: &str = concat!("dunmore-connectors/", env!("CARGO_PKG_VERSION"));
@@ -216,10 +209,7 @@ async fn exchange(
     max_bytes: usize,
 ) -> Result<Response, SendError> {
     let host = plain_host(&request.url);
-    let informational = Arc::new(Informational::default());
-    let mut raw = with_informational(&informational)?;
-    *raw.method_mut() = request.method;
-    *raw.url_mut() = request.url;
+    let mut raw = reqwest::Request::new(request.method, request.url);
     let headers = raw.headers_mut();
     headers.reserve(request.headers.len() + 2);
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
@@ -239,15 +229,6 @@ async fn exchange(
         let body = read_body(&mut response, max_bytes).await?;
         Ok(Response { status, headers, body, received_at: clock::now() })
     };
-    let answer = async {
-        tokio::select! {
-            answer = answer => answer,
-            () = informational.endless.notified() => Err(SendError {
-                reason: Reason::ConnectionLost,
-                detail: format!("more than {MAX_INFORMATIONAL} preliminary answers (1xx)"),
-            }),
-        }
-    };
     match tokio::time::timeout(timeout, answer).await {
         Ok(result) => result,
         Err(_) => Err(SendError {
@@ -255,29 +236,6 @@ async fn exchange(
             detail: format!("no complete answer within {} s", timeout.as_secs_f64()),
         }),
     }
-}
-
-/// Counts the preliminary answers (1xx) to a request: the HTTP client would read them without end.
-#[derive(Default)]
-struct Informational {
-    count: AtomicU32,
-    endless: Notify,
-}
-
-/// A request that counts its preliminary answers; its method and URL stand for those to come. The
-/// client takes what counts only from a request of the `http` crate.
-fn with_informational(count: &Arc<Informational>) -> Result<reqwest::Request, SendError> {
-    let mut request = http::Request::new(reqwest::Body::default());
-    *request.uri_mut() = Uri::from_static("http://localhost/");
-    let count = Arc::clone(count);
-    hyper::ext::on_informational(&mut request, move |_| {
-        if count.count.fetch_add(1, Ordering::Relaxed) >= MAX_INFORMATIONAL {
-            count.endless.notify_one();
-        }
-    });
-    let mut request = reqwest::Request::try_from(request).map_err(|error| explain(&error))?;
-    *request.body_mut() = None;
-    Ok(request)
 }
 
 /// The value of `Host` for a URL over plain http, which is HTTP/1.1. The client would format it from

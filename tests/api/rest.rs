@@ -19,7 +19,7 @@ use crate::{
 
 const ALL: &[Role] = &Role::ALL;
 
-async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
+pub async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
     let policy = Config::from_toml("").unwrap().delivery.retry_tiers;
     let topics = Topics::new(prefix, &policy);
     let connection = Connection::new(bootstrap.to_owned(), std::collections::BTreeMap::new());
@@ -34,7 +34,7 @@ async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
     assert_eq!(result.outcome, CommandOutcome::Accepted);
 }
 
-fn ids(list: &Value) -> Vec<String> {
+pub fn ids(list: &Value) -> Vec<String> {
     let connectors = list["connectors"].as_array().unwrap();
     connectors.iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
 }
