@@ -162,9 +162,10 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// A fresh static token, and what the settings must hold to accept it.
+/// A fresh static token, and what the settings must hold to accept it. Without a name it is called
+/// after its hash, so that no two have the same.
 pub fn generate(
-    name: &str,
+    name: Option<&str>,
     projects: Vec<String>,
 ) -> Result<(SecretString, TokenSettings), String> {
     Grant::read(&projects)?;
@@ -173,7 +174,8 @@ pub fn generate(
         .map_err(|_| "the system gives no random numbers".to_owned())?;
     let token = SecretString::from(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(*bytes)));
     let sha256 = digest_of(token.expose_secret());
-    Ok((token, TokenSettings { name: name.to_owned(), sha256, projects }))
+    let name = name.map_or_else(|| format!("token-{}", &sha256[..8]), str::to_owned);
+    Ok((token, TokenSettings { name, sha256, projects }))
 }
 
 /// The hash of a token as the settings have it.

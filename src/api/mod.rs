@@ -11,7 +11,7 @@ mod deliveries;
 mod edge;
 mod error;
 pub mod openapi;
-mod query;
+pub mod query;
 mod trial;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

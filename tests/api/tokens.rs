@@ -65,7 +65,7 @@ fn static_tokens() {
 
 #[test]
 fn a_made_token_is_accepted_and_its_settings_can_be_read() {
-    let (token, entry) = generate("me", vec!["proj_1".to_owned()]).unwrap();
+    let (token, entry) = generate(Some("me"), vec!["proj_1".to_owned()]).unwrap();
     assert!(token.expose_secret().starts_with("dmt_"));
     let toml = format!(
         "[[api.tokens]]\nname = \"me\"\nsha256 = \"{}\"\nprojects = [\"proj_1\"]",
