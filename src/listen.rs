@@ -129,10 +129,9 @@ async fn place(
         }
         connections.lock().close_idle();
         let freed = tokio::time::timeout(FULL_PAUSE, Arc::clone(places).acquire_owned()).await;
-        match freed {
-            Ok(place) => return place.ok(),
-            // All were busy, or it takes its time to close.
-            Err(_) => {}
+        // Else all were busy, or it takes its time to close.
+        if let Ok(place) = freed {
+            return place.ok();
         }
     }
 }

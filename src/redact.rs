@@ -366,8 +366,8 @@ mod tests {
     fn forms(secret: &str) -> Vec<(&'static str, String)> {
         let percent = percent_encoded(secret);
         let in_json = serde_json::Value::from(secret).to_string();
-        let every_char: String =
-            secret.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+        let every_char = secret.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
+        let every_char = every_char.collect::<Vec<_>>().concat();
         vec![
             ("raw", secret.to_owned()),
             ("percent", percent.clone()),
@@ -454,7 +454,7 @@ mod tests {
             Redactor::verdicts(&secrets, std::slice::from_ref(answer), vec![verdict.clone()])
         };
         let expected = Verdict::broken(Reason::Gone, format!("HTTP 404: {LEFT_OUT}"));
-        assert_eq!(judged(&response, &verdict), [expected.clone()]);
+        assert_eq!(judged(&response, &verdict), std::slice::from_ref(&expected));
         let mut in_header = answer("no such hook");
         let value = HeaderValue::from_static("/login?from=canary-5e1f-token");
         in_header.headers.insert("location", value);

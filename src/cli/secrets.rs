@@ -269,7 +269,7 @@ mod tests {
         };
         // The recorded one is bound to no type, so its own key does not make it up to date.
         assert_eq!(outdated(&all, &keyring("k1")).len(), 3);
-        assert_eq!(outdated(&all[..1], &keyring("k2")), [old.key.clone()]);
+        assert_eq!(outdated(&all[..1], &keyring("k2")), std::slice::from_ref(&old.key));
         let mut change = Change::ConnectorSet(old);
         let command =
             CommandBody::Reencrypt { connector: "conn_1".parse().unwrap(), key: "k1".to_owned() };
