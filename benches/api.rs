@@ -60,7 +60,7 @@ async fn measure(args: &[String]) {
     let folder = tempfile::tempdir().expect("a folder");
     let prefix = format!("bench-api{}.", std::process::id());
     let (api, admin) = (free_port(), free_port());
-    let (token, entry) = tokens::generate("bench", vec!["*".to_owned()]).expect("a token");
+    let (token, entry) = tokens::generate(Some("bench"), vec!["*".to_owned()]).expect("a token");
     let settings = format!(
         "data_dir = {data:?}\n[kafka]\nbootstrap_servers = {broker:?}\n[topics]\nprefix = {prefix:?}\n\
          [secrets]\nkeys = [\"k1:{KEY}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\

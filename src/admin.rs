@@ -12,8 +12,9 @@ use axum::{
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{listen, metrics::Metrics};
 
 /// Whether this instance is alive and ready, asked at each request.
 pub trait Health: Send + Sync + 'static {
@@ -48,14 +49,14 @@ struct Status<'a> {
     failure: Option<String>,
 }
 
-/// Serves until the future is dropped. The address was bound before, so that a taken port is told
+/// Serves until the future is dropped, which closes all connections. The address was bound before, so that a taken port is told
 /// at the start.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
     health: Arc<dyn Health>,
     console: Router,
-) -> std::io::Result<()> {
+) {
     let shared = Shared { metrics, health };
     let app = Router::new()
         .route("/metrics", get(metrics_text))
@@ -64,7 +65,9 @@ pub async fn serve(
         .with_state(shared.clone())
         .merge(console)
         .layer(middleware::from_fn_with_state(shared, count));
-    axum::serve(listener, app).await
+    let stop = CancellationToken::new();
+    let _closing = stop.clone().drop_guard();
+    listen::serve(listener, app, stop).await;
 }
 
 /// Binds an address, with an error that names the setting.

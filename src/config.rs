@@ -362,8 +362,10 @@ pub struct SchemaRegistrySettings {
     /// Where the registry is.
     pub url: Option<Url>,
     /// For basic authentication.
+    #[serde(deserialize_with = "optional_text")]
     pub username: Option<String>,
     /// For basic authentication.
+    #[serde(deserialize_with = "optional_secret")]
     pub password: Option<SecretString>,
     /// Certificates in PEM that are trusted beside the usual ones.
     pub ca_file: Option<PathBuf>,
@@ -431,7 +433,7 @@ impl Config {
                 .map_err(|error| ConfigError(no_toml(path, &text, &error)))?;
             figment = figment.merge(Toml::string(&text));
         }
-        Self::from_figment(&figment.merge(environment()))
+        Self::from_figment(&with_texts(figment.merge(environment()), std::env::vars()))
     }
 
     /// Reads settings from a TOML text alone, for tests and embedded runs.
@@ -581,11 +583,11 @@ impl Config {
             ),
             row(
                 "schema_registry.url",
-                self.schema_registry.url.as_ref().map_or("", |u| u.as_str()),
+                self.schema_registry.url.as_ref().map(shown_url).unwrap_or_default(),
             ),
             row(
                 "telemetry.otlp_endpoint",
-                self.telemetry.otlp_endpoint.as_ref().map_or("", |u| u.as_str()),
+                self.telemetry.otlp_endpoint.as_ref().map(shown_url).unwrap_or_default(),
             ),
             row("telemetry.sample_ratio", self.telemetry.sample_ratio),
             row("log.format", format!("{:?}", self.log.format).to_lowercase()),
@@ -626,7 +628,7 @@ impl Config {
                     rows.push(row(&format!("destinations.{kind}.{name}"), value));
                 }
             };
-            add("base_url", settings.base_url.as_ref().map(ToString::to_string));
+            add("base_url", settings.base_url.as_ref().map(shown_url));
             add("rate_per_second", settings.rate_per_second.map(|r| r.to_string()));
             add("concurrency", settings.concurrency.map(|c| c.to_string()));
             let timeout = settings.timeout.map(|t| humantime::format_duration(t).to_string());
@@ -685,6 +687,37 @@ fn environment() -> Env {
             key.contains("__") || key == "data_dir"
         })
         .split("__")
+}
+
+/// Settings that are texts whatever they look like: a password of digits keeps its leading zeros.
+fn with_texts(figment: Figment, variables: impl Iterator<Item = (String, String)>) -> Figment {
+    variables.fold(figment, |figment, (name, value)| {
+        let Some(name) = name.strip_prefix(ENV_PREFIX) else { return figment };
+        let name = name.to_ascii_lowercase().replace("__", ".");
+        let is_text =
+            matches!(name.as_str(), "schema_registry.username" | "schema_registry.password")
+                || name.starts_with("kafka.properties.");
+        // In quotes it is a text already, without them.
+        let looks_like_another =
+            ["true", "false"].contains(&value.trim()) || value.trim().parse::<f64>().is_ok();
+        if is_text && looks_like_another { figment.merge((name, value)) } else { figment }
+    })
+}
+
+/// A URL as it may be shown: without a user's name, a password, or parameters.
+fn shown_url(url: &Url) -> String {
+    let mut shown = url.clone();
+    // Only URLs that have no host refuse this, and they have neither.
+    if !url.username().is_empty() {
+        let _ = shown.set_username("***");
+    }
+    if url.password().is_some() {
+        let _ = shown.set_password(Some("***"));
+    }
+    if url.query().is_some() {
+        shown.set_query(Some("***"));
+    }
+    shown.to_string()
 }
 
 /// Collects every name that is no setting, with the nearest that is.
@@ -816,6 +849,22 @@ fn token_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TokenSet
     }
 }
 
+/// A text, also one that looks like a number. Its errors never quote it: it may be a password.
+fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match <Value as Deserialize>::deserialize(deserializer)? {
+        Value::Dict(..) | Value::Array(..) | Value::Empty(..) => {
+            Err(de::Error::custom("must be a text"))
+        }
+        value => Ok(Some(scalar(&value))),
+    }
+}
+
+fn optional_secret<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SecretString>, D::Error> {
+    Ok(optional_text(deserializer)?.map(SecretString::from))
+}
+
 fn cidr_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     strings(deserializer)?
         .iter()
@@ -885,6 +934,37 @@ mod tests {
         assert!(error("[egress]\nallow_cidrs = ['10/8']").contains("10.0.0.0/8"));
         assert!(error("[admin]\nlisten = 'here'").contains("admin.listen"));
         assert!(error("[topics]\npartitions = 0").contains("topics.partitions"));
+    }
+
+    #[test]
+    fn a_password_of_digits_is_taken_and_never_told() {
+        let config = Config::from_toml("schema_registry.password = 12345").unwrap();
+        let password = config.schema_registry.password.unwrap();
+        assert_eq!(password.expose_secret(), "12345");
+        let error = Config::from_toml("schema_registry.password = [12345]").unwrap_err();
+        assert!(!error.to_string().contains("12345"), "{error}");
+        let variables = [
+            ("DUNMORE_SCHEMA_REGISTRY__PASSWORD", "007"),
+            ("DUNMORE_KAFKA__PROPERTIES__SASL_PASSWORD", "0123"),
+            ("DUNMORE_TOPICS__PARTITIONS", "3"),
+            ("OTHER", "1"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let figment = Figment::new().merge(Toml::string("schema_registry.password = 7"));
+        let config = Config::from_figment(&with_texts(figment, variables.into_iter())).unwrap();
+        let password = config.schema_registry.password.unwrap();
+        assert_eq!(password.expose_secret(), "007");
+        assert_eq!(config.kafka.properties["sasl.password"], "0123");
+    }
+
+    #[test]
+    fn credentials_in_urls_are_masked() {
+        let config = Config::from_toml(
+            "telemetry.otlp_endpoint = 'https://user:canary@collector:4318/v1?key=canary'\n\
+             destinations.slack.base_url = 'https://canary:canary@gateway/'",
+        );
+        let shown = format!("{:?}", config.unwrap().show());
+        assert!(!shown.contains("canary") && shown.contains("collector:4318"), "{shown}");
     }
 
     #[test]

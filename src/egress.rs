@@ -9,6 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use url::{Host, Url};
 
+/// The ports that users' URLs may name: those of https, and those on which webhooks are commonly
+/// served beside it. Any port of a public host would make this program a scanner of ports.
+pub const PORTS: &[u16] = &[443, 5678, 8443];
+
 /// What the operator allows beside public addresses over https.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
@@ -62,7 +66,24 @@ impl EgressPolicy {
             Some(address) if !self.allows(address) => {
                 Err("must not name a private or reserved address".to_owned())
             }
-            _ => Ok(()),
+            _ => self.check_port(url, address),
+        }
+    }
+
+    /// Checks the port of a user's URL. The operator's networks may be called on any port; which
+    /// network a name leads to shows only when it is resolved.
+    pub fn check_port(&self, url: &Url, address: Option<IpAddr>) -> Result<(), String> {
+        let is_operators = match address {
+            Some(address) => self.permits(address),
+            None => !self.allow_cidrs.is_empty(),
+        };
+        match url.port_or_known_default() {
+            _ if is_operators => Ok(()),
+            Some(port) if PORTS.contains(&port) => Ok(()),
+            _ => {
+                let ports: Vec<String> = PORTS.iter().map(ToString::to_string).collect();
+                Err(format!("must have no port but {}", ports.join(", ")))
+            }
         }
     }
 
@@ -81,7 +102,9 @@ impl EgressPolicy {
 
 /// The IPv4 address inside an IPv6 address that stands for one, else the address itself.
 ///
-/// IPv4-mapped and IPv4-compatible (RFC 4291), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056).
+/// IPv4-mapped and IPv4-compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056). The local prefix
+/// of NAT64 (`64:ff9b:1::/48`, RFC 8215) is none of them: where the address stands in it is the
+/// operator's choice, and what it leads to is the inside of a network.
 fn embedded(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let [a, b, c, d, e, f, g, h] = v6.segments();
@@ -91,10 +114,9 @@ fn embedded(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(w, x, y, z))
     };
     match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0 | 0xffff)
-        | (0, 0, 0, 0, 0xffff, 0)
-        | (0x64, 0xff9b, 0, 0, 0, 0)
-        | (0x64, 0xff9b, 1, _, _, _) => low(g, h),
+        (0, 0, 0, 0, 0, 0 | 0xffff) | (0, 0, 0, 0, 0xffff, 0) | (0x64, 0xff9b, 0, 0, 0, 0) => {
+            low(g, h)
+        }
         (0x2002, ..) => low(b, c),
         _ => address,
     }
@@ -107,6 +129,9 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Public by its number, but inside every machine of Azure: its wire server.
+const AZURE_WIRE_SERVER: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
 /// The IANA IPv4 special-purpose registry's "not globally reachable", multicast and reserved.
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
@@ -116,6 +141,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_multicast()
         || address.is_broadcast()
         || address.is_documentation()
+        || address == AZURE_WIRE_SERVER
         || a == 0
         || a >= 240
         || (a == 100 && (64..128).contains(&b)) // shared address space, RFC 6598
@@ -179,6 +205,12 @@ mod tests {
             "::ffff:0:10.0.0.1",
             "64:ff9b::a00:1",
             "64:ff9b:1::a00:1",
+            "64:ff9b:1::101:101",
+            "64:ff9b:1:a00:1::",
+            "64:ff9b:1:ffff:808:808:808:808",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
+            "64:ff9b::a83f:8110",
             "2002:a00:1::",
             "fc00::1",
             "fd12::1",
@@ -207,6 +239,7 @@ mod tests {
         assert!(check("http://127.0.0.1:5678/webhook/1").is_ok());
         assert!(check("http://10.0.0.1/webhook/1").is_err());
         assert!(check("http://93.184.216.34/webhook/1").is_err());
+        assert!(check("https://93.184.216.34:22/webhook/1").is_err());
         assert!(check("http://localhost:5678/webhook/1").is_ok());
     }
 
@@ -215,6 +248,8 @@ mod tests {
         let policy = EgressPolicy::default();
         let check = |url: &str| policy.check_url(&Url::parse(url).unwrap());
         assert!(check("https://n8n.example.com/webhook/1").is_ok());
+        assert!(check("https://n8n.example.com:443/webhook/1").is_ok());
+        assert!(check("https://n8n.example.com:8443/webhook/1").is_ok());
         for bad in [
             "http://n8n.example.com/webhook/1",
             "ftp://n8n.example.com/",
@@ -232,6 +267,9 @@ mod tests {
             "https://[::1]/",
             "https://[::ffff:7f00:1]/",
             "https://169.254.169.254/latest/meta-data",
+            "https://n8n.example.com:22/",
+            "https://n8n.example.com:80/",
+            "https://93.184.216.34:6379/",
         ] {
             assert!(check(bad).is_err(), "{bad}");
         }

@@ -25,7 +25,7 @@ use crate::{
     clock,
     delivery::Reason,
     destination::{MAX_RESPONSE_BYTES, Request, Response},
-    egress::EgressPolicy,
+    egress::{EgressPolicy, PORTS},
 };
 
 /// How long connecting may take, name resolution included.
@@ -61,6 +61,8 @@ async fn system_lookup(name: String) -> io::Result<Vec<SocketAddr>> {
 pub struct Outbound {
     /// For users' URLs over https.
     guarded: reqwest::Client,
+    /// For users' URLs over https on a port that only the operator's networks may be called on.
+    inside: reqwest::Client,
     /// For users' URLs over plain http, to networks that the operator named.
     permitted: reqwest::Client,
     /// For URLs that the operator set, over https and over plain http.
@@ -102,6 +104,7 @@ impl Outbound {
         };
         Ok(Self {
             guarded: client(Some(Rule::Allowed), Speaks::Http2)?,
+            inside: client(Some(Rule::Inside), Speaks::Http2)?,
             permitted: client(Some(Rule::Permitted), Speaks::Http1)?,
             trusted: client(None, Speaks::Http2)?,
             trusted_plain: client(None, Speaks::Http1)?,
@@ -125,7 +128,13 @@ impl Outbound {
         if trusted {
             return Ok(if is_plain { &self.trusted_plain } else { &self.trusted });
         }
-        let rule = if is_plain { Rule::Permitted } else { Rule::Allowed };
+        let has_odd_port =
+            request.url.port_or_known_default().is_none_or(|port| !PORTS.contains(&port));
+        let rule = match (is_plain, has_odd_port) {
+            (true, _) => Rule::Permitted,
+            (false, true) => Rule::Inside,
+            (false, false) => Rule::Allowed,
+        };
         // The client connects to literal addresses without asking its resolver.
         let literal = match request.url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
@@ -137,6 +146,7 @@ impl Outbound {
         }
         Ok(match rule {
             Rule::Allowed => &self.guarded,
+            Rule::Inside => &self.inside,
             Rule::Permitted => &self.permitted,
         })
     }
@@ -263,6 +273,8 @@ enum Rule {
     /// Public ones and those the operator named.
     Allowed,
     /// Only those the operator named.
+    Inside,
+    /// The same, where plain http is allowed to them.
     Permitted,
 }
 
@@ -270,6 +282,7 @@ impl Rule {
     fn admits(self, policy: &EgressPolicy, address: IpAddr) -> bool {
         match self {
             Self::Allowed => policy.allows(address),
+            Self::Inside => policy.permits(address),
             Self::Permitted => policy.allow_http && policy.permits(address),
         }
     }
@@ -312,8 +325,8 @@ struct DnsFailed(io::Error);
 fn refused_address() -> SendError {
     SendError {
         reason: Reason::AddressRefused,
-        detail: "the destination's address is private or reserved, and the operator has not \
-                 allowed it"
+        detail: "the destination's address is private or reserved, or its port is not one that \
+                 may be called, and the operator has not allowed it"
             .to_owned(),
     }
 }
@@ -325,14 +338,33 @@ fn is_tls(cause: &(dyn StdError + 'static)) -> bool {
     cause.is::<rustls::Error>() || inner().is_some_and(|inner| is_tls(inner))
 }
 
+/// Whether this process, or the machine, may open no more files.
+fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// What this program lacks is held against nothing else: [`Reason::LaneFull`] puts a delivery off
+/// and uses up no attempt.
+fn out_of_files() -> SendError {
+    SendError {
+        reason: Reason::LaneFull,
+        detail: "this instance may open no more files: raise its limit (ulimit -n)".to_owned(),
+    }
+}
+
 /// What an error of the client means; its text without the URL.
-fn explain(error: &reqwest::Error) -> SendError {
+fn explain(error: &(dyn StdError + 'static)) -> SendError {
+    let client = error.downcast_ref::<reqwest::Error>();
     let mut source: Option<&(dyn StdError + 'static)> = Some(error);
     let mut words = String::new();
     let mut reason = None;
     while let Some(cause) = source {
         if cause.is::<AddressRefused>() {
             return refused_address();
+        }
+        let looked_up = cause.downcast_ref::<DnsFailed>().map(|failed| &failed.0);
+        if cause.downcast_ref::<io::Error>().or(looked_up).is_some_and(is_out_of_files) {
+            return out_of_files();
         }
         if cause.is::<DnsFailed>() {
             reason = Some(Reason::DnsFailed);
@@ -346,9 +378,9 @@ fn explain(error: &reqwest::Error) -> SendError {
         source = cause.source();
     }
     // A timeout while connecting is no silence: nothing was sent.
-    let reason = reason.unwrap_or(if error.is_connect() {
+    let reason = reason.unwrap_or(if client.is_some_and(reqwest::Error::is_connect) {
         Reason::ConnectFailed
-    } else if error.is_timeout() {
+    } else if client.is_some_and(reqwest::Error::is_timeout) {
         Reason::Timeout
     } else {
         Reason::ConnectionLost
@@ -360,6 +392,22 @@ fn explain(error: &reqwest::Error) -> SendError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("tcp open error")]
+    struct Wrapped(#[source] io::Error);
+
+    #[test]
+    fn too_many_open_files_are_no_fault_of_a_destination() {
+        for code in [libc::EMFILE, libc::ENFILE] {
+            let error = || io::Error::from_raw_os_error(code);
+            assert_eq!(explain(&Wrapped(error())).reason, Reason::LaneFull);
+            assert_eq!(explain(&DnsFailed(error())).reason, Reason::LaneFull);
+        }
+        let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        assert_ne!(explain(&Wrapped(refused)).reason, Reason::LaneFull);
+        assert_eq!(explain(&AddressRefused).reason, Reason::AddressRefused);
+    }
 
     #[test]
     fn a_plain_host_is_what_the_client_would_say() {

@@ -1,8 +1,9 @@
 //! Secrets at rest: what encrypts and decrypts the secret fields of connectors.
 //!
-//! AES-256-GCM with a random nonce for each value. Project, connector and field are authenticated
-//! with it, so that an encrypted value cannot be moved to another place and be sent to a host of
-//! somebody else's choice.
+//! AES-256-GCM with a random nonce for each value. Project, connector, its type and the field are
+//! authenticated with it, so that an encrypted value cannot be moved to another place and be sent
+//! to a host of somebody else's choice. Values of the first versions are bound to no type: they can
+//! be read, and `dunmore secrets rotate` binds them.
 
 use std::fmt;
 
@@ -95,11 +96,17 @@ impl Keyring {
 
     /// Encrypts the value of a connector's field.
     #[must_use]
-    pub fn seal(&self, key: &ConnectorKey, field: &str, plain: &str) -> Sealed {
+    pub fn seal(
+        &self,
+        key: &ConnectorKey,
+        kind: ConnectorType,
+        field: &str,
+        plain: &str,
+    ) -> Sealed {
         // `parse` lets no empty ring through.
         let first = &self.keys[0];
         let nonce = Aes256Gcm::generate_nonce(&mut OsRng);
-        let payload = Payload { msg: plain.as_bytes(), aad: &place(key, field) };
+        let payload = Payload { msg: plain.as_bytes(), aad: &place(key, Some(kind), field) };
         // Only texts beyond 64 GiB are refused; fields have 8 KiB. Nothing would be kept of it.
         let ciphertext = first.cipher.encrypt(&nonce, payload).unwrap_or_default();
         Sealed {
@@ -111,10 +118,32 @@ impl Keyring {
         }
     }
 
-    /// Decrypts the value of a connector's field.
+    /// Decrypts the value of a field of a connector of this type.
     pub fn open(
         &self,
         key: &ConnectorKey,
+        kind: ConnectorType,
+        field: &str,
+        sealed: &Sealed,
+    ) -> Result<SecretString, SecretError> {
+        let bound = self.open_at(&place(key, Some(kind), field), field, sealed);
+        match bound {
+            Err(SecretError::Refused { .. }) => {
+                self.open_at(&place(key, None, field), field, sealed)
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a value that can be read is bound to no type: one of the first versions.
+    #[must_use]
+    pub fn is_unbound(&self, key: &ConnectorKey, field: &str, sealed: &Sealed) -> bool {
+        self.open_at(&place(key, None, field), field, sealed).is_ok()
+    }
+
+    fn open_at(
+        &self,
+        place: &[u8],
         field: &str,
         sealed: &Sealed,
     ) -> Result<SecretString, SecretError> {
@@ -128,7 +157,7 @@ impl Keyring {
             SecretError::Refused { field, key }
         };
         let found = self.keys.iter().find(|key| key.id == sealed.key_id).ok_or_else(unknown)?;
-        let payload = Payload { msg: &sealed.ciphertext, aad: &place(key, field) };
+        let payload = Payload { msg: &sealed.ciphertext, aad: place };
         let plain = found.cipher.decrypt(&sealed.nonce.into(), payload).map_err(|_| refused())?;
         let plain = Zeroizing::new(plain);
         let text = std::str::from_utf8(&plain).map_err(|_| refused())?;
@@ -138,11 +167,12 @@ impl Keyring {
     /// Encrypts every secret of a change that is still plain.
     pub fn seal_change(&self, change: &mut Change) {
         let Change::ConnectorSet(connector) = change else { return };
+        let kind = connector.kind;
         for (name, value) in connector.config.iter_mut() {
-            if connector.kind.field(name).is_some_and(|field| field.secret)
+            if kind.field(name).is_some_and(|field| field.secret)
                 && let ConfigValue::Plain(plain) = value
             {
-                *value = ConfigValue::Sealed(self.seal_value(&connector.key, name, plain));
+                *value = ConfigValue::Sealed(self.seal_value(&connector.key, kind, name, plain));
             }
         }
     }
@@ -162,7 +192,8 @@ impl Keyring {
         }
     }
 
-    /// Encrypts the secrets of a change anew that another key than the first encrypted. The first
+    /// Encrypts the secrets of a change anew that another key than the first encrypted, or that are
+    /// bound to no type. The first
     /// must be the one that the sender means: an instance with other settings would undo its work.
     fn reseal_change(&self, change: &mut Change, key: &str) -> Result<(), Problem> {
         if self.first_key() != key {
@@ -175,16 +206,17 @@ impl Keyring {
             return Err(Problem::with_fields(ProblemCode::ValidationFailed, errors));
         }
         let Change::ConnectorSet(connector) = change else { return Ok(()) };
+        let kind = connector.kind;
         let mut errors = Vec::new();
         for (name, value) in connector.config.iter_mut() {
             let ConfigValue::Sealed(sealed) = value else { continue };
-            if sealed.key_id == key {
+            if sealed.key_id == key && !self.is_unbound(&connector.key, name, sealed) {
                 continue;
             }
-            match self.open(&connector.key, name, sealed) {
+            match self.open(&connector.key, kind, name, sealed) {
                 // The mask stays, whatever made it: somebody may send it back.
                 Ok(plain) => {
-                    let anew = self.seal(&connector.key, name, plain.expose_secret());
+                    let anew = self.seal(&connector.key, kind, name, plain.expose_secret());
                     *sealed = Sealed { mask: std::mem::take(&mut sealed.mask), ..anew };
                 }
                 Err(error) => {
@@ -206,18 +238,29 @@ impl Keyring {
         for (name, value) in config.iter_mut() {
             let is_secret = kind.field(name).is_some_and(|field| field.secret);
             if is_secret && (value.is_string() || value.is_number()) {
-                *value = self.seal_value(&key, name, value).to_value();
+                *value = self.seal_value(&key, kind, name, value).to_value();
             }
         }
     }
 
-    /// Replaces the encrypted values of a command by plain ones.
-    pub fn open_command(&self, command: &mut Command) -> Result<(), Problem> {
+    /// Replaces the encrypted values of a command by plain ones. An update does not say the
+    /// connector's type, so the caller does: of a connector that is there.
+    pub fn open_command(
+        &self,
+        command: &mut Command,
+        existing: Option<ConnectorType>,
+    ) -> Result<(), Problem> {
+        let kind = match &command.body {
+            CommandBody::Create { kind, .. } => Some(*kind),
+            _ => existing,
+        };
+        // What is not there is refused for that reason, whatever its values.
+        let Some(kind) = kind else { return Ok(()) };
         let Some((key, config)) = place_of(command) else { return Ok(()) };
         let mut errors = Vec::new();
         for (name, value) in config.iter_mut().filter(|(_, value)| Sealed::is_meant_by(value)) {
             let opened = Sealed::from_value(value).and_then(|sealed| {
-                self.open(&key, name, &sealed).map_err(|error| error.to_string())
+                self.open(&key, kind, name, &sealed).map_err(|error| error.to_string())
             });
             match opened {
                 Ok(plain) => *value = Value::String(plain.expose_secret().to_owned()),
@@ -242,9 +285,12 @@ impl Keyring {
             let setting = match connector.config.get(field.name) {
                 None => None,
                 Some(ConfigValue::Plain(value)) => to_setting(field, value),
-                Some(ConfigValue::Sealed(sealed)) => {
-                    Some(Setting::Text(self.open(&connector.key, field.name, sealed)?))
-                }
+                Some(ConfigValue::Sealed(sealed)) => Some(Setting::Text(self.open(
+                    &connector.key,
+                    connector.kind,
+                    field.name,
+                    sealed,
+                )?)),
             };
             if let Some(setting) = setting {
                 settings.insert(field.name, setting);
@@ -254,13 +300,19 @@ impl Keyring {
     }
 
     /// Encrypts a JSON value as text, and wipes the text that it had.
-    fn seal_value(&self, key: &ConnectorKey, field: &str, value: &mut Value) -> Sealed {
+    fn seal_value(
+        &self,
+        key: &ConnectorKey,
+        kind: ConnectorType,
+        field: &str,
+        value: &mut Value,
+    ) -> Sealed {
         if let Value::String(text) = value {
-            let sealed = self.seal(key, field, text);
+            let sealed = self.seal(key, kind, field, text);
             text.zeroize();
             sealed
         } else {
-            self.seal(key, field, &Zeroizing::new(value.to_string()))
+            self.seal(key, kind, field, &Zeroizing::new(value.to_string()))
         }
     }
 }
@@ -271,9 +323,11 @@ fn place_of(command: &mut Command) -> Option<(ConnectorKey, &mut Map<String, Val
     Some((key, command.body.config_mut()?))
 }
 
-/// Where a value belongs, without ambiguity: each part behind its length.
-fn place(key: &ConnectorKey, field: &str) -> Vec<u8> {
+/// Where a value belongs, without ambiguity: each part behind its length. Without a type, as the
+/// first versions had it.
+fn place(key: &ConnectorKey, kind: Option<ConnectorType>, field: &str) -> Vec<u8> {
     let parts = [key.project.as_str(), key.connector.as_str(), field];
+    let parts: Vec<&str> = kind.map(ConnectorType::as_str).into_iter().chain(parts).collect();
     let mut place = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
     for part in parts {
         place.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -342,36 +396,63 @@ mod tests {
         let old = ring(&[("k1", 7)]);
         let rotated = ring(&[("k2", 9), ("k1", 7)]);
         let key = connector().key;
-        let sealed = old.seal(&key, "apiKey", "canary-secret");
-        assert_eq!(rotated.open(&key, "apiKey", &sealed).unwrap().expose_secret(), "canary-secret");
-        let sealed = rotated.seal(&key, "apiKey", "canary-secret");
+        let kind = ConnectorType::Email;
+        let sealed = old.seal(&key, kind, "apiKey", "canary-secret");
+        assert_eq!(
+            rotated.open(&key, kind, "apiKey", &sealed).unwrap().expose_secret(),
+            "canary-secret"
+        );
+        let sealed = rotated.seal(&key, kind, "apiKey", "canary-secret");
         assert_eq!(sealed.key_id, "k2");
-        let error = old.open(&key, "apiKey", &sealed).unwrap_err();
+        let error = old.open(&key, kind, "apiKey", &sealed).unwrap_err();
         assert!(matches!(error, SecretError::UnknownKey { .. }), "{error}");
-        assert_ne!(rotated.seal(&key, "apiKey", "canary-secret").nonce, sealed.nonce);
+        assert_ne!(rotated.seal(&key, kind, "apiKey", "canary-secret").nonce, sealed.nonce);
     }
 
     #[test]
     fn a_secret_opens_only_where_it_was_sealed() {
         let ring = ring(&[("k1", 7)]);
         let key = connector().key;
-        let sealed = ring.seal(&key, "ab", "canary-secret");
+        let kind = ConnectorType::Email;
+        let sealed = ring.seal(&key, kind, "ab", "canary-secret");
         let mut shifted = key.clone();
         shifted.connector = format!("{}a", key.connector).parse().unwrap();
         let mut other = key.clone();
         other.project = "proj_2".parse().unwrap();
         let mut damaged = sealed.clone();
         damaged.ciphertext[0] ^= 1;
-        for (key, field, sealed) in [
-            (&key, "abc", &sealed),
-            (&shifted, "b", &sealed),
-            (&other, "ab", &sealed),
-            (&key, "ab", &damaged),
+        for (key, kind, field, sealed) in [
+            (&key, kind, "abc", &sealed),
+            (&shifted, kind, "b", &sealed),
+            (&other, kind, "ab", &sealed),
+            (&key, kind, "ab", &damaged),
+            // Deleted and created again as another type with the same field, whose host is another.
+            (&key, ConnectorType::Amplitude, "ab", &sealed),
         ] {
-            let error = ring.open(key, field, sealed).unwrap_err();
+            let error = ring.open(key, kind, field, sealed).unwrap_err();
             assert!(matches!(error, SecretError::Refused { .. }), "{error}");
             assert!(!error.to_string().contains("canary"));
         }
+    }
+
+    #[test]
+    fn a_recorded_value_is_bound_to_its_type_when_it_is_encrypted_anew() {
+        let ring = ring(&[("k1", 7)]);
+        let is_unbound = |connector: &Connector| match connector.config.get("webhookUrl") {
+            Some(ConfigValue::Sealed(sealed)) => {
+                ring.is_unbound(&connector.key, "webhookUrl", sealed)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert!(is_unbound(&connector()));
+        let mut change = Change::ConnectorSet(connector());
+        ring.reseal_change(&mut change, "k1").unwrap();
+        let Change::ConnectorSet(bound) = &change else { panic!() };
+        assert!(!is_unbound(bound));
+        assert_eq!(ring.settings(bound, None).unwrap().text("webhookUrl").unwrap(), URL);
+        let mut other = bound.clone();
+        other.kind = ConnectorType::Teams;
+        assert!(matches!(ring.settings(&other, None), Err(SecretError::Refused { .. })));
     }
 
     #[test]
@@ -489,7 +570,7 @@ mod tests {
                     for text in [json.to_string(), cut, unknown] {
                         let problem = match Command::read(text.as_bytes()) {
                             Err(refused) => format!("{refused:?}"),
-                            Ok(mut command) => match ring.open_command(&mut command) {
+                            Ok(mut command) => match ring.open_command(&mut command, None) {
                                 Err(problem) => format!("{problem:?}"),
                                 Ok(()) => format!(
                                     "{:?}",
@@ -521,12 +602,12 @@ mod tests {
         let json = String::from_utf8(command.to_json()).unwrap();
         assert!(!json.contains("T00000000"), "{json}");
         let mut command = Command::read(json.as_bytes()).unwrap();
-        ring.open_command(&mut command).unwrap();
+        ring.open_command(&mut command, None).unwrap();
         assert_eq!(command, plain);
 
         ring.seal_command(&mut command, ConnectorType::Slack);
         command.project = "proj_2".parse().unwrap();
-        let problem = ring.open_command(&mut command).unwrap_err();
+        let problem = ring.open_command(&mut command, None).unwrap_err();
         assert_eq!(problem.code, ProblemCode::SecretUnreadable);
         assert_eq!(problem.errors[0].field, "config.webhookUrl");
     }

@@ -25,6 +25,7 @@ use crate::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, GroupTopics,
         Producer, TopicKind, Topics, Watch, recover_lost_offsets,
     },
+    listen,
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
@@ -105,6 +106,7 @@ impl Service {
     /// Starts the service. It returns when the view has caught up and the consumers have joined;
     /// the admin server answers from the beginning.
     pub async fn start(config: Config, roles: &BTreeSet<Role>) -> anyhow::Result<Self> {
+        listen::raise_file_limit();
         let connection = config.connection()?;
         let keyring =
             Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
@@ -155,9 +157,7 @@ impl Service {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
             let routes = console.router();
             tasks.push(tokio::spawn(async move {
-                if let Err(error) = admin::serve(listener, metrics, health, routes).await {
-                    tracing::error!(%error, "the admin server stopped; restart this instance");
-                }
+                admin::serve(listener, metrics, health, routes).await;
             }));
         }
         // Until the registry has our schemas nothing is written: an instance that wrote JSON

@@ -10,7 +10,7 @@ use jsonwebtoken::{
     crypto::{CryptoProvider, JwtVerifier, KeyUtils},
     decode, decode_header,
     errors::{ErrorKind, Result as JwtResult},
-    jwk::JwkSet,
+    jwk::{Jwk, JwkSet, KeyAlgorithm, KeyOperations, PublicKeyUse},
     signature::{self, Verifier},
 };
 use ring::signature::{self as sign, UnparsedPublicKey};
@@ -23,6 +23,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::{
     config::{JwtSettings, TokenSettings},
     id::ProjectId,
+    redact::harmless,
 };
 
 /// What a static token begins with, so that scanners for leaked secrets know one.
@@ -31,6 +32,8 @@ pub const TOKEN_PREFIX: &str = "dmt_";
 const TOKEN_BYTES: usize = 32;
 /// The longest token that is looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 8192;
+/// The longest subject that is used as a caller's name, in characters.
+const MAX_SUBJECT_CHARS: usize = 128;
 /// How far clocks may be apart, in seconds.
 const LEEWAY_SECS: u64 = 30;
 /// The shortest shared key of HS256, in bytes (RFC 7518, section 3.2).
@@ -159,9 +162,10 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// A fresh static token, and what the settings must hold to accept it.
+/// A fresh static token, and what the settings must hold to accept it. Without a name it is called
+/// after its hash, so that no two have the same.
 pub fn generate(
-    name: &str,
+    name: Option<&str>,
     projects: Vec<String>,
 ) -> Result<(SecretString, TokenSettings), String> {
     Grant::read(&projects)?;
@@ -170,7 +174,8 @@ pub fn generate(
         .map_err(|_| "the system gives no random numbers".to_owned())?;
     let token = SecretString::from(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(*bytes)));
     let sha256 = digest_of(token.expose_secret());
-    Ok((token, TokenSettings { name: name.to_owned(), sha256, projects }))
+    let name = name.map_or_else(|| format!("token-{}", &sha256[..8]), str::to_owned);
+    Ok((token, TokenSettings { name, sha256, projects }))
 }
 
 /// The hash of a token as the settings have it.
@@ -230,8 +235,9 @@ impl Signed {
 
     fn caller(&self, token: &str) -> Option<Caller> {
         let header = decode_header(token).ok()?;
-        // A token must not choose how it is checked.
-        if header.alg != self.algorithm {
+        // A token must not choose how it is checked, and what it calls critical is not understood
+        // here (RFC 7515, section 4.1.11).
+        if header.alg != self.algorithm || has_field(token, "crit") {
             return None;
         }
         let claims = match &self.keys {
@@ -244,11 +250,14 @@ impl Signed {
                     header.kid.as_ref().map_or_else(|| set.keys.iter().collect(), of_kid);
                 candidates
                     .into_iter()
+                    .filter(|jwk| may_verify(jwk, self.algorithm))
                     .filter_map(|jwk| DecodingKey::from_jwk(jwk).ok())
                     .filter(|key| key.family() == self.algorithm.family())
                     .find_map(|key| self.claims(token, &key))?
             }
         };
+        // One issuer, not several of which one is ours.
+        claims.get("iss")?.as_str()?;
         let names: Vec<&str> = match claims.get(&self.claim)? {
             Value::String(name) => vec![name],
             Value::Array(items) => items.iter().map(Value::as_str).collect::<Option<_>>()?,
@@ -256,12 +265,46 @@ impl Signed {
         };
         let grant = Arc::new(Grant::read(&names).ok()?);
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or("");
-        let subject: String = subject.chars().filter(|c| !c.is_control()).take(128).collect();
+        let mut subject: String = subject.chars().map(harmless).take(MAX_SUBJECT_CHARS).collect();
+        if subject.trim().is_empty() {
+            subject = format!("without-sub:{}", name_of(&grant));
+        }
         Some(Caller { name: format!("jwt:{subject}").into(), grant })
     }
 
     fn claims(&self, token: &str, key: &DecodingKey) -> Option<Map<String, Value>> {
         decode::<Map<String, Value>>(token, key, &self.validation).ok().map(|data| data.claims)
+    }
+}
+
+/// Whether a token's header has a field, whatever its value.
+fn has_field(token: &str, field: &str) -> bool {
+    let header = token.split('.').next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let header = header.and_then(|json| serde_json::from_slice::<Map<String, Value>>(&json).ok());
+    // What cannot be read has whatever is looked for: it is refused.
+    header.is_none_or(|header| header.contains_key(field))
+}
+
+/// Whether a key of a set is there to check signatures of this algorithm (RFC 7517, section 4).
+fn may_verify(jwk: &Jwk, algorithm: Algorithm) -> bool {
+    let common = &jwk.common;
+    let is_use = common.public_key_use.as_ref().is_none_or(|of| *of == PublicKeyUse::Signature);
+    let operations = common.key_operations.as_ref();
+    let may = operations.is_none_or(|allowed| allowed.contains(&KeyOperations::Verify));
+    let is_of = |of: KeyAlgorithm| of.to_string().parse() == Ok(algorithm);
+    is_use && may && common.key_algorithm.is_none_or(is_of)
+}
+
+/// What stands for the subject of a token that has none: the same for the same projects, so that
+/// tokens of several tenants share nothing.
+fn name_of(grant: &Grant) -> String {
+    match grant {
+        Grant::All => ALL_PROJECTS.to_owned(),
+        Grant::Some(projects) => {
+            let projects: Vec<&str> = projects.iter().map(String::as_str).collect();
+            // Ids have no comma.
+            digest_of(&projects.join(","))[..16].to_owned()
+        }
     }
 }
 

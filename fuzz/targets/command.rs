@@ -41,7 +41,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let again = Command::read(&command.to_json());
     assert_eq!(again.as_ref(), Ok(&command));
-    if KEYRING.open_command(&mut command).is_err() {
+    let existing = command.body.connector().and_then(|id| STATE.connectors.get(id));
+    if KEYRING.open_command(&mut command, existing.map(|found| found.kind)).is_err() {
         return;
     }
     let egress = EgressPolicy::default();

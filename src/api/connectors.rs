@@ -5,26 +5,31 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{Path, RawQuery, State, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Shared, error::Failure, unavailable};
+use super::{Shared, error::Failure, query::Query, unavailable};
 use crate::{
     clock,
     connector::{
         Change, Command, CommandBody, ConfigValue, Connector, Context, Decision, FieldError, Later,
         MAX_ACTOR_CHARS, Problem, ProblemCode, Project, ProjectState, Refused, Tier, decide,
     },
-    destination::cut,
+    destination::{ConnectorType, cut},
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
     secrets::Keyring,
     tokens::Caller,
 };
 
+/// Connectors on a page of the list unless the caller says how many.
+pub const DEFAULT_PAGE: usize = 100;
+/// The most connectors on a page.
+pub const MAX_PAGE: usize = 1000;
 /// The longest `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 /// The namespace of the ids that come from idempotency keys (a `UUIDv4` chosen once).
@@ -37,12 +42,51 @@ type Body = Result<Bytes, BytesRejection>;
 pub async fn list(
     State(shared): Shares,
     Path(project): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Failure> {
-    let state = shared.view.project(&project_id(&project)?).map_err(unavailable)?;
-    let mut connectors: Vec<&Connector> = state.connectors.values().collect();
-    connectors.sort_by_key(|connector| (connector.created_at, connector.key.connector.clone()));
+    let project = project_id(&project)?;
+    let mut query =
+        Query::read(query.as_deref(), &["limit", "cursor", "type", "isActive", "suspended"])?;
+    let limit = query.number("limit", 1..=MAX_PAGE, DEFAULT_PAGE);
+    let kind = query.parsed::<ConnectorType>("type");
+    let (is_active, suspended) = (query.boolean("isActive"), query.boolean("suspended"));
+    let after = query.text("cursor").map(read_cursor);
+    if after == Some(None) {
+        query.refuse("cursor", "is no cursor of this list: use nextCursor as it is");
+    }
+    query.check()?;
+    let after = after.flatten();
+    let state = shared.view.project(&project).map_err(unavailable)?;
+    let wanted = |connector: &&Connector| {
+        kind.is_none_or(|kind| connector.kind == kind)
+            && is_active.is_none_or(|is_active| connector.is_active == is_active)
+            && suspended.is_none_or(|is_so| connector.suspended_reason.is_some() == is_so)
+            && after.as_ref().is_none_or(|after| place_of(connector) > (after.0, &after.1))
+    };
+    let mut connectors: Vec<&Connector> = state.connectors.values().filter(wanted).collect();
+    connectors.sort_by_key(|connector| place_of(connector));
+    let next = connectors.len() > limit;
+    connectors.truncate(limit);
+    let next = connectors.last().filter(|_| next).map(|last| cursor(last));
     let connectors: Vec<Value> = connectors.into_iter().map(Connector::to_public_json).collect();
-    Ok(Json(json!({ "connectors": connectors })))
+    Ok(Json(json!({ "connectors": connectors, "nextCursor": next })))
+}
+
+/// Where a connector stands in its project's list: the oldest first.
+fn place_of(connector: &Connector) -> (i64, &str) {
+    (connector.created_at.millis(), connector.key.connector.as_str())
+}
+
+/// Says where the next page begins, whatever is created or deleted meanwhile.
+fn cursor(last: &Connector) -> String {
+    let (created_at, id) = place_of(last);
+    URL_SAFE_NO_PAD.encode(format!("{created_at}:{id}"))
+}
+
+fn read_cursor(text: &str) -> Option<(i64, String)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (created_at, id) = text.split_once(':')?;
+    Some((created_at.parse().ok()?, ConnectorId::parse(id).ok()?.as_str().to_owned()))
 }
 
 /// `GET …/connectors/:id`
@@ -280,7 +324,7 @@ fn is_same(keyring: &Keyring, wanted: &Connector, existing: &Connector) -> bool 
             let value = match value {
                 ConfigValue::Plain(value) => value.clone(),
                 ConfigValue::Sealed(sealed) => {
-                    let text = keyring.open(&connector.key, name, sealed).ok()?;
+                    let text = keyring.open(&connector.key, connector.kind, name, sealed).ok()?;
                     Value::String(text.expose_secret().to_owned())
                 }
             };

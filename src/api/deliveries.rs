@@ -22,10 +22,10 @@ use super::{
     commands::follow,
     connectors::{Shares, find},
     error::Failure,
+    query::Query,
 };
 use crate::{
     codec::{Codec, RecordKind},
-    connector::{FieldError, Problem, ProblemCode},
     delivery::AttemptRecord,
     id::{ConnectorId, ConnectorKey, ProjectId},
     kafka::{Connection, Offset, Reader},
@@ -126,18 +126,9 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Failure> {
     let found = find(&shared, &project, &connector)?;
-    let limit = read_limit(query.as_deref().unwrap_or_default())?;
+    let mut query = Query::read(query.as_deref(), &["limit"])?;
+    let limit = query.number("limit", 1..=MAX_RECENT_PER_CONNECTOR, DEFAULT_LIMIT);
+    query.check()?;
     let deliveries = shared.recent.store.lock().latest(&found.key, limit);
     Ok(Json(json!({ "deliveries": deliveries })))
-}
-
-fn read_limit(query: &str) -> Result<usize, Problem> {
-    let mut given = url::form_urlencoded::parse(query.as_bytes());
-    let Some((_, text)) = given.find(|(name, _)| name == "limit") else { return Ok(DEFAULT_LIMIT) };
-    let limit = text.parse().ok().filter(|limit| (1..=MAX_RECENT_PER_CONNECTOR).contains(limit));
-    limit.ok_or_else(|| {
-        let message = format!("must be a number from 1 to {MAX_RECENT_PER_CONNECTOR}");
-        let errors = vec![FieldError::new("limit", message)];
-        Problem::with_fields(ProblemCode::ValidationFailed, errors)
-    })
 }

@@ -1,6 +1,7 @@
 //! What every request passes: its id, its time limit, the figures, and who may come in.
 
 use std::{
+    net::IpAddr,
     num::NonZeroU32,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -9,96 +10,225 @@ use std::{
 
 use axum::{
     extract::{MatchedPath, RawPathParams, Request, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
 use governor::{
-    Quota, RateLimiter, clock::Clock, clock::DefaultClock, state::keyed::HashMapStateStore,
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::StateInformationMiddleware,
+    state::keyed::HashMapStateStore,
 };
 use uuid::Uuid;
 
-use super::{REQUEST_TIMEOUT, Shared, error::Failure};
+use super::{REQUEST_TIMEOUT, Shared, audit, error::Failure};
 use crate::{
     connector::{Problem, ProblemCode},
     id::CommandId,
+    listen,
     tokens::Caller,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 /// Callers whose rates are remembered; beyond that, those that have been idle are forgotten.
 const MAX_CALLERS: usize = 10_000;
 
-/// How often each caller may call.
-pub struct Limits {
-    limiter: Option<RateLimiter<Arc<str>, HashMapStateStore<Arc<str>>, DefaultClock>>,
+/// One of so many refused tokens a second may come from an address …
+const UNAUTHORIZED_SHARE: u32 = 10;
+
+type Buckets<K> = RateLimiter<K, HashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
+
+/// How often may be called: by each caller, for each project whoever calls, and with a wrong token
+/// from each address.
+pub struct Limits(Option<Each>);
+
+struct Each {
+    quota: Quota,
+    callers: Buckets<Arc<str>>,
+    projects: Buckets<Arc<str>>,
+    addresses: Buckets<IpAddr>,
+}
+
+/// What is left of a limit, for the headers `RateLimit-…`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    limit: u32,
+    remaining: u32,
+    reset: Duration,
+}
+
+impl Left {
+    /// The one of which less is left.
+    fn least(self, other: Self) -> Self {
+        if other.remaining < self.remaining { other } else { self }
+    }
+
+    fn write(self, headers: &mut HeaderMap) {
+        let seconds = self.reset.as_secs() + u64::from(self.reset.subsec_nanos() > 0);
+        headers.insert(RATE_LIMIT, self.limit.into());
+        headers.insert(RATE_REMAINING, self.remaining.into());
+        headers.insert(RATE_RESET, seconds.into());
+    }
 }
 
 impl Limits {
-    /// So many requests per second, and twice as many at once after a pause.
+    /// So many requests per second of each caller and of each project, and twice as many at once
+    /// after a pause. Of wrong tokens from one address a tenth of that.
     pub fn new(per_second: u32) -> Self {
-        let limiter = NonZeroU32::new(per_second).map(|rate| {
-            let burst = rate.saturating_add(rate.get());
-            RateLimiter::hashmap(Quota::per_second(rate).allow_burst(burst))
-        });
-        Self { limiter }
+        let Some(rate) = NonZeroU32::new(per_second) else { return Self(None) };
+        let burst = rate.saturating_add(rate.get());
+        let quota = Quota::per_second(rate).allow_burst(burst);
+        let tenth = NonZeroU32::new(per_second / UNAUTHORIZED_SHARE).unwrap_or(NonZeroU32::MIN);
+        Self(Some(Each {
+            quota,
+            callers: RateLimiter::hashmap(quota).with_middleware(),
+            projects: RateLimiter::hashmap(quota).with_middleware(),
+            addresses: RateLimiter::hashmap(Quota::per_second(tenth).allow_burst(burst))
+                .with_middleware(),
+        }))
     }
 
-    /// Counts a request; an error is how long to wait.
-    fn check(&self, caller: &Caller) -> Result<(), Duration> {
-        let Some(limiter) = &self.limiter else { return Ok(()) };
-        if limiter.len() > MAX_CALLERS {
-            limiter.retain_recent();
-        }
-        limiter
-            .check_key(&caller.name)
-            .map_err(|until| until.wait_time_from(DefaultClock::default().now()))
+    /// Counts a request of a caller; an error is how long to wait.
+    fn caller(&self, caller: &Caller) -> Result<Option<Left>, Left> {
+        let Some(each) = &self.0 else { return Ok(None) };
+        take(&each.callers, &caller.name, each.quota).map(Some)
+    }
+
+    /// Counts a request for a project that the caller may touch: else any token could use up what
+    /// others have.
+    fn project(&self, project: &str) -> Result<Option<Left>, Left> {
+        let Some(each) = &self.0 else { return Ok(None) };
+        take(&each.projects, &project.into(), each.quota).map(Some)
+    }
+
+    /// Counts a wrong token from an address; an error is how long to wait.
+    fn wrong_token(&self, address: Option<IpAddr>) -> Result<(), Left> {
+        let (Some(each), Some(address)) = (&self.0, address) else { return Ok(()) };
+        take(&each.addresses, &network(address), each.quota).map(|_| ())
     }
 }
 
-/// Lets a request in whose token is for the project of its path.
+/// Whoever has an IPv6 address has the other 2^64 of its network too.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => (u128::from(v6) >> 64 << 64).to_be_bytes().into(),
+    }
+}
+
+fn take<K: std::hash::Hash + Eq + Clone>(
+    buckets: &Buckets<K>,
+    key: &K,
+    quota: Quota,
+) -> Result<Left, Left> {
+    if buckets.len() > MAX_CALLERS {
+        buckets.retain_recent();
+    }
+    let limit = quota.burst_size().get();
+    match buckets.check_key(key) {
+        Ok(state) => {
+            let remaining = state.remaining_burst_capacity();
+            let reset = quota.replenish_interval().saturating_mul(limit - remaining.min(limit));
+            Ok(Left { limit, remaining, reset })
+        }
+        Err(until) => {
+            let reset = until.wait_time_from(DefaultClock::default().now());
+            Err(Left { limit, remaining: 0, reset })
+        }
+    }
+}
+
+/// Lets a request in whose token is for the project of its path, and writes down what it changed.
 pub async fn admit(
     State(shared): State<Arc<Shared>>,
     params: RawPathParams,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let project = params.iter().find(|(name, _)| *name == "projectId").map(|(_, value)| value);
-    match check(&shared, &request, project.unwrap_or_default()) {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
+    let param = |wanted: &str| {
+        let found = params.iter().find(|(name, _)| *name == wanted);
+        found.map_or_else(String::new, |(_, value)| value.to_owned())
+    };
+    let (project, connector) = (param("projectId"), param("connectorId"));
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let mut entry = audit::Entry::of(&request, route.as_deref().unwrap_or_default());
+    let (mut left, mut caller) = (None, None);
+    let mut response = match check(&shared, &request, &project, &mut left, &mut caller) {
+        Ok(()) => {
+            if let Some(caller) = caller.clone() {
+                request.extensions_mut().insert(caller);
+            }
             next.run(request).await
         }
         Err(failure) => failure.into_response(),
+    };
+    if let Some(left) = left {
+        left.write(response.headers_mut());
     }
+    entry.actor = caller.as_ref().map(|caller| &*caller.name);
+    entry.project = &project;
+    entry.connector = &connector;
+    entry.write(&response);
+    response
 }
 
-fn check(shared: &Shared, request: &Request, project: &str) -> Result<Caller, Failure> {
+fn check(
+    shared: &Shared,
+    request: &Request,
+    project: &str,
+    left: &mut Option<Left>,
+    who: &mut Option<Caller>,
+) -> Result<(), Failure> {
+    let token = bearer(request.headers()).map_err(Failure::unauthorized)?;
+    let Some(caller) = shared.tokens.caller(token) else {
+        return Err(match shared.limits.wrong_token(listen::peer(request)) {
+            Ok(()) => Failure::unauthorized("The token is not known, or no longer valid."),
+            Err(wait) => too_often(wait, "Too many wrong tokens came from this address.", left),
+        });
+    };
+    let name = &*who.insert(caller);
+    *left = shared
+        .limits
+        .caller(name)
+        .map_err(|wait| too_often(wait, "This token has called too often.", left))?;
+    if !name.grant.covers(project) {
+        // The same words whether the project exists or not.
+        let detail = "The token is not for this project.";
+        return Err(Problem::new(ProblemCode::Forbidden, detail).into());
+    }
+    let of_project = shared.limits.project(project).map_err(|wait| {
+        too_often(wait, "This project was called for too often, by all its tokens.", left)
+    })?;
+    *left = left.zip(of_project).map(|(one, other)| one.least(other));
+    Ok(())
+}
+
+fn too_often(wait: Left, detail: &str, left: &mut Option<Left>) -> Failure {
+    *left = Some(wait);
+    let detail = format!("{detail} Wait as long as Retry-After says.");
+    Failure::from(Problem::new(ProblemCode::RateLimited, detail))
+        .with(header::RETRY_AFTER, wait.reset.as_secs().saturating_add(1))
+}
+
+/// The one bearer token of a request; an error says what is wrong.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, &'static str> {
     let missing = "Send the header Authorization: Bearer and a token.";
-    let value = request.headers().get(header::AUTHORIZATION);
-    let value = value.ok_or_else(|| Failure::unauthorized(missing))?;
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or(missing)?;
+    if values.next().is_some() {
+        // A proxy in front may have looked at the other one.
+        return Err("Send one header Authorization, not several.");
+    }
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    let token = token.ok_or_else(|| Failure::unauthorized(missing))?;
-    let caller = shared
-        .tokens
-        .caller(token)
-        .ok_or_else(|| Failure::unauthorized("The token is not known, or no longer valid."))?;
-    shared.limits.check(&caller).map_err(|wait| {
-        let detail = "This token has called too often. Wait as long as Retry-After says.";
-        Failure::from(Problem::new(ProblemCode::RateLimited, detail))
-            .with(header::RETRY_AFTER, wait.as_secs().saturating_add(1))
-    })?;
-    if caller.grant.covers(project) {
-        Ok(caller)
-    } else {
-        // The same words whether the project exists or not.
-        let detail = "The token is not for this project.";
-        Err(Problem::new(ProblemCode::Forbidden, detail).into())
-    }
+    token.filter(|token| !token.is_empty()).ok_or(missing)
 }
 
 /// The outermost: gives a request its id, ends it in time, counts it, and survives its panics.
@@ -155,16 +285,59 @@ mod tests {
     use super::*;
     use crate::tokens::Grant;
 
+    fn caller(name: &str) -> Caller {
+        Caller { name: name.into(), grant: Arc::new(Grant::All) }
+    }
+
     #[test]
     fn one_callers_haste_is_not_held_against_another() {
-        let caller = |name: &str| Caller { name: name.into(), grant: Arc::new(Grant::All) };
         let limits = Limits::new(5);
-        let let_in = (0..50).filter(|_| limits.check(&caller("a")).is_ok()).count();
+        let let_in = (0..50).filter(|_| limits.caller(&caller("a")).is_ok()).count();
         assert!((10..=11).contains(&let_in), "{let_in}");
-        let wait = limits.check(&caller("a")).unwrap_err();
-        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
-        assert_eq!(limits.check(&caller("b")), Ok(()));
+        let wait = limits.caller(&caller("a")).unwrap_err();
+        assert!(wait.reset > Duration::ZERO && wait.reset <= Duration::from_secs(1), "{wait:?}");
+        let left = limits.caller(&caller("b")).unwrap().unwrap();
+        assert_eq!((left.limit, left.remaining), (10, 9));
+        assert_eq!(left.reset, Duration::from_millis(200));
         let unlimited = Limits::new(0);
-        assert!((0..10_000).all(|_| unlimited.check(&caller("a")).is_ok()));
+        assert!((0..10_000).all(|_| unlimited.caller(&caller("a")) == Ok(None)));
+    }
+
+    #[test]
+    fn many_callers_of_one_project_have_its_limit_together() {
+        let limits = Limits::new(5);
+        let let_in = (0..50).filter(|_| limits.project("proj_1").is_ok()).count();
+        assert!((10..=11).contains(&let_in), "{let_in}");
+        assert!(limits.project("proj_2").is_ok());
+    }
+
+    #[test]
+    fn wrong_tokens_are_limited_by_address() {
+        let limits = Limits::new(20);
+        let address = |text: &str| Some(text.parse().unwrap());
+        let let_in =
+            |at: Option<IpAddr>| (0..100).filter(|_| limits.wrong_token(at).is_ok()).count();
+        assert!((40..=41).contains(&let_in(address("192.0.2.1"))));
+        assert!((40..=41).contains(&let_in(address("192.0.2.2"))));
+        assert!((40..=41).contains(&let_in(address("2001:db8::1"))));
+        assert_eq!(let_in(address("2001:db8::2")), 0, "the same network");
+        assert_eq!(let_in(None), 100);
+    }
+
+    #[test]
+    fn one_token_is_read_and_not_several() {
+        let headers = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            headers
+        };
+        assert_eq!(bearer(&headers(&["bearer  a"])), Ok("a"));
+        for wrong in
+            [&[][..], &["Bearer a", "Bearer a"], &["Bearer a", "Basic b"], &["Bearer "], &["a"]]
+        {
+            assert!(bearer(&headers(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }

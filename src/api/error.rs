@@ -65,6 +65,7 @@ impl IntoResponse for Failure {
         let content = [(header::CONTENT_TYPE, "application/problem+json")];
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, content, body).into_response();
+        response.extensions_mut().insert(problem.code);
         for (name, value) in headers {
             response.headers_mut().insert(name, value);
         }

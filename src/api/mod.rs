@@ -4,12 +4,14 @@
 //! secrets are encrypted, it is written to Kafka, and its result is waited for, then the view, so
 //! that whoever reads next at this instance sees what was written.
 
+pub mod audit;
 mod commands;
 mod connectors;
 mod deliveries;
 mod edge;
 mod error;
 pub mod openapi;
+pub mod query;
 mod trial;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -25,6 +27,7 @@ use axum::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub use connectors::{DEFAULT_PAGE, MAX_PAGE};
 pub use deliveries::{MAX_RECENT, MAX_RECENT_PER_CONNECTOR};
 
 use crate::{
@@ -32,6 +35,7 @@ use crate::{
     connector::{Problem, ProblemCode},
     egress::EgressPolicy,
     kafka::{Connection, TopicKind, Topics},
+    listen,
     metrics::Metrics,
     pipeline::Dispatcher,
     telemetry,
@@ -41,7 +45,9 @@ use crate::{
 use commands::Commands;
 use deliveries::Recent;
 use edge::Limits;
+pub(crate) use edge::bearer;
 pub(crate) use error::Failure;
+use trial::Trials;
 
 /// The largest request, in bytes: twenty fields of 8 KiB and their escapes.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -83,7 +89,7 @@ struct Shared {
     limits: Limits,
     commands: Commands,
     recent: Recent,
-    trials: tokio::sync::Semaphore,
+    trials: Trials,
     metrics: Arc<Metrics>,
 }
 
@@ -120,17 +126,13 @@ impl Api {
             limits: Limits::new(options.requests_per_second),
             commands,
             recent,
-            trials: tokio::sync::Semaphore::new(trial::MAX_TRIALS),
+            trials: Trials::new(),
             metrics: options.metrics,
         });
         let stop = CancellationToken::new();
         let (app, stopped) = (router(Arc::clone(&shared)), stop.clone());
         let task = tokio::spawn(async move {
-            let server = axum::serve(listener, app);
-            let server = server.with_graceful_shutdown(stopped.cancelled_owned());
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the API stopped; restart this instance");
-            }
+            listen::serve(listener, app, stopped).await;
         });
         Ok(Self { address, shared, stop, task })
     }
@@ -156,11 +158,13 @@ fn router(shared: Arc<Shared>) -> Router {
     const CONNECTORS: &str = "/api/projects/{projectId}/connectors";
     let path = |rest: &str| format!("{CONNECTORS}{rest}");
     let connector = get(connectors::read).patch(connectors::update).delete(connectors::delete);
+    let no_query = || middleware::from_fn(query::none);
+    let create = post(connectors::create).layer(no_query());
     Router::new()
-        .route(CONNECTORS, get(connectors::list).post(connectors::create))
-        .route(&path("/{connectorId}"), connector)
-        .route(&path("/{connectorId}/resume"), post(connectors::resume))
-        .route(&path("/{connectorId}/test"), post(trial::test))
+        .route(CONNECTORS, get(connectors::list).merge(create))
+        .route(&path("/{connectorId}"), connector.layer(no_query()))
+        .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
+        .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::list))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), edge::admit))
         .route("/openapi.json", get(document))

@@ -12,6 +12,8 @@ use crate::{
     id::MAX_ID_CHARS,
 };
 
+/// What is left of the caller's limit, with every answer to a known caller.
+const RATE_HEADERS: [&str; 3] = ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"];
 const ID_PATTERN: &str = "^[A-Za-z0-9_.:-]+$";
 
 /// The document.
@@ -50,12 +52,15 @@ fn paths() -> Value {
     let project = reference("parameters", "projectId");
     let connector = reference("parameters", "connectorId");
     let if_match = reference("parameters", "If-Match");
+    let page = ["pageLimit", "cursor", "type", "isActive", "suspended"];
+    let page = page.map(|name| reference("parameters", name));
     let one = "/api/projects/{projectId}/connectors/{connectorId}";
     let mut paths = Map::new();
     paths.insert("/api/projects/{projectId}/connectors".to_owned(), json!({
         "parameters": [project],
         "get": operation("listConnectors", "List the connectors of a project.",
-            ok(200, "The connectors, the oldest first.", "ConnectorList"), &["503"], json!({})),
+            ok(200, "A page of the connectors, the oldest first.", "ConnectorList"), &["503"],
+            json!({ "parameters": page })),
         "post": operation("createConnector", "Create a connector. When the answer is there, this instance shows it in lists and delivers to it.",
             ok(201, "The connector.", "Connector"), &["409", "413", "415", "503"],
             json!({ "parameters": [reference("parameters", "Idempotency-Key")],
@@ -133,6 +138,9 @@ fn ok(status: u16, description: &str, schema: &str) -> Value {
             answer["headers"]["Location"] = reference("headers", "Location");
         }
     }
+    for name in RATE_HEADERS {
+        answer["headers"][name] = reference("headers", name);
+    }
     let mut answers = Map::new();
     answers.insert(status.to_string(), answer);
     Value::Object(answers)
@@ -161,6 +169,18 @@ fn parameters() -> Value {
             "description": "The ETag of the version that is meant; 412 `connector_changed` when it is another by now.",
             "schema": { "type": "string", "pattern": "^(\\*|\"[0-9]+\")$" },
         },
+        "pageLimit": {
+            "name": "limit", "in": "query", "required": false,
+            "schema": { "type": "integer", "minimum": 1, "maximum": super::MAX_PAGE, "default": super::DEFAULT_PAGE },
+        },
+        "cursor": {
+            "name": "cursor", "in": "query", "required": false,
+            "description": "`nextCursor` of the page before.",
+            "schema": { "type": "string" },
+        },
+        "type": { "name": "type", "in": "query", "required": false, "schema": reference("schemas", "ConnectorType") },
+        "isActive": { "name": "isActive", "in": "query", "required": false, "schema": { "type": "boolean" } },
+        "suspended": { "name": "suspended", "in": "query", "required": false, "schema": { "type": "boolean" } },
         "limit": {
             "name": "limit", "in": "query", "required": false,
             "schema": { "type": "integer", "minimum": 1,
@@ -171,6 +191,9 @@ fn parameters() -> Value {
 
 fn headers() -> Value {
     json!({
+        "RateLimit-Limit": { "description": "Requests that may come at once after a pause.", "schema": { "type": "integer" } },
+        "RateLimit-Remaining": { "description": "How many of them are left, of the token's or of the project's, whichever are fewer.", "schema": { "type": "integer" } },
+        "RateLimit-Reset": { "description": "In so many seconds all are there again; on a 429, one is.", "schema": { "type": "integer" } },
         "ETag": { "description": "The connector's version.", "schema": { "type": "string" } },
         "Location": { "description": "Where the connector is.", "schema": { "type": "string" } },
         "Retry-After": { "description": "Try again after so many seconds.", "schema": { "type": "integer", "minimum": 1 } },
@@ -240,8 +263,11 @@ fn schemas() -> Value {
             },
         },
         "ConnectorList": {
-            "type": "object", "required": ["connectors"],
-            "properties": { "connectors": { "type": "array", "items": reference("schemas", "Connector") } },
+            "type": "object", "required": ["connectors", "nextCursor"],
+            "properties": {
+                "connectors": { "type": "array", "maxItems": super::MAX_PAGE, "items": reference("schemas", "Connector") },
+                "nextCursor": { "type": ["string", "null"], "description": "The `cursor` of the next page; null on the last one." },
+            },
         },
         "ConnectorPatch": {
             "type": "object", "additionalProperties": false,

@@ -1,10 +1,19 @@
 //! Sends one sample event to a connector, for an owner who wants to see whether it works.
 
+use std::{collections::HashMap, hash::Hash, num::NonZeroU32, sync::Arc, time::Duration};
+
 use axum::{
     Json,
     extract::{Path, State},
+    http::header,
 };
 use bytes::Bytes;
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    state::keyed::HashMapStateStore,
+};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -18,12 +27,98 @@ use crate::{
     connector::{Problem, ProblemCode},
     delivery::Verdict,
     event::{Event, EventType, EventTypes},
-    id::{DeliveryId, ProjectId},
+    id::{ConnectorKey, DeliveryId, ProjectId},
     pipeline::test_send,
 };
 
-/// Trials that may be under way at once.
-pub const MAX_TRIALS: usize = 16;
+/// Trials that may be under way at once, in all …
+pub const MAX_TRIALS: usize = 64;
+/// … and of one project: trials that hang keep out only those of their own project.
+pub const MAX_TRIALS_OF_PROJECT: usize = 4;
+/// Trials of one connector after a pause, and how long until there is another one.
+pub const CONNECTOR_TRIALS: u32 = 10;
+const CONNECTOR_PAUSE: Duration = Duration::from_secs(6);
+/// The same of a project.
+pub const PROJECT_TRIALS: u32 = 40;
+const PROJECT_PAUSE: Duration = Duration::from_secs(2);
+/// Connectors and projects whose trials are remembered; beyond that, idle ones are forgotten.
+const MAX_REMEMBERED: usize = 10_000;
+
+type Buckets<K> = RateLimiter<K, HashMapStateStore<K>, DefaultClock>;
+
+/// How many trials there may be: what a trial does goes around the limits of deliveries.
+pub struct Trials {
+    under_way: Arc<Mutex<HashMap<ProjectId, usize>>>,
+    connectors: Buckets<ConnectorKey>,
+    projects: Buckets<ProjectId>,
+}
+
+/// One trial under way.
+#[derive(Debug)]
+struct Permit {
+    under_way: Arc<Mutex<HashMap<ProjectId, usize>>>,
+    project: ProjectId,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut under_way = self.under_way.lock();
+        if let Some(count) = under_way.get_mut(&self.project) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.project);
+            }
+        }
+    }
+}
+
+impl Trials {
+    /// None yet.
+    pub fn new() -> Self {
+        let buckets = |pause: Duration, burst: u32| {
+            let quota = Quota::with_period(pause).unwrap_or(Quota::per_second(NonZeroU32::MIN));
+            quota.allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN))
+        };
+        Self {
+            under_way: Arc::default(),
+            connectors: RateLimiter::hashmap(buckets(CONNECTOR_PAUSE, CONNECTOR_TRIALS)),
+            projects: RateLimiter::hashmap(buckets(PROJECT_PAUSE, PROJECT_TRIALS)),
+        }
+    }
+
+    /// Begins a trial of a connector, if there may be one now.
+    fn begin(&self, key: &ConnectorKey) -> Result<Permit, Failure> {
+        take(&self.connectors, key, "This connector was tried too often.")?;
+        take(&self.projects, &key.project, "This project's connectors were tried too often.")?;
+        let mut under_way = self.under_way.lock();
+        let of_project = under_way.get(&key.project).copied().unwrap_or_default();
+        if of_project >= MAX_TRIALS_OF_PROJECT {
+            let detail = "Too many trials of this project are under way. Wait for one to end.";
+            return Err(too_many(detail, 1));
+        }
+        if under_way.values().sum::<usize>() >= MAX_TRIALS {
+            let detail = "Too many trials are under way. Try again soon.";
+            return Err(Problem::new(ProblemCode::Unavailable, detail).into());
+        }
+        under_way.insert(key.project.clone(), of_project + 1);
+        Ok(Permit { under_way: Arc::clone(&self.under_way), project: key.project.clone() })
+    }
+}
+
+fn take<K: Hash + Eq + Clone>(buckets: &Buckets<K>, key: &K, detail: &str) -> Result<(), Failure> {
+    if buckets.len() > MAX_REMEMBERED {
+        buckets.retain_recent();
+    }
+    buckets.check_key(key).map_err(|until| {
+        let wait = until.wait_time_from(DefaultClock::default().now());
+        too_many(&format!("{detail} Wait as long as Retry-After says."), wait.as_secs() + 1)
+    })
+}
+
+fn too_many(detail: &str, wait_secs: u64) -> Failure {
+    Failure::from(Problem::new(ProblemCode::RateLimited, detail))
+        .with(header::RETRY_AFTER, wait_secs)
+}
 
 /// `POST …/connectors/:id/test`
 pub async fn test(
@@ -35,10 +130,7 @@ pub async fn test(
         let detail = "This instance does not have the role delivery, so it sends nothing.";
         return Err(Problem::new(ProblemCode::Unavailable, detail).into());
     };
-    let Ok(_permit) = shared.trials.try_acquire() else {
-        let detail = "Too many trials are under way. Try again soon.";
-        return Err(Problem::new(ProblemCode::Unavailable, detail).into());
-    };
+    let _permit = shared.trials.begin(&found.key)?;
     let subscriptions = shared.view.subscriptions(&found.key.project).map_err(unavailable)?;
     let Some(target) = subscriptions.target(&found.key.connector) else {
         let detail = "The connector was deleted meanwhile.";
@@ -142,6 +234,35 @@ fn sample(kind: EventType, project: &ProjectId) -> Result<Event, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn key(project: &str, connector: &str) -> ConnectorKey {
+        ConnectorKey { project: project.parse().unwrap(), connector: connector.parse().unwrap() }
+    }
+
+    #[test]
+    fn trials_are_bounded_for_each_connector_and_each_project() {
+        let trials = Trials::new();
+        let begun = |project: &str, connector: &str| trials.begin(&key(project, connector)).is_ok();
+        assert_eq!((0..5_000).filter(|_| begun("proj_1", "conn_1")).count(), 10);
+        assert_eq!((0..5_000).filter(|n| begun("proj_1", &format!("c{n}"))).count(), 30);
+        assert!(begun("proj_2", "conn_1"));
+    }
+
+    #[test]
+    fn trials_that_hang_keep_out_only_their_own_project() {
+        let trials = Trials::new();
+        let hanging: Vec<Permit> =
+            (0..16).filter_map(|n| trials.begin(&key("proj_1", &format!("c{n}"))).ok()).collect();
+        assert_eq!(hanging.len(), MAX_TRIALS_OF_PROJECT);
+        let other = trials.begin(&key("proj_2", "c1")).unwrap();
+        drop(hanging);
+        assert!(trials.begin(&key("proj_1", "c1")).is_ok());
+        drop(other);
+        assert!(trials.under_way.lock().is_empty());
+        let of_many = (0..MAX_TRIALS * 2)
+            .filter_map(|n| trials.begin(&key(&format!("proj_{n}_"), "c1")).ok());
+        assert_eq!(of_many.collect::<Vec<_>>().len(), MAX_TRIALS);
+    }
 
     #[test]
     fn every_type_has_a_sample() {

@@ -89,7 +89,7 @@ pub async fn run(common: &Common, command: SecretsCommand) -> anyhow::Result<()>
     let mut report =
         Report { first_key: keyring.first_key().to_owned(), dry_run, ..Report::default() };
     let mut connectors = state::read(&config, None).await?;
-    let mut todo = outdated(&connectors, &report.first_key);
+    let mut todo = outdated(&connectors, &keyring);
     report.found = todo.len();
     if !dry_run {
         for _ in 0..MAX_ROUNDS {
@@ -98,7 +98,7 @@ pub async fn run(common: &Common, command: SecretsCommand) -> anyhow::Result<()>
             }
             round(&config, &todo, &mut report).await?;
             connectors = state::read(&config, None).await?;
-            todo = outdated(&connectors, &report.first_key);
+            todo = outdated(&connectors, &keyring);
             if !report.failed.is_empty() {
                 break;
             }
@@ -179,9 +179,18 @@ fn keys_of(connector: &Connector) -> impl Iterator<Item = &str> {
     })
 }
 
-fn outdated(connectors: &[Connector], first: &str) -> Vec<ConnectorKey> {
-    let outdated = connectors.iter().filter(|one| keys_of(one).any(|key| key != first));
-    outdated.map(|connector| connector.key.clone()).collect()
+/// The connectors with a secret that another key than the first encrypts, or that is bound to no
+/// type.
+fn outdated(connectors: &[Connector], keyring: &Keyring) -> Vec<ConnectorKey> {
+    let is_unbound = |connector: &Connector| {
+        connector.config.iter().any(|(name, value)| match value {
+            ConfigValue::Sealed(sealed) => keyring.is_unbound(&connector.key, name, sealed),
+            ConfigValue::Plain(_) => false,
+        })
+    };
+    let is_outdated =
+        |one: &&Connector| keys_of(one).any(|key| key != keyring.first_key()) || is_unbound(one);
+    connectors.iter().filter(is_outdated).map(|connector| connector.key.clone()).collect()
 }
 
 fn uses(connectors: &[Connector]) -> Vec<KeyUse> {
@@ -236,6 +245,7 @@ fn show(common: &Common, report: &Report) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector::Change;
 
     #[test]
     fn every_secret_is_counted_under_its_key() {
@@ -254,7 +264,24 @@ mod tests {
         let counted = uses(&all);
         let expected = |key: &str| KeyUse { key: key.to_owned(), secrets: 1, connectors: 1 };
         assert_eq!(counted, [expected(NO_KEY), expected("k1"), expected("k2")]);
-        assert_eq!(outdated(&all, "k1").len(), 2);
-        assert_eq!(outdated(&all[..1], "k2"), [old.key]);
+        let keyring = |id: &str| {
+            let key = format!("{id}:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=");
+            Keyring::parse(&[key]).unwrap()
+        };
+        // The recorded one is bound to no type, so its own key does not make it up to date.
+        assert_eq!(outdated(&all, &keyring("k1")).len(), 3);
+        assert_eq!(outdated(&all[..1], &keyring("k2")), std::slice::from_ref(&old.key));
+        let mut change = Change::ConnectorSet(old);
+        let command =
+            CommandBody::Reencrypt { connector: "conn_1".parse().unwrap(), key: "k1".to_owned() };
+        let command = Command {
+            id: new_command_id(),
+            project: "proj_1".parse().unwrap(),
+            actor: None,
+            body: command,
+        };
+        keyring("k1").seal_decided(&command, &mut change).unwrap();
+        let Change::ConnectorSet(bound) = change else { panic!() };
+        assert_eq!(outdated(&[bound], &keyring("k1")), []);
     }
 }

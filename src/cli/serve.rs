@@ -43,8 +43,9 @@ pub async fn run(
             config.secrets.keys = vec![SecretString::from(Keyring::generate())];
         }
         // One token for both APIs: whoever tries this out is everybody.
-        let (token, entry) = tokens::generate("embedded", vec![tokens::ALL_PROJECTS.to_owned()])
-            .map_err(|error| anyhow!(error))?;
+        let (token, entry) =
+            tokens::generate(Some("embedded"), vec![tokens::ALL_PROJECTS.to_owned()])
+                .map_err(|error| anyhow!(error))?;
         config.admin.token_sha256.get_or_insert(entry.sha256.clone());
         if roles.contains(&Role::Api) {
             config.api.tokens.push(entry);

@@ -17,8 +17,8 @@ pub enum TokenCommand {
         after_help = "Examples:\n  dunmore token create --name billing --project proj_1 --project proj_2\n  dunmore token create --name support --all-projects\n  dunmore token create --admin"
     )]
     Create {
-        /// Whose it is, for logs.
-        #[arg(long, required_unless_present = "admin")]
+        /// Whose it is, for logs; without one it is named after its hash.
+        #[arg(long)]
         name: Option<String>,
         /// A project that it may touch; may be given several times.
         #[arg(long, value_name = "PROJECT", required_unless_present_any = ["all_projects", "admin"])]
@@ -39,7 +39,7 @@ pub fn run(common: &Common, command: TokenCommand) -> anyhow::Result<()> {
         return create_admin(common);
     }
     let projects = if all_projects { vec![ALL_PROJECTS.to_owned()] } else { project };
-    let (token, entry) = tokens::generate(&name.unwrap_or_default(), projects).map_err(Usage)?;
+    let (token, entry) = tokens::generate(name.as_deref(), projects).map_err(Usage)?;
     if common.output == Output::Json {
         return output::json(&json!({ "token": token.expose_secret(), "settings": entry }));
     }
@@ -57,7 +57,8 @@ pub fn run(common: &Common, command: TokenCommand) -> anyhow::Result<()> {
 }
 
 fn create_admin(common: &Common) -> anyhow::Result<()> {
-    let (token, entry) = tokens::generate("admin", vec![ALL_PROJECTS.to_owned()]).map_err(Usage)?;
+    let (token, entry) =
+        tokens::generate(Some("admin"), vec![ALL_PROJECTS.to_owned()]).map_err(Usage)?;
     if common.output == Output::Json {
         let settings = json!({ "token_sha256": entry.sha256 });
         return output::json(&json!({ "token": token.expose_secret(), "settings": settings }));

@@ -8,7 +8,7 @@ use http::{
     HeaderName, HeaderValue, Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
@@ -19,6 +19,7 @@ use crate::{
     destination::{Request, Response},
     json::Object,
     outbound::OperatorClient,
+    redact::{Redactor, harmless},
 };
 
 /// How long an answer may take.
@@ -119,6 +120,8 @@ pub struct RegistryClient {
     client: OperatorClient,
     base: Url,
     authorization: Option<HeaderValue>,
+    /// The password, to keep it out of what the registry says.
+    secrets: Vec<SecretString>,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +177,8 @@ impl RegistryClient {
             }
             _ => None,
         };
-        Ok(Some(Self { client, base, authorization }))
+        let secrets = settings.password.iter().cloned().collect();
+        Ok(Some(Self { client, base, authorization, secrets }))
     }
 
     /// Whether the registry has a schema, whatever it is.
@@ -300,8 +304,12 @@ impl RegistryClient {
                     Err(RegistryError::Unreadable(crate::json::words(&response.body, &error)))
                 }
             },
-            404 if is_unknown(&response) => Err(RegistryError::Unknown(words(&response))),
-            status => Err(RegistryError::Refused { status, words: words(&response) }),
+            404 if is_unknown(&response) => {
+                Err(RegistryError::Unknown(words(&response, &self.secrets)))
+            }
+            status => {
+                Err(RegistryError::Refused { status, words: words(&response, &self.secrets) })
+            }
         }
     }
 }
@@ -312,10 +320,15 @@ fn is_unknown(response: &Response) -> bool {
     code.is_some_and(|code| (40400..40500).contains(&code))
 }
 
-fn words(response: &Response) -> String {
+/// What the registry says, without the password that it may quote.
+fn words(response: &Response, secrets: &[SecretString]) -> String {
+    if Redactor::new(secrets).quoted_by(response) {
+        return "its answer quotes the password and is left out".to_owned();
+    }
     let json = response.json();
     let message = json.get("message").and_then(Value::as_str).map(str::to_owned);
-    message.unwrap_or_else(|| response.text()).trim().chars().take(MAX_QUOTED_CHARS).collect()
+    let message = message.unwrap_or_else(|| response.text());
+    message.trim().chars().map(harmless).take(MAX_QUOTED_CHARS).collect()
 }
 
 #[cfg(test)]

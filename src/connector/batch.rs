@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    destination::ConnectorType,
     egress::EgressPolicy,
     id::{CommandId, ProjectId},
 };
@@ -56,8 +57,8 @@ pub trait Registry {
     /// All that is known about a project.
     fn project(&self, project: &ProjectId) -> Result<ProjectState, Self::Error>;
 
-    /// Makes encrypted values of a command readable.
-    fn open(&self, command: &mut Command) -> Result<(), Problem>;
+    /// Makes encrypted values of a command readable, for a connector of this type if it is there.
+    fn open(&self, command: &mut Command, existing: Option<ConnectorType>) -> Result<(), Problem>;
 
     /// Encrypts the secrets of what a command changes. Deciding again encrypts with other nonces,
     /// to the same meaning: of two records of one command the fold takes the first.
@@ -235,7 +236,8 @@ impl Batch {
         let context = Context { at: asked.at, offset: number, egress: office.egress };
         // A panic in here is a bug that the command met; it must not be met again and again.
         let decision = catch_unwind(AssertUnwindSafe(|| {
-            if let Err(problem) = registry.open(&mut opened) {
+            let existing = command.body.connector().and_then(|id| state.connectors.get(id));
+            if let Err(problem) = registry.open(&mut opened, existing.map(|found| found.kind)) {
                 return Decision::Rejected(problem);
             }
             let mut decision = decide(state, &opened, &context);

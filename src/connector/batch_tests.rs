@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     clock::Timestamp,
+    destination::ConnectorType,
     egress::EgressPolicy,
     id::{CommandId, ProjectId},
 };
@@ -37,7 +38,7 @@ impl Registry for Desk {
         Ok(self.state.borrow().clone())
     }
 
-    fn open(&self, command: &mut Command) -> Result<(), Problem> {
+    fn open(&self, command: &mut Command, _: Option<ConnectorType>) -> Result<(), Problem> {
         assert!(command.id.as_str() != "bug", "as a bug does");
         Ok(())
     }

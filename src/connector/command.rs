@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::{FieldError, Problem, ProblemCode, Tier, did_you_mean};
+use super::{FieldError, Problem, ProblemCode, Tier, did_you_mean, problem::MAX_FIELD_ERRORS};
 use crate::{
     destination::{ConnectorType, cut},
     event::EventTypes,
@@ -500,6 +500,11 @@ impl Fields {
                 return None;
             }
         };
+        // Before any of them is looked at: each unknown one is compared with all that are known.
+        if items.len() > MAX_EVENT_TYPES {
+            self.error(FIELD, format!("must have at most {MAX_EVENT_TYPES} entries"));
+            return None;
+        }
         let names: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
         let Some(names) = names else {
             self.error(FIELD, "must be a list of strings");
@@ -523,13 +528,17 @@ impl Fields {
 
     /// Whatever was not read is unknown.
     fn finish(&mut self, known: &[&str]) {
-        for (name, _) in std::mem::take(&mut self.map) {
+        // No more are named in the problem, so no more are compared with what is known.
+        let room = MAX_FIELD_ERRORS.saturating_sub(self.errors.len());
+        for (name, _) in std::mem::take(&mut self.map).into_iter().take(room + 1) {
             let hint = did_you_mean(&name, known.iter().copied());
             self.error(&cut(&name, MAX_QUOTED_CHARS), format!("is no known field{hint}"));
         }
     }
 }
 
+/// The most entries of `eventTypes`: room for every type twice, and for those to come.
+pub const MAX_EVENT_TYPES: usize = 64;
 /// The longest name of a sender that a message repeats, in characters.
 const MAX_QUOTED_CHARS: usize = 64;
 
@@ -701,6 +710,21 @@ mod tests {
         };
         assert_eq!((project.unwrap().as_str(), name), ("p", SET_TIER));
         assert!(serde_json::to_string(&problem).unwrap().len() < 16_384);
+    }
+
+    #[test]
+    fn a_long_list_is_refused_before_any_of_it_is_compared() {
+        let names: Vec<String> = (0..12_800).map(|n| format!("payment.setled{n}")).collect();
+        let json = json!({ "id": "cmd_1", "type": "connector.create", "projectId": "p",
+            "connectorId": "c", "connector": { "type": "slack", "config": {}, "eventTypes": names } });
+        let told = errors(&json.to_string());
+        assert_eq!(told, [format!("eventTypes: must have at most {MAX_EVENT_TYPES} entries")]);
+        // As many unknown fields.
+        let fields: Map<String, Value> =
+            (0..12_800).map(|n| (format!("activ{n}"), Value::Null)).collect();
+        let json = json!({ "id": "cmd_1", "type": "connector.update", "projectId": "p",
+            "connectorId": "c", "patch": fields });
+        assert!(errors(&json.to_string()).len() <= MAX_FIELD_ERRORS + 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{
     Problem, ProblemCode, Project, ProjectState, Tier,
     config::{ELLIPSIS, to_value},
     did_you_mean,
+    problem::MAX_FIELD_ERRORS,
 };
 use crate::{
     clock::Timestamp,
@@ -355,7 +356,9 @@ impl Merge<'_> {
     fn take(&mut self, name: &str, value: &Value) {
         let Some(field) = self.kind.field(name) else {
             let known = self.kind.spec().fields.iter().map(|field| field.name);
-            let hint = did_you_mean(name, known);
+            // More errors are not told, so their names need no comparison.
+            let is_told = self.errors.len() < MAX_FIELD_ERRORS;
+            let hint = if is_told { did_you_mean(name, known) } else { String::new() };
             let message = format!("is no setting of {}{hint}", self.kind);
             return self.error(&cut(name, 64), message);
         };

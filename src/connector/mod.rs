@@ -35,7 +35,7 @@ pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey, 
 pub use tier::Tier;
 
 /// The known name that a misspelt one probably means, as the end of a sentence.
-fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     // The distance takes time in proportion to the product of the lengths.
     if text.len() > 64 {
         return String::new();

@@ -12,8 +12,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
-    http::header,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -25,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::Failure,
+    api::{Failure, audit::Entry, bearer},
     codec::Codec,
     config::Config,
     connector::{Problem, ProblemCode},
@@ -192,13 +191,18 @@ async fn admit(State(console): Shared, request: Request, next: Next) -> Response
         let detail = "No admin token is set: make one with `dunmore token create --admin`.";
         return Failure::from(Problem::new(ProblemCode::AdminDisabled, detail)).into_response();
     };
-    let given = request.headers().get(header::AUTHORIZATION);
-    let given = given.and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let digest = given.map(|token| tokens::digest_of(token.trim()));
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let mut entry = Entry::of(&request, route.as_deref().unwrap_or_default());
+    let digest = bearer(request.headers()).ok().map(tokens::digest_of);
     // Both are digests of one length, so the time that this takes tells nothing.
     let is_it = digest.is_some_and(|digest| digest.as_bytes().ct_eq(expected.as_bytes()).into());
     if !is_it {
-        return Failure::unauthorized("This needs the admin token.").into_response();
+        let refused = Failure::unauthorized("This needs the admin token.").into_response();
+        entry.write(&refused);
+        return refused;
     }
-    next.run(request).await
+    entry.actor = Some("admin");
+    let response = next.run(request).await;
+    entry.write(&response);
+    response
 }

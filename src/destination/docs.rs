@@ -7,10 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::{BatchLimits, Batching, ConnectorType, Request, Setting, Settings, Shape, Spec};
-use crate::event::{EventType, EventTypes};
-
-/// What stands for a secret in a preview.
-const MASK: &str = "***";
+use crate::{
+    event::{EventType, EventTypes},
+    redact::{MASK, Redactor},
+};
 
 /// The Markdown table of all types.
 #[must_use]
@@ -142,25 +142,26 @@ impl fmt::Display for Preview {
 /// The request as it would be sent, secrets masked.
 #[must_use]
 pub fn preview(request: &Request, secrets: &[SecretString]) -> Preview {
+    let redactor = Redactor::new(secrets);
     let headers = request.headers.iter().map(|(name, value)| {
         let value = if value.is_sensitive() {
             MASK.to_owned()
         } else {
-            masked(&String::from_utf8_lossy(value.as_bytes()), secrets)
+            redactor.masked(&String::from_utf8_lossy(value.as_bytes()))
         };
         (name.as_str().to_owned(), value)
     });
     Preview {
         method: request.method.to_string(),
-        url: masked_url(&request.url, secrets),
+        url: masked_url(&request.url, secrets, &redactor),
         headers: headers.collect(),
-        body: masked(&String::from_utf8_lossy(&request.body), secrets),
+        body: redactor.masked(&String::from_utf8_lossy(&request.body)),
     }
 }
 
 /// A URL may be a secret as a whole: a user's webhook. Its path tells, because the operator may
 /// have replaced the host, and the destination may have added parameters.
-fn masked_url(url: &Url, secrets: &[SecretString]) -> String {
+fn masked_url(url: &Url, secrets: &[SecretString], redactor: &Redactor) -> String {
     let is_webhook = |secret: &SecretString| {
         Url::parse(secret.expose_secret()).is_ok_and(|webhook| webhook.path() == url.path())
     };
@@ -168,20 +169,7 @@ fn masked_url(url: &Url, secrets: &[SecretString]) -> String {
         let origin = url.origin().ascii_serialization();
         return format!("{origin}/{MASK}");
     }
-    masked(url.as_str(), secrets)
-}
-
-/// The text without the secrets, as they are or as they stand in a query or a JSON text.
-fn masked(text: &str, secrets: &[SecretString]) -> String {
-    let mut masked = text.to_owned();
-    for secret in secrets.iter().map(ExposeSecret::expose_secret).filter(|s| !s.is_empty()) {
-        let in_query: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        let in_json = serde_json::Value::from(secret).to_string();
-        for form in [secret, &in_query, in_json.trim_matches('"')] {
-            masked = masked.replace(form, MASK);
-        }
-    }
-    masked
+    redactor.masked(url.as_str())
 }
 
 #[cfg(test)]

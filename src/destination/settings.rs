@@ -136,6 +136,10 @@ pub fn one_of(value: &str, words: &[&str]) -> Result<(), String> {
 
 /// A text as a URL.
 pub fn parse_url(value: &str) -> Result<Url, String> {
+    // The parser would cut and skip them, and whoever uses the text would not.
+    if value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("must not contain spaces or line breaks".to_owned());
+    }
     Url::parse(value).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase => "must begin with https://".to_owned(),
         other => format!("is no URL ({other})"),
@@ -348,5 +352,26 @@ impl Settings {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.values.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_no_space_that_the_parser_would_drop() {
+        for bad in
+            ["https://a.example/x ", " https://a.example", "https://a.exa\nmple", "https://a\t.b/"]
+        {
+            assert!(parse_url(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse_url("https://a.example/x").is_ok());
+        let spec = super::super::ConnectorType::Salesforce;
+        let field = spec.field("instanceUrl").unwrap();
+        let checks = Checks { egress: &EgressPolicy::default() };
+        let read = |text: &str| Settings::read(field, &text.into(), &checks);
+        assert!(read("https://example.my.salesforce.com").is_ok());
+        assert!(read("https://example.my.salesforce.com ").is_err());
     }
 }

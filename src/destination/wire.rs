@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, redact::harmless};
 
 /// How much of a response body is kept, in bytes. Longer bodies are cut there.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -168,7 +168,7 @@ impl Response {
         let words: String = String::from_utf8_lossy(start)
             .trim()
             .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
+            .map(harmless)
             .take(MAX_DETAIL_CHARS)
             .collect();
         if words.is_empty() {

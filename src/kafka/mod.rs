@@ -157,8 +157,18 @@ pub enum KafkaError {
 }
 
 impl KafkaError {
+    /// Names the property that is wrong, and never its value: a misspelt `sasl.password` has one too.
     fn settings(error: &rdkafka::error::KafkaError) -> Self {
-        Self::Settings(error.to_string())
+        use rdkafka::{error::KafkaError as Error, types::RDKafkaConfRes as Wrong};
+        Self::Settings(match error {
+            Error::ClientConfig(Wrong::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+                format!("librdkafka knows no property {name:?}; see its CONFIGURATION.md")
+            }
+            Error::ClientConfig(_, _, name, _) => {
+                format!("librdkafka does not take the value of {name:?}; see its CONFIGURATION.md")
+            }
+            other => other.to_string(),
+        })
     }
 
     fn request(connection: &Connection, error: &rdkafka::error::KafkaError) -> Self {
@@ -179,6 +189,24 @@ impl KafkaError {
                 detail: error.to_string(),
             },
             _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_property_is_named_without_its_value() {
+        for (name, value) in
+            [("sasl.pasword", "hunter2"), ("security.protocol", "hunter2"), ("retries", "hunter2")]
+        {
+            let properties = [(name.to_owned(), value.to_owned())].into();
+            let connection = Connection::new("localhost:1".to_owned(), properties);
+            let made = connection.client(&[]).create::<rdkafka::producer::BaseProducer>();
+            let error = KafkaError::settings(&made.err().unwrap()).to_string();
+            assert!(error.contains(name) && !error.contains(value), "{error}");
         }
     }
 }

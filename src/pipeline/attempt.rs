@@ -9,17 +9,17 @@ use std::{
 
 use futures_util::FutureExt as _;
 use http::HeaderName;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::{TRACEPARENT, dispatch::Dispatcher, park, work::Delivery};
 use crate::{
     clock,
     delivery::{Reason, Source, Verdict},
-    destination::{Destination, Item, MAX_DETAIL_CHARS, MAX_SETUP_STEPS, Request, Response, Setup},
+    destination::{Destination, Item, MAX_SETUP_STEPS, Request, Response, Setup},
     event::Event,
     id::DeliveryId,
     lane::{Deferral, Report, Start},
     outbound::SendError,
+    redact::Redactor,
     telemetry::{Attempt, Step},
     view::{MAX_AGE, Target},
 };
@@ -120,9 +120,19 @@ async fn attempt(dispatcher: &Arc<Dispatcher>, mut items: Vec<Delivery>) -> (Rep
     let judged = judged.unwrap_or_else(|_| {
         deliveries.iter().map(|_| unsent(Verdict::dead(Reason::Bug, Reason::Bug.help()))).collect()
     });
-    let answers = deliveries.iter().zip(&judged);
-    let report = Report::of(answers.map(|(d, j)| (d.target.version, &j.verdict)));
-    ended.judged = deliveries.into_iter().zip(judged).collect();
+    let mut answers = Vec::with_capacity(deliveries.len());
+    for (delivery, judged) in deliveries.into_iter().zip(judged) {
+        match judged.verdict {
+            // Nothing was sent, and it was not the destination's fault: no attempt is used up.
+            Verdict::Retry { reason: Reason::LaneFull, detail, .. } => {
+                ended.held.push((delivery, Reason::LaneFull, detail));
+            }
+            _ => answers.push((delivery, judged)),
+        }
+    }
+    let verdicts = answers.iter().map(|(d, j)| (d.target.version, &j.verdict));
+    let report = if answers.is_empty() { Report::Unused } else { Report::of(verdicts) };
+    ended.judged = answers;
     (report, ended)
 }
 
@@ -135,7 +145,8 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
         return deliveries.iter().map(|_| unsent(verdict())).collect();
     };
     let timeout = dispatcher.timeout(target.kind);
-    let sender = Sender { dispatcher, target: &target, timeout, source: first.source };
+    let sender =
+        Sender { dispatcher, target: &target, timeout, source: first.source, is_trial: false };
     let setup = match sender.set_up(destination.as_ref()).await {
         Ok(setup) => setup,
         Err(verdict) => return deliveries.iter().map(|_| unsent(verdict.clone())).collect(),
@@ -170,6 +181,8 @@ struct Sender<'a> {
     target: &'a Target,
     timeout: Duration,
     source: Source,
+    /// An owner's trial: its refusals are not held against other connectors of the type.
+    is_trial: bool,
 }
 
 impl Sender<'_> {
@@ -193,10 +206,13 @@ impl Sender<'_> {
             match guarded(|| next(&answers))? {
                 None => return Ok(None),
                 Some(Setup::Ready(text)) => return Ok(Some(text)),
-                Some(Setup::Failed(verdict)) => return Err(self.scrubbed(verdict)),
+                Some(Setup::Failed(verdict)) => return Err(self.redacted(&answers, verdict)),
                 Some(Setup::Ask(request)) => match self.send(request).await.0 {
                     Ok(response) => answers.push(response),
-                    Err(error) => return Err(Verdict::retry(error.reason, error.detail)),
+                    Err(error) => {
+                        let verdict = Verdict::retry(error.reason, error.detail);
+                        return Err(self.redacted(&[], verdict));
+                    }
                 },
             }
         }
@@ -306,7 +322,7 @@ impl Sender<'_> {
         let request = match built.and_then(|built| built) {
             Ok(request) => request,
             Err(verdict) => {
-                let verdict = self.scrubbed(verdict);
+                let verdict = self.redacted(&[], verdict);
                 return items.iter().map(|_| unsent(verdict.clone())).collect();
             }
         };
@@ -334,7 +350,7 @@ impl Sender<'_> {
                     let bears_repeats =
                         || guarded(|| destination.repeats_unanswered(item)).unwrap_or(true);
                     let verdict = transport(&error, bears_repeats);
-                    Judged { verdict: self.scrubbed(verdict), status: None, duration }
+                    Judged { verdict: self.redacted(&[], verdict), status: None, duration }
                 };
                 items.iter().map(judged).collect()
             }
@@ -353,12 +369,9 @@ impl Sender<'_> {
                     Ok(_) => vec![Verdict::dead(Reason::Bug, "verdicts missing"); items.len()],
                     Err(verdict) => vec![verdict; items.len()],
                 };
-                let judged = verdicts.into_iter().map(|verdict| Judged {
-                    verdict: self.scrubbed(verdict),
-                    status,
-                    duration,
-                });
-                judged.collect()
+                let answers = std::slice::from_ref(&response);
+                let verdicts = Redactor::verdicts(&self.target.secrets, answers, verdicts);
+                verdicts.into_iter().map(|verdict| Judged { verdict, status, duration }).collect()
             }
         };
         for (step, judged) in steps.into_iter().zip(&judged) {
@@ -388,23 +401,18 @@ impl Sender<'_> {
         let metrics = self.dispatcher.metrics();
         let duration = began.elapsed();
         metrics.attempt(self.target.kind, self.source, duration);
-        if let Ok(response) = &sent {
+        if let Ok(response) = &sent
+            && !self.is_trial
+        {
             self.dispatcher.note_answer(self.target.kind, response);
         }
         (sent, duration)
     }
 
-    /// The verdict without the connector's secrets, whatever the destination quoted.
-    fn scrubbed(&self, verdict: Verdict) -> Verdict {
-        let clean = |detail: String| scrub(detail, &self.target.secrets);
-        match verdict {
-            Verdict::Retry { reason, detail, after } => {
-                Verdict::Retry { reason, detail: clean(detail), after }
-            }
-            Verdict::Dead { reason, detail } => Verdict::Dead { reason, detail: clean(detail) },
-            Verdict::Broken { reason, detail } => Verdict::Broken { reason, detail: clean(detail) },
-            other => other,
-        }
+    /// The verdict as it may be shown, whatever these answers quote.
+    fn redacted(&self, answers: &[Response], verdict: Verdict) -> Verdict {
+        let mut verdicts = Redactor::verdicts(&self.target.secrets, answers, vec![verdict]);
+        verdicts.pop().unwrap_or_else(|| Verdict::dead(Reason::Bug, "no verdict"))
     }
 }
 
@@ -428,23 +436,6 @@ fn transport(error: &SendError, bears_repeats: impl Fn() -> bool) -> Verdict {
     }
 }
 
-fn scrub(mut detail: String, secrets: &[SecretString]) -> String {
-    for secret in secrets {
-        let secret = secret.expose_secret();
-        // A webhook's path is its secret, and may be quoted without the host, or its last part alone.
-        let url = url::Url::parse(secret).ok();
-        let path = url.as_ref().map_or("", |url| url.path().trim_matches('/'));
-        let path = if path.len() >= 8 { path } else { "" };
-        let tail = secret.rsplit('/').find(|part| part.len() >= 8).unwrap_or(secret);
-        for text in [secret, path, tail] {
-            if !text.is_empty() && detail.contains(text) {
-                detail = detail.replace(text, "…");
-            }
-        }
-    }
-    detail.chars().take(MAX_DETAIL_CHARS + 100).collect()
-}
-
 /// Sends one event to a connector outside of any lane, for a user who tests the connector.
 pub async fn test_send(
     dispatcher: &Arc<Dispatcher>,
@@ -461,7 +452,7 @@ pub async fn test_send(
         return unsent(Verdict::retry_after(Reason::RateLimited, detail, wait));
     }
     let timeout = dispatcher.timeout(target.kind);
-    let sender = Sender { dispatcher, target, timeout, source: Source::Live };
+    let sender = Sender { dispatcher, target, timeout, source: Source::Live, is_trial: true };
     let setup = match sender.set_up(destination).await {
         Ok(setup) => setup,
         Err(verdict) => return unsent(verdict),
@@ -474,18 +465,6 @@ pub async fn test_send(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_destination_quotes_is_scrubbed() {
-        let url = SecretString::from("https://hooks.slack.com/services/T1/B1/s3cr3ts3cr3t");
-        let token = SecretString::from("tok-12345");
-        let detail = "no hook s3cr3ts3cr3t at https://hooks.slack.com/services/T1/B1/s3cr3ts3cr3t for tok-12345";
-        let clean = scrub(detail.to_owned(), &[url, token]);
-        assert!(!clean.contains("s3cr3t") && !clean.contains("tok-12345"), "{clean}");
-        let url = SecretString::from("https://hooks.zapier.com/hooks/catch/123456/abcdef/");
-        let clean = scrub("no hook at /hooks/catch/123456/abcdef/".to_owned(), &[url]);
-        assert_eq!(clean, "no hook at /…/");
-    }
 
     #[test]
     fn silence_ends_what_must_not_be_repeated() {

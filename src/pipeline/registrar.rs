@@ -27,6 +27,7 @@ use crate::{
         StateKey, StateRecord, Step,
     },
     delivery::Reason,
+    destination::ConnectorType,
     egress::EgressPolicy,
     id::{CommandId, ProjectId},
     kafka::{
@@ -90,8 +91,8 @@ impl Registry for Known<'_> {
         self.view.project(project)
     }
 
-    fn open(&self, command: &mut Command) -> Result<(), Problem> {
-        self.view.keyring().open_command(command)
+    fn open(&self, command: &mut Command, existing: Option<ConnectorType>) -> Result<(), Problem> {
+        self.view.keyring().open_command(command, existing)
     }
 
     fn seal(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {

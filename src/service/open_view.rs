@@ -1,6 +1,6 @@
 //! Opens the view that this instance continues from.
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::anyhow;
 
@@ -31,6 +31,10 @@ pub fn open_view(
     let partitions = Admin::new(connection)?.partitions(&state)?;
     let identity = format!("{cluster_id} {state} {partitions}");
     let keyring = Arc::new(keyring);
+    if let Err(error) = keep_private(&config.data_dir) {
+        let data_dir = config.data_dir.display();
+        tracing::warn!(%data_dir, %error, "the data folder may be open to other users");
+    }
     let facts = Identities::new(connection)?.of(&[state.as_str()], REQUEST_TIMEOUT)?;
     let topic = facts.get(&state).and_then(|facts| facts.id);
     let (mut view, mut rebuilt) =
@@ -81,4 +85,52 @@ fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result
         }
     }
     Ok(true)
+}
+
+/// Only this program's user may look into its data: folders 0700, files 0600. What it holds is
+/// encrypted where it is secret, but names who delivers what to whom.
+fn keep_private(data_dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    // For the files that are made later.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
+    let mut folders = vec![data_dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_data_folder_is_its_users_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        fs::create_dir_all(data.join("view")).unwrap();
+        fs::write(data.join("view/db"), "x").unwrap();
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(data.join("view/db"), fs::Permissions::from_mode(0o644)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        keep_private(&data).unwrap();
+        assert_eq!((mode(&data), mode(&data.join("view"))), (0o700, 0o700));
+        assert_eq!(mode(&data.join("view/db")), 0o600);
+        fs::write(data.join("view/later"), "x").unwrap();
+        assert_eq!(mode(&data.join("view/later")), 0o600);
+        keep_private(&folder.path().join("a/b")).unwrap();
+        assert_eq!(mode(&folder.path().join("a/b")), 0o700);
+    }
 }

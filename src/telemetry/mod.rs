@@ -10,12 +10,22 @@ use tracing_subscriber::EnvFilter;
 
 pub use traces::{Attempt, Step, Traces};
 
-use crate::config::{LogFormat, LogSettings};
+use crate::{
+    api::audit,
+    config::{LogFormat, LogSettings},
+};
 
 /// Starts logging. Only the first call has an effect.
 pub fn start(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("log.filter {:?}: {error}", settings.filter))?;
+    // Who changed what is written whatever else is not, unless the filter says something of it.
+    let filter = match audit::TARGET.parse() {
+        Ok(directive) if !settings.filter.contains(audit::TARGET) => {
+            filter.add_directive(directive)
+        }
+        _ => filter,
+    };
     let json = match settings.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Json => true,

@@ -102,6 +102,12 @@ const HOSTS: &[&str] = &[
     "[febf::1]",
     "[fd00:ec2::254]",
     "100.100.100.200",
+    "168.63.129.16",
+    "0xa83f8110",
+    "[::ffff:168.63.129.16]",
+    "[64:ff9b::a83f:8110]",
+    "[64:ff9b:1::808:808]",
+    "[64:ff9b:1:808:8:800::]",
     "metadata.google.internal",
     "metadata",
     "instance-data",
@@ -236,6 +242,11 @@ const URLS: &[&str] = &[
     "https://%6c%6f%63%61%6c%68%6f%73%74/",
     "https://127.0.0.1?x=https://example.com/",
     "unix:///var/run/docker.sock",
+    // Ports of a public host that no webhook is on.
+    "https://example.com:22/",
+    "https://example.com:6379/",
+    "https://8.8.8.8:25/",
+    "https://[2606:4700:4700::1111]:9200/",
 ];
 
 #[test]
@@ -405,4 +416,46 @@ async fn an_endless_body_is_cut_and_a_compressed_one_is_not_unpacked() {
     let url = format!("http://{}/", silent.address);
     let error = outbound.send(get(&url), false, TIME).await.unwrap_err();
     assert_eq!(error.reason, Reason::ConnectionLost);
+}
+
+#[tokio::test]
+async fn preliminary_answers_without_end_take_no_longer_than_an_answer_may() {
+    const HINT: &[u8] = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    let outbound = Outbound::new(network("127.0.0.0/8")).unwrap();
+    let few = server("127.0.0.1", &[HINT, HINT, HINT, OK].concat(), false);
+    let url = format!("http://{}/", few.address);
+    assert_eq!(outbound.send(get(&url), false, TIME).await.unwrap().status, 200);
+    let endless = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", endless.local_addr().unwrap());
+    let writing = thread::spawn(move || {
+        let (mut stream, _) = endless.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        while stream.write_all(HINT).is_ok() {}
+    });
+    let error = outbound.send(get(&url), false, TIME / 5).await.unwrap_err();
+    assert_eq!(error.reason, Reason::Timeout, "{}", error.detail);
+    // The connection is closed: the other end notices.
+    writing.join().unwrap();
+}
+
+#[tokio::test]
+async fn only_the_operators_networks_are_called_on_any_port() {
+    let inside = server("127.0.0.2", OK, false);
+    let outside = server("127.0.0.1", OK, false);
+    for (found, expected) in
+        [(outside.address, Reason::AddressRefused), (inside.address, Reason::TlsFailed)]
+    {
+        let lookup: Lookup = Arc::new(move |_| Box::pin(async move { Ok(vec![found]) }));
+        let policy =
+            EgressPolicy { allow_cidrs: vec!["127.0.0.2/32".parse().unwrap()], allow_http: false };
+        let outbound = Outbound::with_lookup(policy, &lookup).unwrap();
+        let url = format!("https://n8n.example.com:{}/", found.port());
+        let error = outbound.send(get(&url), false, TIME).await.unwrap_err();
+        assert_eq!(error.reason, expected, "{}", error.detail);
+    }
+    // A public address on such a port is refused although it is public.
+    let lookup: Lookup = Arc::new(|_| Box::pin(async { Ok(vec!["8.8.8.8:22".parse().unwrap()]) }));
+    let outbound = Outbound::with_lookup(network("127.0.0.2/32"), &lookup).unwrap();
+    let error = outbound.send(get("https://n8n.example.com:22/"), false, TIME).await.unwrap_err();
+    assert_eq!(error.reason, Reason::AddressRefused);
 }

@@ -6,6 +6,7 @@
 #[path = "../support/broker.rs"]
 mod broker;
 mod egress;
+mod limits;
 mod openapi;
 mod rest;
 #[expect(dead_code, reason = "other tests look at more of it")]

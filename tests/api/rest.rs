@@ -19,13 +19,13 @@ use crate::{
 
 const ALL: &[Role] = &Role::ALL;
 
-async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
+pub async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) {
     let tier = json!({ "id": format!("tier_{project}_{tier}"), "type": "project.set_tier",
         "projectId": project, "tier": tier });
     command(bootstrap, prefix, tier).await;
 }
 
-fn ids(list: &Value) -> Vec<String> {
+pub fn ids(list: &Value) -> Vec<String> {
     let connectors = list["connectors"].as_array().unwrap();
     connectors.iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
 }

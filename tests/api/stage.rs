@@ -84,6 +84,8 @@ pub async fn topics_with(bootstrap: &str, prefix: &str, more: &str) {
 
 fn config(bootstrap: &str, prefix: &str, more: &str, folder: &str) -> Config {
     let (admin, of_a) = (tokens::digest_of(ADMIN), tokens::digest_of(OF_A));
+    let rate =
+        if more.contains("requests_per_second") { "" } else { "api.requests_per_second = 0" };
     let text = format!(
         r#"
         kafka.bootstrap_servers = "{bootstrap}"
@@ -91,7 +93,7 @@ fn config(bootstrap: &str, prefix: &str, more: &str, folder: &str) -> Config {
         group.id = "{prefix}group"
         data_dir = "{folder}"
         api.listen = "127.0.0.1:0"
-        api.requests_per_second = 0
+        {rate}
         admin.listen = "127.0.0.1:0"
         secrets.keys = ["{KEY}"]
         {more}

@@ -65,7 +65,7 @@ fn static_tokens() {
 
 #[test]
 fn a_made_token_is_accepted_and_its_settings_can_be_read() {
-    let (token, entry) = generate("me", vec!["proj_1".to_owned()]).unwrap();
+    let (token, entry) = generate(Some("me"), vec!["proj_1".to_owned()]).unwrap();
     assert!(token.expose_secret().starts_with("dmt_"));
     let toml = format!(
         "[[api.tokens]]\nname = \"me\"\nsha256 = \"{}\"\nprojects = [\"proj_1\"]",
@@ -232,6 +232,8 @@ fn claims_are_checked() {
         ("nbf", json!(now() + 600)),
         ("iss", Value::Null),
         ("iss", json!("https://other")),
+        ("iss", json!(["https://issuer"])),
+        ("iss", json!(["https://issuer", "https://other"])),
         ("aud", Value::Null),
         ("aud", json!("other")),
         ("aud", json!([])),
@@ -247,6 +249,11 @@ fn claims_are_checked() {
     {
         assert_eq!(tokens.caller(&jwt(&header, &claims(), &sign)), None, "{header}");
     }
+    // What a token calls critical and this program does not know (RFC 7515, section 4.1.11).
+    for crit in [json!(["exp"]), json!(["b64"]), json!([]), json!(null), json!("x")] {
+        let header = json!({ "alg": "HS256", "crit": crit, "b64": true });
+        assert_eq!(tokens.caller(&jwt(&header, &claims(), &sign)), None, "{header}");
+    }
     let unsigned = jwt(&json!({ "alg": "none" }), &claims(), &|_| Vec::new());
     assert_eq!(tokens.caller(&unsigned), None);
     assert_eq!(
@@ -256,6 +263,46 @@ fn claims_are_checked() {
     for text in ["a.b.c", "..", "...", "eyJ.eyJ.x", "é.é.é"] {
         assert_eq!(tokens.caller(text), None);
     }
+}
+
+#[test]
+fn keys_that_are_for_something_else_check_no_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = jwt(&json!({ "alg": "HS256", "kid": "h" }), &claims(), &hs256(SHARED));
+    let accepts = |more: Value| {
+        let mut key = json!({ "kty": "oct", "kid": "h", "k": URL_SAFE_NO_PAD.encode(SHARED) });
+        key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let set = file(&dir, "set.json", json!({ "keys": [key] }).to_string().as_bytes());
+        Tokens::new(&[], &settings("HS256", None, set)).unwrap().caller(&token).is_some()
+    };
+    assert!(accepts(json!({})) && accepts(json!({ "use": "sig", "alg": "HS256" })));
+    assert!(accepts(json!({ "key_ops": ["sign", "verify"] })));
+    for wrong in [
+        json!({ "use": "enc" }),
+        json!({ "use": "other" }),
+        json!({ "key_ops": ["encrypt"] }),
+        json!({ "key_ops": [] }),
+        json!({ "alg": "HS384" }),
+    ] {
+        assert!(!accepts(wrong.clone()), "{wrong}");
+    }
+}
+
+#[test]
+fn tokens_without_a_subject_share_a_name_only_where_they_share_projects() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = Tokens::new(&[], &settings("HS256", file(&dir, "hs", SHARED), None)).unwrap();
+    let name = |projects: Value, subject: Value| {
+        let mut claims = claims();
+        (claims["projects"], claims["sub"]) = (projects, subject);
+        let token = jwt(&json!({ "alg": "HS256" }), &claims, &hs256(SHARED));
+        tokens.caller(&token).unwrap().name
+    };
+    let null = Value::Null;
+    assert_eq!(name(json!(["a", "b"]), null.clone()), name(json!(["b", "a"]), json!("")));
+    assert_ne!(name(json!(["a"]), null.clone()), name(json!(["b"]), null.clone()));
+    assert_ne!(name(json!(["*"]), null.clone()), name(json!(["a"]), null));
+    assert_eq!(&*name(json!(["a"]), json!("user\u{202e}1")), "jwt:user 1");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use dunmore_connectors::{
     clock::Timestamp,
@@ -12,6 +13,7 @@ use dunmore_connectors::{
     },
     egress::EgressPolicy,
     event::{EventType, EventTypes},
+    redact::{LEFT_OUT, Redactor},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -510,4 +512,61 @@ fn revenue_is_never_booked_twice() {
             assert!(!(books(1) && books(7)), "{kind} {names:?}");
         }
     }
+}
+
+/// A secret in the forms in which services quote what they were sent.
+fn quoted_forms(secret: &str) -> [String; 5] {
+    let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let json = serde_json::Value::from(secret).to_string().replace('/', "\\/");
+    let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let basic = base64(&format!("{secret}:"));
+    [secret.to_owned(), percent, json.trim_matches('"').to_owned(), base64(secret), basic]
+}
+
+/// Whatever a service says, and wherever in its answer: nothing of a secret is in a verdict.
+#[test]
+fn no_verdict_quotes_a_secret() {
+    let events = plain();
+    let mut left_out = 0;
+    each(|kind, destination| {
+        let item = item(&events[1].1, setup_of(kind.as_str()));
+        let secrets = example_settings(kind.spec(), None).secrets(kind.spec().fields);
+        for secret in secrets.iter().map(ExposeSecret::expose_secret) {
+            for form in quoted_forms(secret) {
+                let bodies = [
+                    form.clone(),
+                    format!("{}{form}", "x".repeat(290)),
+                    format!("{{\"message\":\"{form}\",\"description\":\"{form}\"}}"),
+                    format!("{{\"errors\":[{{\"message\":\"{form}\",\"reason\":\"{form}\"}}]}}"),
+                    format!("[{{\"errorCode\":\"{form}\",\"message\":\"{form}\"}}]"),
+                    format!("{}{form}", " ".repeat(50_000)),
+                ];
+                for (body, status) in
+                    bodies.iter().flat_map(|b| [200, 400, 401, 404, 429, 500].map(|s| (b, s)))
+                {
+                    let headers = [("x-rate-limit-problem", form.as_str())];
+                    let answer = response(status, &headers, body.clone());
+                    let judged = destination.judge(&item, &answer);
+                    let shown = Redactor::verdicts(
+                        &secrets,
+                        std::slice::from_ref(&answer),
+                        vec![judged.clone()],
+                    );
+                    // Only the words are others.
+                    assert_eq!(
+                        std::mem::discriminant(&shown[0]),
+                        std::mem::discriminant(&judged),
+                        "{kind}"
+                    );
+                    assert_eq!(shown[0].failure(), judged.failure(), "{kind}");
+                    let shown = format!("{:?}", shown[0]);
+                    left_out += usize::from(shown.contains(LEFT_OUT));
+                    for piece in [&form[form.len() - 6..], &secret[secret.len() - 6..]] {
+                        assert!(!shown.contains(piece), "{kind} {status}: {shown}");
+                    }
+                }
+            }
+        }
+    });
+    assert!(left_out > 1_000, "{left_out}");
 }

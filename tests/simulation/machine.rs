@@ -14,6 +14,7 @@ use dunmore_connectors::{
         Recent, Registry, StateKey, StateRecord, Tier,
     },
     delivery::{Park, Verdict},
+    destination::ConnectorType,
     id::{CommandId, ConnectorKey, ProjectId},
     kafka::Partition,
     lane::{Lanes, Moment, Ticket},
@@ -166,8 +167,8 @@ impl Registry for Desk<'_> {
         Ok(state)
     }
 
-    fn open(&self, command: &mut Command) -> Result<(), Problem> {
-        self.keyring.open_command(command)
+    fn open(&self, command: &mut Command, existing: Option<ConnectorType>) -> Result<(), Problem> {
+        self.keyring.open_command(command, existing)
     }
 
     fn seal(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {

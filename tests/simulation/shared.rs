@@ -170,7 +170,8 @@ impl Shared {
         let context = Context { at: self.time(), offset: number, egress: &self.egress };
         let state = self.reference.entry(command.project.clone()).or_default();
         let mut opened = command.clone();
-        self.keyring.open_command(&mut opened).unwrap();
+        let existing = command.body.connector().and_then(|id| state.connectors.get(id));
+        self.keyring.open_command(&mut opened, existing.map(|found| found.kind)).unwrap();
         let accepted = match decide(state, &opened, &context) {
             Decision::Accepted(mut change) => {
                 self.keyring.seal_decided(command, &mut change).unwrap();

@@ -73,6 +73,8 @@ pub enum Behaviour {
     Garbage,
     /// It answers this status and no body.
     Status(u16),
+    /// It answers this status, this value of a header that some quote, and this body.
+    Say(u16, String, String),
     /// It works, but takes its time.
     Slow(Duration),
     /// It never answers.
@@ -387,6 +389,9 @@ fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
     let scripted = match &planned {
         Behaviour::Garbage => Some(Answer::new(200, "<html>We are moving!</html>")),
         Behaviour::Status(status) => Some(Answer::new(*status, "")),
+        Behaviour::Say(status, header, body) => {
+            Some(Answer::new(*status, body).header("x-rate-limit-problem", header))
+        }
         Behaviour::ServerError => Some(script(&planned).unwrap_or(Answer::new(503, ""))),
         other => script(other),
     };

@@ -1,0 +1,489 @@
+//! Keeps a connector's secrets out of what others say: the one place where a foreign answer is
+//! searched before any of it is shown.
+//!
+//! A service may quote a secret as it is, or percent-encoded, escaped as in JSON, or in base64
+//! alone or behind `user:`. The whole answer is searched before anything is cut, because half a
+//! secret is found by no search. An answer that quotes one is left out as a whole.
+
+use std::borrow::Cow;
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
+use memchr::memmem;
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::{
+    delivery::{Reason, Verdict},
+    destination::{MAX_DETAIL_CHARS, Response},
+};
+
+/// Stands in place of an answer that quotes a secret.
+pub const LEFT_OUT: &str = "the answer quotes a secret of the connector and is left out";
+/// Stands for a secret in a preview.
+pub const MASK: &str = "***";
+/// The shortest part of a URL's path that tells it, in bytes; one that mixes letters and digits
+/// may be a little shorter.
+const MIN_SEGMENT: usize = 8;
+const MIN_MIXED_SEGMENT: usize = 6;
+/// The shortest value of a URL's query that tells it, in bytes: `v=1` would be found everywhere.
+const MIN_QUERY_VALUE: usize = 4;
+/// The shortest line, or field of a JSON text, that tells a secret of several, in bytes.
+const MIN_FIELD: usize = 16;
+/// The shortest piece of base64 that is looked for, in characters.
+const MIN_BASE64: usize = 8;
+/// How often encodings inside encodings are undone.
+const MAX_LAYERS: usize = 3;
+/// Words of the services' own URLs, which their answers may well contain.
+const PUBLIC_SEGMENTS: &[&str] = &[
+    "services",
+    "webhooks",
+    "workflows",
+    "triggers",
+    "webhook-test",
+    "webhookb2",
+    "incomingwebhook",
+    "powerautomate",
+    "automations",
+];
+
+/// Finds a connector's secrets in texts. It has no `Debug`.
+pub struct Redactor {
+    /// What tells a secret, as it is; the longest first.
+    parts: Vec<Zeroizing<String>>,
+    /// The same in base64, however it is aligned.
+    encoded: Vec<Zeroizing<String>>,
+}
+
+impl Redactor {
+    /// Looks for these secrets.
+    #[must_use]
+    pub fn new(secrets: &[SecretString]) -> Self {
+        let mut parts = Vec::new();
+        for secret in secrets {
+            parts_of(secret.expose_secret(), &mut parts);
+        }
+        parts.sort_by(|a, b| (b.len(), b).cmp(&(a.len(), a)));
+        parts.dedup();
+        let mut encoded = Vec::new();
+        for part in &parts {
+            base64_of(part.as_bytes(), &mut encoded);
+        }
+        encoded.sort_by(|a, b| (b.len(), b).cmp(&(a.len(), a)));
+        encoded.dedup();
+        let wiped = |texts: Vec<String>| texts.into_iter().map(Zeroizing::new).collect();
+        Self { parts: wiped(parts), encoded: wiped(encoded) }
+    }
+
+    /// Whether a text quotes a secret, in whatever form.
+    #[must_use]
+    pub fn quotes(&self, text: &[u8]) -> bool {
+        let mut layer = Cow::Borrowed(text);
+        for _ in 0..MAX_LAYERS {
+            if self.has(&layer) {
+                return true;
+            }
+            let plain = unescaped(&layer);
+            if let Some(plain) = &plain
+                && self.has(plain)
+            {
+                return true;
+            }
+            let decoded = percent_decoded(plain.as_deref().unwrap_or(&layer));
+            match decoded.or(plain) {
+                Some(next) => layer = Cow::Owned(next),
+                None => return false,
+            }
+        }
+        self.has(&layer)
+    }
+
+    fn has(&self, text: &[u8]) -> bool {
+        let mut needles = self.parts.iter().chain(&self.encoded);
+        needles.any(|needle| memmem::find(text, needle.as_bytes()).is_some())
+    }
+
+    /// Whether an answer quotes a secret, in its body or a header.
+    #[must_use]
+    pub fn quoted_by(&self, answer: &Response) -> bool {
+        self.quotes(&answer.body)
+            || answer.headers.values().any(|value| self.quotes(value.as_bytes()))
+    }
+
+    /// Verdicts as they may be shown, on items of one request: what they say of answers that quote
+    /// a secret is left out. The answers are those that the verdicts may come from.
+    #[must_use]
+    pub fn verdicts(
+        secrets: &[SecretString],
+        answers: &[Response],
+        verdicts: Vec<Verdict>,
+    ) -> Vec<Verdict> {
+        if verdicts.iter().all(|verdict| *verdict == Verdict::Delivered) {
+            return verdicts;
+        }
+        let redactor = Self::new(secrets);
+        let quoting = answers.iter().rev().find(|answer| redactor.quoted_by(answer));
+        let quoting = quoting.map(|answer| answer.status);
+        verdicts.into_iter().map(|verdict| redactor.verdict(verdict, quoting)).collect()
+    }
+
+    /// A verdict as it may be shown; `quoting` is the status of the answer that quotes a secret.
+    fn verdict(&self, verdict: Verdict, quoting: Option<u16>) -> Verdict {
+        let clean = |detail: String| match quoting {
+            Some(status) => format!("HTTP {status}: {LEFT_OUT}"),
+            None if self.quotes(detail.as_bytes()) => LEFT_OUT.to_owned(),
+            None => shown(&detail),
+        };
+        match verdict {
+            Verdict::Delivered => Verdict::Delivered,
+            Verdict::Retry { reason, detail, after } => {
+                Verdict::Retry { reason, detail: clean(detail), after }
+            }
+            Verdict::Dead { reason, detail } => Verdict::Dead { reason, detail: clean(detail) },
+            Verdict::Broken { reason, detail } => Verdict::Broken { reason, detail: clean(detail) },
+            // A setting that is no secret would become one that is.
+            Verdict::Moved { value, .. } if self.quotes(value.as_bytes()) => {
+                Verdict::retry(Reason::UnexpectedResponse, LEFT_OUT)
+            }
+            moved @ Verdict::Moved { .. } => moved,
+        }
+    }
+
+    /// A text of this program's own making without the secrets in it, for previews of requests.
+    #[must_use]
+    pub fn masked(&self, text: &str) -> String {
+        let mut masked = text.to_owned();
+        for part in &self.parts {
+            let in_query: String = url::form_urlencoded::byte_serialize(part.as_bytes()).collect();
+            let in_path = percent_encoded(part);
+            let in_json = serde_json::Value::from(part.as_str()).to_string();
+            for form in [part.as_str(), &in_query, &in_path, in_json.trim_matches('"')] {
+                masked = masked.replace(form, MASK);
+            }
+        }
+        for form in &self.encoded {
+            masked = masked.replace(form.as_str(), MASK);
+        }
+        if self.quotes(masked.as_bytes()) { MASK.to_owned() } else { masked }
+    }
+}
+
+/// Words for people: without control characters and those that change the direction of a text, and
+/// not longer than what is quoted of an answer and said around it.
+fn shown(detail: &str) -> String {
+    detail.chars().map(harmless).take(MAX_DETAIL_CHARS + 100).collect()
+}
+
+/// A character as it may be shown: controls, and what turns the direction of a text, become a space.
+#[must_use]
+pub fn harmless(c: char) -> char {
+    let turns = matches!(c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    // Line and paragraph separators break a log line as a control character does.
+    let breaks = matches!(c, '\u{2028}' | '\u{2029}');
+    if c.is_control() || turns || breaks { ' ' } else { c }
+}
+
+/// What tells a secret when it is quoted.
+fn parts_of(secret: &str, parts: &mut Vec<String>) {
+    let secret = secret.trim();
+    if secret.is_empty() {
+        return;
+    }
+    parts.push(secret.to_owned());
+    if secret.contains('\n') {
+        let lines = secret.lines().map(str::trim).filter(|line| line.len() >= MIN_FIELD);
+        parts.extend(lines.filter(|line| !line.starts_with("-----")).map(str::to_owned));
+    }
+    if secret.starts_with('{')
+        && let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(secret)
+    {
+        // The key file of a service account: its private key and that key's id, not its addresses.
+        let telling = fields.iter().filter(|(name, _)| {
+            ["private", "secret", "token", "password"].iter().any(|word| name.contains(word))
+        });
+        for (_, value) in telling.filter(|(name, _)| !name.ends_with("_uri")) {
+            if let Some(text) = value.as_str().filter(|text| text.len() >= MIN_FIELD) {
+                parts_of(text, parts);
+            }
+        }
+    }
+    match Url::parse(secret) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            parts_of_url(&url, parts);
+        }
+        _ => {}
+    }
+}
+
+/// The path, the query and the user of a webhook are its secret, as a whole and in pieces.
+fn parts_of_url(url: &Url, parts: &mut Vec<String>) {
+    let mut add = |text: &str, least: usize| {
+        for form in [text.to_owned(), decoded(text)] {
+            if form.len() >= least.max(1) {
+                parts.push(form);
+            }
+        }
+    };
+    add(url.path().trim_matches('/'), MIN_SEGMENT);
+    let segments: Vec<&str> = url.path().split('/').filter(|part| !part.is_empty()).collect();
+    for segment in &segments {
+        let is_public = PUBLIC_SEGMENTS.contains(&segment.to_ascii_lowercase().as_str());
+        let has = |test: fn(&char) -> bool| segment.chars().any(|c| test(&c));
+        let is_mixed = has(char::is_ascii_digit) && has(char::is_ascii_alphabetic);
+        let least = if is_mixed { MIN_MIXED_SEGMENT } else { MIN_SEGMENT };
+        if !is_public {
+            add(segment, least);
+        }
+    }
+    if let [.., one, two] = segments[..] {
+        add(&format!("{one}/{two}"), MIN_SEGMENT);
+    }
+    if let Some(query) = url.query() {
+        add(query, MIN_SEGMENT);
+        for pair in query.split('&') {
+            add(pair.split_once('=').map_or(pair, |(_, value)| value), MIN_QUERY_VALUE);
+        }
+    }
+    for user in [url.username(), url.password().unwrap_or_default()] {
+        add(user, MIN_QUERY_VALUE);
+    }
+}
+
+fn decoded(text: &str) -> String {
+    let bytes = percent_decoded(text.as_bytes());
+    bytes.map_or_else(|| text.to_owned(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The pieces of base64 that a text becomes wherever it stands in what is encoded: behind a user's
+/// name, say. The characters at either end that depend on its neighbours are left out.
+fn base64_of(text: &[u8], encoded: &mut Vec<String>) {
+    for before in 0..3_usize {
+        let mut padded = vec![0; before];
+        padded.extend_from_slice(text);
+        let dependent_first = [0, 2, 3][before];
+        let dependent_last = usize::from(padded.len() % 3 != 0);
+        for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
+            let whole = engine.encode(&padded);
+            let end = whole.len() - dependent_last;
+            if let Some(piece) = whole.get(dependent_first..end)
+                && piece.len() >= MIN_BASE64
+            {
+                encoded.push(piece.to_owned());
+            }
+        }
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if plain(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
+}
+
+/// The text with its percent-encoding undone; `None` when it has none.
+fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr(b'%', text)?;
+    let mut plain = Vec::with_capacity(text.len());
+    let (mut at, mut found) = (0, false);
+    while let Some(&byte) = text.get(at) {
+        let code = text.get(at + 1..at + 3).filter(|_| byte == b'%').and_then(hex);
+        if let Some(code) = code.and_then(|code| u8::try_from(code).ok()) {
+            plain.push(code);
+            (at, found) = (at + 3, true);
+        } else {
+            plain.push(byte);
+            at += 1;
+        }
+    }
+    found.then_some(plain)
+}
+
+/// The text with the escapes of JSON undone, wherever they stand; `None` when it has none.
+fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr(b'\\', text)?;
+    let mut plain = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        let (written, length): (Cow<'_, [u8]>, usize) = match (byte, text.get(at + 1)) {
+            (b'\\', Some(b'n')) => ((&b"\n"[..]).into(), 2),
+            (b'\\', Some(b'r')) => ((&b"\r"[..]).into(), 2),
+            (b'\\', Some(b't')) => ((&b"\t"[..]).into(), 2),
+            (b'\\', Some(b'u' | b'U')) => {
+                let code = text.get(at + 2..at + 6).and_then(hex).and_then(char::from_u32);
+                match code {
+                    Some(c) => (c.to_string().into_bytes().into(), 6),
+                    None => ((&b"\\"[..]).into(), 1),
+                }
+            }
+            (b'\\', Some(other)) => (std::slice::from_ref(other).into(), 2),
+            _ => (std::slice::from_ref(&text[at]).into(), 1),
+        };
+        plain.extend_from_slice(&written);
+        at += length;
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        destination::{ConnectorType, docs::example_settings},
+    };
+
+    fn redactor(secrets: &[&str]) -> Redactor {
+        let secrets: Vec<SecretString> =
+            secrets.iter().map(|secret| SecretString::from((*secret).to_owned())).collect();
+        Redactor::new(&secrets)
+    }
+
+    fn answer(body: impl Into<Bytes>) -> Response {
+        let received_at = Timestamp::from_millis(0);
+        Response { status: 404, headers: HeaderMap::new(), body: body.into(), received_at }
+    }
+
+    /// The forms in which services were seen to quote what they were sent.
+    fn forms(secret: &str) -> Vec<(&'static str, String)> {
+        let percent = percent_encoded(secret);
+        let in_json = serde_json::Value::from(secret).to_string();
+        let every_char = secret.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
+        let every_char = every_char.collect::<Vec<_>>().concat();
+        vec![
+            ("raw", secret.to_owned()),
+            ("percent", percent.clone()),
+            ("percent twice", percent_encoded(&percent)),
+            ("json", in_json.replace('/', "\\/")),
+            ("json, each character", every_char),
+            ("json of percent", serde_json::Value::from(percent.as_str()).to_string()),
+            ("base64", STANDARD.encode(secret)),
+            ("base64 with a colon", STANDARD.encode(format!("{secret}:"))),
+            ("base64 behind a user", STANDARD.encode(format!("user:{secret}"))),
+            ("base64 behind another", STANDARD.encode(format!("us:{secret}\n"))),
+            ("base64 for URLs", URL_SAFE_NO_PAD.encode(format!("{secret}:"))),
+            ("base64, percent", percent_encoded(&STANDARD.encode(format!("{secret}:")))),
+        ]
+    }
+
+    #[test]
+    fn every_form_of_every_types_secrets_is_found_wherever_it_stands() {
+        for kind in ConnectorType::ALL {
+            let settings = example_settings(kind.spec(), None);
+            let secrets = settings.secrets(kind.spec().fields);
+            let redactor = Redactor::new(&secrets);
+            for secret in secrets.iter().map(ExposeSecret::expose_secret) {
+                for (name, form) in forms(secret) {
+                    // Far behind what is ever shown, and across the place where it is cut.
+                    for before in ["", &"x".repeat(MAX_DETAIL_CHARS - 5), &" ".repeat(60_000)] {
+                        let text = format!("{{\"message\":\"{before} {form} \"}}");
+                        assert!(redactor.quotes(text.as_bytes()), "{kind} {name} {form}");
+                    }
+                }
+            }
+            assert!(!redactor.quotes(b"{\"error\":\"invalid_payload\",\"code\":10015}"), "{kind}");
+        }
+    }
+
+    #[test]
+    fn each_piece_of_a_webhook_is_found() {
+        let teams = "https://user1:pass%2Fword@prod-01.westeurope.logic.azure.com/workflows/\
+                     0123456789abcdef/triggers/manual/paths/invoke?api-version=2016-06-01&sig=Ab_%2Bcd-efgh";
+        let redactor = redactor(&[teams, "https://hooks.zapier.com/hooks/catch/123456/abcdef/"]);
+        for piece in [
+            "sig=Ab_%2Bcd-efgh",
+            "Ab_+cd-efgh",
+            "Ab_%2Bcd-efgh",
+            "Ab_%252Bcd-efgh",
+            "/workflows/0123456789abcdef/triggers",
+            "user1",
+            "pass/word",
+            "pass%2Fword",
+            "/hooks/catch/123456/abcdef/",
+            "123456/abcdef",
+            "123456\\/abcdef",
+        ] {
+            assert!(redactor.quotes(format!("no {piece} here").as_bytes()), "{piece}");
+        }
+        for harmless in ["workflows", "no such workflow trigger", "prod-01", "manual/paths", "v=1"]
+        {
+            assert!(!redactor.quotes(harmless.as_bytes()), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_key_file_are_found() {
+        let line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj";
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE KEY-----\n");
+        let file = serde_json::json!({ "type": "service_account", "private_key": key,
+            "private_key_id": "0123456789abcdef0123", "client_email": "a@b.iam.gserviceaccount.com",
+            "token_uri": "https://oauth2.googleapis.com/token" });
+        let redactor = redactor(&[&file.to_string()]);
+        assert!(redactor.quotes(line.as_bytes()) && redactor.quotes(b"id 0123456789abcdef0123"));
+        assert!(
+            !redactor.quotes(b"a@b.iam.gserviceaccount.com at https://oauth2.googleapis.com/token")
+        );
+    }
+
+    #[test]
+    fn a_verdict_says_nothing_of_an_answer_that_quotes_a_secret() {
+        let secrets = [SecretString::from("canary-5e1f-token")];
+        let body = format!("{}canary-5e1f-token", "x".repeat(MAX_DETAIL_CHARS - 6));
+        let response = answer(body);
+        // Cut: half of the secret is in the detail.
+        let verdict = Verdict::broken(Reason::Gone, response.detail());
+        let judged = |answer: &Response, verdict: &Verdict| {
+            Redactor::verdicts(&secrets, std::slice::from_ref(answer), vec![verdict.clone()])
+        };
+        let expected = Verdict::broken(Reason::Gone, format!("HTTP 404: {LEFT_OUT}"));
+        assert_eq!(judged(&response, &verdict), std::slice::from_ref(&expected));
+        let mut in_header = answer("no such hook");
+        let value = HeaderValue::from_static("/login?from=canary-5e1f-token");
+        in_header.headers.insert("location", value);
+        assert_eq!(judged(&in_header, &verdict), [expected]);
+        let harmless = answer("no such hook");
+        let verdict = Verdict::broken(Reason::Gone, harmless.detail());
+        assert_eq!(judged(&harmless, &verdict), [verdict]);
+        let moved = Verdict::Moved { field: "chatId", value: "canary-5e1f-token".to_owned() };
+        assert!(matches!(&judged(&harmless, &moved)[0], Verdict::Retry { .. }));
+        let moved = Verdict::Moved { field: "chatId", value: "-100123".to_owned() };
+        assert_eq!(judged(&harmless, &moved), [moved]);
+    }
+
+    #[test]
+    fn what_is_shown_turns_no_text_around() {
+        let verdict = Verdict::dead(Reason::Rejected, "a\u{202e}b\u{2066}c\u{1b}[31m\u{2028}d");
+        let Verdict::Dead { detail, .. } = &Redactor::verdicts(&[], &[], vec![verdict])[0] else {
+            panic!()
+        };
+        assert_eq!(detail, "a b c [31m d");
+    }
+
+    #[test]
+    fn no_bytes_make_it_fail() {
+        let redactor = redactor(&["canary-5e1f"]);
+        for text in [&b"\\"[..], b"%", b"%4", b"\\u", b"\\u12", b"\\ud800", b"\xff\\\xff%\xff", b""]
+        {
+            assert!(!redactor.quotes(text));
+        }
+        assert!(!self::redactor(&["", " "]).quotes(b"anything"));
+    }
+}
