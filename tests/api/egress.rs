@@ -435,7 +435,7 @@ async fn preliminary_answers_without_end_take_no_longer_than_an_answer_may() {
     let error = outbound.send(get(&url), false, TIME / 5).await.unwrap_err();
     assert_eq!(error.reason, Reason::Timeout, "{}", error.detail);
     // The connection is closed: the other end notices.
-    writing.join().unwrap();
+    tokio::task::spawn_blocking(move || writing.join().unwrap()).await.unwrap();
 }
 
 #[tokio::test]
