@@ -476,7 +476,7 @@ pub fn put_back(dispatcher: &Arc<Dispatcher>, partition: &Arc<Partition>, record
 
 /// Asks the registrar to suspend the connector.
 fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, verdict: &Verdict) {
-    let Verdict::Broken { reason, detail } = verdict else { return };
+    let Verdict::Broken { reason, detail, .. } = verdict else { return };
     let target = &delivery.target;
     if !dispatcher.asks_once(target) {
         return;
