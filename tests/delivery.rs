@@ -510,7 +510,8 @@ fn the_parts_of_a_batch_keep_to_the_rate() {
     let more = format!("{more}\n{}", sink.base_urls(&["discord"]));
     let Some((stage, _)) = stage("1s,2s", &more) else { return };
     let serve = stage.serve("one");
-    let path = "/api/webhooks/123456789012345678/abcdefghijklmnopqrstuvwxyz0123456789";
+    let path = format!("/api/webhooks/123456789012345678/{}", "secret7890".repeat(6));
+    let path = path.as_str();
     let url = format!("https://discord.com{path}");
     stage.set_up(&[create("cmd_1", "proj_1", "conn_1", "discord", &url, &["*"])]);
     sink.script(path, &vec![Reply::Status(413); 12], Reply::Status(204));
