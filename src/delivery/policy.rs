@@ -11,6 +11,11 @@ pub const MAX_DEFERRED_AGE: Duration = Duration::from_secs(3 * 24 * 3600);
 /// that it is not much later than the repair.
 pub const SUSPENDED_ROUND: Duration = Duration::from_secs(3600);
 
+/// A delivery that an open circuit puts off waits at least this part of the time since it was first
+/// put off: else each would be written again many times for each probe of a destination that is down
+/// for days. So it is late after the repair by this part of the outage at most, or by its tier.
+const PART_OF_OUTAGE: u32 = 8;
+
 /// One retry tier: a topic whose records fall due after a fixed delay.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tier {
@@ -121,6 +126,7 @@ impl RetryPolicy {
         }
         let wait = match reason {
             Reason::Suspended | Reason::Unusable => SUSPENDED_ROUND,
+            Reason::CircuitOpen => expected_wait.max(deferred_for / PART_OF_OUTAGE),
             _ => expected_wait,
         };
         let tier = self.tiers.iter().rposition(|tier| tier.delay <= wait);
@@ -245,9 +251,12 @@ mod tests {
         for steps in [0, 5, 6, 7] {
             let open = put_off(Reason::CircuitOpen, steps, secs(0));
             assert_eq!(open, Next::Wait { tier: 1, steps });
-            let held = put_off(Reason::Suspended, steps, MAX_DEFERRED_AGE - secs(1));
+            let held = put_off(Reason::Suspended, steps, MAX_DEFERRED_AGE / 2);
             assert_eq!(held, Next::Wait { tier: 4, steps });
         }
+        // In an outage of hours it is not written again every few seconds.
+        let long = put_off(Reason::CircuitOpen, 0, secs(8 * 3600));
+        assert_eq!(long, Next::Wait { tier: 4, steps: 0 });
         let old = |reason, steps| put_off(reason, steps, MAX_DEFERRED_AGE);
         assert_eq!(old(Reason::CircuitOpen, 5), Next::Wait { tier: 5, steps: 6 });
         assert_eq!(old(Reason::CircuitOpen, 6), Next::Dead);

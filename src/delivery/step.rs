@@ -248,7 +248,7 @@ mod tests {
         let is_dead = |ending| matches!(ending, Ending::Parked(Park { next: Next::Dead, .. }));
         assert!(!is_dead(history.after_attempt(&policy, gone(), took, start)));
         // The owner says that it works, and it does not: it counts from the first time.
-        let late = start.plus(MAX_DEFERRED_AGE - secs(1));
+        let late = start.plus(MAX_DEFERRED_AGE / 2);
         assert!(!is_dead(history.after_attempt(&policy, gone(), took, late)));
         assert_eq!(history.steps, 2);
         let too_late = start.plus(MAX_DEFERRED_AGE);

@@ -132,7 +132,7 @@ impl<K, T> Lane<K, T> {
     pub(super) fn is_at_rest(&mut self, is_last: bool, now: Moment) -> bool {
         match self.circuit.gate(now) {
             Gate::Open => false,
-            Gate::Probe => is_last && now < self.spare_until,
+            Gate::Probe => self.waiting() > 0 || (is_last && now < self.spare_until),
             Gate::Shut => {
                 if !is_last {
                     self.note_spare();

@@ -55,7 +55,7 @@ impl World {
             }
             if now.as_millis().is_multiple_of(100) {
                 for deferral in world.lanes.sweep(now) {
-                    world.put_off(deferral, now);
+                    world.put_off(&deferral, now);
                 }
             }
             while let Some(start) = world.lanes.next(now) {
@@ -70,7 +70,7 @@ impl World {
     fn offer(&mut self, item: usize, now: Moment) {
         let history = &self.histories[item];
         if let Some(wait) = history.left_to_ask(stamp(now)) {
-            self.put_off(Deferral { item, reason: Reason::RateLimited, wait }, now);
+            self.put_off(&Deferral { item, reason: Reason::RateLimited, wait }, now);
             return;
         }
         let arrival = if history.deferred_since.or(history.first_attempt_at).is_some() {
@@ -82,12 +82,12 @@ impl World {
         match self.lanes.offer(&"a", LIMITS, arrival, item, now) {
             Offer::Queued => {}
             Offer::Busy(item) => self.waiting.entry(now + TICK).or_default().push(item),
-            Offer::Deferred(deferral) => self.put_off(deferral, now),
+            Offer::Deferred(deferral) => self.put_off(&deferral, now),
         }
     }
 
-    fn put_off(&mut self, deferral: Deferral<usize>, now: Moment) {
-        let Deferral { item, reason, wait } = deferral;
+    fn put_off(&mut self, deferral: &Deferral<usize>, now: Moment) {
+        let Deferral { item, reason, wait } = *deferral;
         let history = &mut self.histories[item];
         let park = history.after_deferral(&self.policy, reason, String::new(), wait, stamp(now));
         self.park(item, &park, now);
@@ -96,7 +96,7 @@ impl World {
     fn answer(&mut self, start: Start<usize>, verdict: &Verdict, now: Moment) {
         let report = Report::of(start.items.iter().map(|_| (1, verdict)));
         for deferral in self.lanes.finish(start.ticket, report, now) {
-            self.put_off(deferral, now);
+            self.put_off(&deferral, now);
         }
         for item in start.items {
             let history = &mut self.histories[item];
