@@ -23,7 +23,8 @@ fn scrape(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scrape");
     let limits =
         LaneLimits { label: 0, same_place: false, concurrency: 16, rate: None, batch_items: 1 };
-    let arrival = Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
+    let arrival =
+        Arrival { version: 1, source: Source::Live, crowded: false, patient: true, is_last: false };
     let mut lanes: Lanes<u32, u64> = Lanes::new(4096, 4096);
     for key in 0..10_000 {
         lanes.offer(&key, limits, arrival, 1, Duration::ZERO);

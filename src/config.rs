@@ -19,10 +19,11 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 use crate::{
-    delivery::RetryPolicy,
+    delivery::{MAX_DEFERRED_AGE, RetryPolicy},
     destination::ConnectorType,
     egress::EgressPolicy,
     kafka::{Connection, StartFrom},
+    lane::FIRST_REST,
 };
 
 /// The prefix of environment variables; `__` stands between levels.
@@ -68,6 +69,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("destinations.<type>.concurrency", "requests at once per connector"),
     ("destinations.<type>.timeout", "how long an answer may take"),
     ("delivery.retry_tiers", "the delays of the retry topics"),
+    ("delivery.max_deferred_age", "how long a delivery may be put off without a request"),
     ("delivery.max_in_flight", "deliveries at once per instance"),
     ("delivery.attempt_log", "all, failures or off"),
     ("delivery.shutdown_grace", "how long in-flight work may take at shutdown"),
@@ -334,6 +336,9 @@ pub struct DeliverySettings {
     /// The delays of the retry topics.
     #[serde(deserialize_with = "retry_policy")]
     pub retry_tiers: RetryPolicy,
+    /// How long a delivery may be put off without a request.
+    #[serde(deserialize_with = "duration")]
+    pub max_deferred_age: Duration,
     /// Deliveries at once per instance.
     pub max_in_flight: u32,
     /// Which attempts are recorded.
@@ -347,11 +352,34 @@ impl Default for DeliverySettings {
     fn default() -> Self {
         Self {
             retry_tiers: RetryPolicy::default(),
+            max_deferred_age: MAX_DEFERRED_AGE,
             max_in_flight: 4096,
             attempt_log: AttemptLogging::All,
             // With five seconds for the rest it is below the 30 s that Kubernetes waits by default.
             shutdown_grace: Duration::from_secs(20),
         }
+    }
+}
+
+impl DeliverySettings {
+    /// The retry policy.
+    #[must_use]
+    pub fn policy(&self) -> RetryPolicy {
+        self.retry_tiers.clone().with_max_deferred_age(self.max_deferred_age)
+    }
+
+    /// What works and is hardly meant so, in a sentence.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let total = self.retry_tiers.total();
+        (total < FIRST_REST).then(|| {
+            format!(
+                "delivery.retry_tiers take {} together, less than the {} for which a failing \
+                 destination is left alone: deliveries end before it is asked again",
+                humantime::format_duration(total),
+                humantime::format_duration(FIRST_REST),
+            )
+        })
     }
 }
 
@@ -575,6 +603,10 @@ impl Config {
             row("egress.allow_cidrs", list(&self.egress.allow_cidrs)),
             row("egress.allow_http", self.egress.allow_http),
             row("delivery.retry_tiers", &self.delivery.retry_tiers),
+            row(
+                "delivery.max_deferred_age",
+                humantime::format_duration(self.delivery.max_deferred_age),
+            ),
             row("delivery.max_in_flight", self.delivery.max_in_flight),
             row("delivery.attempt_log", format!("{:?}", self.delivery.attempt_log).to_lowercase()),
             row(

@@ -5,20 +5,25 @@
 //! checked, and the connection is made to an address that was checked. Redirects are not followed.
 
 use std::{
+    cell::Cell,
     error::Error as StdError,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use http::{
     HeaderValue,
     header::{HOST, USER_AGENT},
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::{Instant, timeout_at};
+use tower_layer::layer_fn;
+use tower_service::Service;
 use url::{Host, Position, Url};
 
 use crate::{
@@ -46,6 +51,50 @@ pub struct SendError {
     pub reason: Reason,
     /// In words, without URL or address.
     pub detail: String,
+    /// Whether a connection that had served before ended before an answer came. Servers close idle
+    /// connections, so that says little of the service, see [`Connection::New`].
+    pub was_kept: bool,
+}
+
+impl SendError {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), was_kept: false }
+    }
+}
+
+/// Which connection a request goes out on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Connection {
+    /// One that was kept, if there is one.
+    Kept,
+    /// A new one, whatever was kept.
+    New,
+}
+
+tokio::task_local! {
+    /// Whether a connection was begun for the request that this task sends.
+    static CONNECTS: Cell<bool>;
+}
+
+/// Notes that a connection is begun: what was sent without one went out on a kept connection. The
+/// client itself does not tell.
+#[derive(Clone)]
+struct NotesConnects<S>(S);
+
+impl<R, S: Service<R>> Service<R> for NotesConnects<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        // The client begins connections in the task that sends.
+        let _ = CONNECTS.try_with(|connects| connects.set(true));
+        self.0.call(request)
+    }
 }
 
 /// Finds the addresses of a name; a port that is not 0 replaces the URL's.
@@ -60,15 +109,23 @@ async fn system_lookup(name: String) -> io::Result<Vec<SocketAddr>> {
 #[derive(Clone)]
 pub struct Outbound {
     /// For users' URLs over https.
-    guarded: reqwest::Client,
+    guarded: Clients,
     /// For users' URLs over https on a port that only the operator's networks may be called on.
-    inside: reqwest::Client,
+    inside: Clients,
     /// For users' URLs over plain http, to networks that the operator named.
-    permitted: reqwest::Client,
+    permitted: Clients,
     /// For URLs that the operator set, over https and over plain http.
-    trusted: reqwest::Client,
-    trusted_plain: reqwest::Client,
+    trusted: Clients,
+    trusted_plain: Clients,
     policy: Arc<EgressPolicy>,
+}
+
+/// The same client twice.
+#[derive(Clone)]
+struct Clients {
+    keeping: reqwest::Client,
+    /// It keeps no connection.
+    fresh: reqwest::Client,
 }
 
 impl Outbound {
@@ -84,12 +141,13 @@ impl Outbound {
         // A second call finds the provider already installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = Arc::new(policy);
-        let client = |rule: Option<Rule>, speaks: Speaks| {
+        let client = |rule: Option<Rule>, speaks: Speaks, max_idle: usize| {
             let mut builder = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .connect_timeout(CONNECT_TIMEOUT)
                 .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+                .pool_max_idle_per_host(max_idle)
+                .connector_layer(layer_fn(NotesConnects))
                 .tcp_nodelay(true)
                 .no_proxy()
                 .referer(false);
@@ -102,12 +160,16 @@ impl Outbound {
             }
             builder.build().map_err(|error| format!("cannot set up the HTTP client: {error}"))
         };
+        let clients = |rule: Option<Rule>, speaks: Speaks| -> Result<Clients, String> {
+            let keeping = client(rule, speaks, MAX_IDLE_PER_HOST)?;
+            Ok(Clients { keeping, fresh: client(rule, speaks, 0)? })
+        };
         Ok(Self {
-            guarded: client(Some(Rule::Allowed), Speaks::Http2)?,
-            inside: client(Some(Rule::Inside), Speaks::Http2)?,
-            permitted: client(Some(Rule::Permitted), Speaks::Http1)?,
-            trusted: client(None, Speaks::Http2)?,
-            trusted_plain: client(None, Speaks::Http1)?,
+            guarded: clients(Some(Rule::Allowed), Speaks::Http2)?,
+            inside: clients(Some(Rule::Inside), Speaks::Http2)?,
+            permitted: clients(Some(Rule::Permitted), Speaks::Http1)?,
+            trusted: clients(None, Speaks::Http2)?,
+            trusted_plain: clients(None, Speaks::Http1)?,
             policy,
         })
     }
@@ -119,11 +181,27 @@ impl Outbound {
         trusted: bool,
         timeout: Duration,
     ) -> Result<Response, SendError> {
-        let client = self.client(&request, trusted)?;
-        exchange(client, request, timeout, MAX_RESPONSE_BYTES).await
+        self.send_on(Connection::Kept, request, trusted, timeout).await
     }
 
-    fn client(&self, request: &Request, trusted: bool) -> Result<&reqwest::Client, SendError> {
+    /// The same on a connection of this kind. A head is an answer, whatever becomes of its body.
+    pub async fn send_on(
+        &self,
+        connection: Connection,
+        request: Request,
+        trusted: bool,
+        timeout: Duration,
+    ) -> Result<Response, SendError> {
+        let clients = self.clients(&request, trusted)?;
+        let client = match connection {
+            Connection::Kept => &clients.keeping,
+            Connection::New => &clients.fresh,
+        };
+        let (response, _) = exchange(client, request, timeout, MAX_RESPONSE_BYTES).await?;
+        Ok(response)
+    }
+
+    fn clients(&self, request: &Request, trusted: bool) -> Result<&Clients, SendError> {
         let is_plain = request.url.scheme() != "https";
         if trusted {
             return Ok(if is_plain { &self.trusted_plain } else { &self.trusted });
@@ -198,16 +276,18 @@ impl OperatorClient {
         timeout: Duration,
         max_bytes: usize,
     ) -> Result<Response, SendError> {
-        exchange(&self.0, request, timeout, max_bytes).await
+        let (response, cut) = exchange(&self.0, request, timeout, max_bytes).await?;
+        cut.map_or(Ok(response), Err)
     }
 }
 
+/// Sends a request. With a head there is an answer; why its body is not complete is told beside it.
 async fn exchange(
     client: &reqwest::Client,
     request: Request,
     timeout: Duration,
     max_bytes: usize,
-) -> Result<Response, SendError> {
+) -> Result<(Response, Option<SendError>), SendError> {
     let host = plain_host(&request.url);
     let mut raw = reqwest::Request::new(request.method, request.url);
     let headers = raw.headers_mut();
@@ -222,20 +302,31 @@ async fn exchange(
     if !request.body.is_empty() {
         *raw.body_mut() = Some(request.body.into());
     }
-    let answer = async {
-        let mut response = client.execute(raw).await.map_err(|error| explain(&error))?;
-        let status = response.status().as_u16();
-        let headers = std::mem::take(response.headers_mut());
-        let body = read_body(&mut response, max_bytes).await?;
-        Ok(Response { status, headers, body, received_at: clock::now() })
+    let deadline = Instant::now() + timeout;
+    let late = || {
+        let detail = format!("no complete answer within {} s", timeout.as_secs_f64());
+        SendError::new(Reason::Timeout, detail)
     };
-    match tokio::time::timeout(timeout, answer).await {
-        Ok(result) => result,
-        Err(_) => Err(SendError {
-            reason: Reason::Timeout,
-            detail: format!("no complete answer within {} s", timeout.as_secs_f64()),
-        }),
-    }
+    let executing = async {
+        let executed = timeout_at(deadline, client.execute(raw)).await;
+        let executed = executed.map_err(|_| late())?;
+        executed.map_err(|error| {
+            let connects = CONNECTS.with(Cell::get);
+            SendError { was_kept: !connects && is_closed(&error), ..explain(&error) }
+        })
+    };
+    let mut response = CONNECTS.scope(Cell::new(false), executing).await?;
+    let status = response.status().as_u16();
+    let headers = std::mem::take(response.headers_mut());
+    let mut body = BytesMut::new();
+    let read = timeout_at(deadline, read_body(&mut response, &mut body, max_bytes)).await;
+    let cut = match read {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(explain(&error)),
+        Err(_) => Some(late()),
+    };
+    let (body, is_incomplete) = (body.freeze(), cut.is_some());
+    Ok((Response { status, headers, body, received_at: clock::now(), is_incomplete }, cut))
 }
 
 /// The value of `Host` for a URL over plain http, which is HTTP/1.1. The client would format it from
@@ -246,23 +337,25 @@ fn plain_host(url: &Url) -> Option<HeaderValue> {
 }
 
 /// Reads a body up to the cap; the rest is not read.
-async fn read_body(response: &mut reqwest::Response, max_bytes: usize) -> Result<Bytes, SendError> {
-    let mut body = BytesMut::new();
+async fn read_body(
+    response: &mut reqwest::Response,
+    body: &mut BytesMut,
+    max_bytes: usize,
+) -> Result<(), reqwest::Error> {
     loop {
-        match response.chunk().await {
-            Ok(None) => return Ok(body.freeze()),
-            Ok(Some(chunk)) if body.is_empty() && chunk.len() <= max_bytes => {
+        match response.chunk().await? {
+            None => return Ok(()),
+            Some(chunk) if body.is_empty() && chunk.len() <= max_bytes => {
                 // Most answers are one chunk.
-                body = chunk.try_into_mut().unwrap_or_else(|chunk| BytesMut::from(&chunk[..]));
+                *body = chunk.try_into_mut().unwrap_or_else(|chunk| BytesMut::from(&chunk[..]));
             }
-            Ok(Some(chunk)) => {
+            Some(chunk) => {
                 let room = max_bytes.saturating_sub(body.len());
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if body.len() >= max_bytes {
-                    return Ok(body.freeze());
+                    return Ok(());
                 }
             }
-            Err(error) => return Err(explain(&error)),
         }
     }
 }
@@ -323,12 +416,27 @@ impl Resolve for Guard {
 struct DnsFailed(io::Error);
 
 fn refused_address() -> SendError {
-    SendError {
-        reason: Reason::AddressRefused,
-        detail: "the destination's address is private or reserved, or its port is not one that \
-                 may be called, and the operator has not allowed it"
-            .to_owned(),
-    }
+    SendError::new(
+        Reason::AddressRefused,
+        "the destination's address is private or reserved, or its port is not one that may be called, \
+         and the operator has not allowed it",
+    )
+}
+
+/// Whether the connection ended before the head of an answer was there.
+fn is_closed(error: &reqwest::Error) -> bool {
+    use io::ErrorKind as K;
+    let is_end = |cause: &(dyn StdError + 'static)| {
+        let by_client = cause.downcast_ref::<hyper::Error>();
+        let by_system = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        by_client.is_some_and(|error| error.is_incomplete_message() || error.is_canceled())
+            || matches!(
+                by_system,
+                Some(K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::UnexpectedEof)
+            )
+    };
+    let mut causes = std::iter::successors(error.source(), |cause| StdError::source(*cause));
+    causes.any(is_end)
 }
 
 /// Whether it is a TLS error. One may sit inside an I/O error, or inside one inside it: beyond the
@@ -346,10 +454,10 @@ fn is_out_of_files(error: &io::Error) -> bool {
 /// What this program lacks is held against nothing else: [`Reason::LaneFull`] puts a delivery off
 /// and uses up no attempt.
 fn out_of_files() -> SendError {
-    SendError {
-        reason: Reason::LaneFull,
-        detail: "this instance may open no more files: raise its limit (ulimit -n)".to_owned(),
-    }
+    SendError::new(
+        Reason::LaneFull,
+        "this instance may open no more files: raise its limit (ulimit -n)",
+    )
 }
 
 /// What an error of the client means; its text without the URL.
@@ -386,7 +494,7 @@ fn explain(error: &(dyn StdError + 'static)) -> SendError {
         Reason::ConnectionLost
     });
     let detail = if words.is_empty() { reason.help().to_owned() } else { words };
-    SendError { reason, detail }
+    SendError::new(reason, detail)
 }
 
 #[cfg(test)]

@@ -143,7 +143,9 @@ impl Redactor {
                 Verdict::Retry { reason, detail: clean(detail), after }
             }
             Verdict::Dead { reason, detail } => Verdict::Dead { reason, detail: clean(detail) },
-            Verdict::Broken { reason, detail } => Verdict::Broken { reason, detail: clean(detail) },
+            Verdict::Broken { reason, detail, certainty } => {
+                Verdict::Broken { reason, detail: clean(detail), certainty }
+            }
             // A setting that is no secret would become one that is.
             Verdict::Moved { value, .. } if self.quotes(value.as_bytes()) => {
                 Verdict::retry(Reason::UnexpectedResponse, LEFT_OUT)
@@ -359,7 +361,13 @@ mod tests {
 
     fn answer(body: impl Into<Bytes>) -> Response {
         let received_at = Timestamp::from_millis(0);
-        Response { status: 404, headers: HeaderMap::new(), body: body.into(), received_at }
+        Response {
+            status: 404,
+            headers: HeaderMap::new(),
+            body: body.into(),
+            received_at,
+            is_incomplete: false,
+        }
     }
 
     /// The forms in which services were seen to quote what they were sent.

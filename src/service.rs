@@ -290,6 +290,9 @@ impl Service {
             };
             (*kind, limits)
         });
+        if let Some(warning) = delivery.warning() {
+            tracing::warn!("{warning}");
+        }
         let outbound = Outbound::new(self.config.egress_policy()).map_err(|e| anyhow!(e))?;
         let dispatcher = Dispatcher::start(DispatchOptions {
             view: Arc::clone(&self.view),
@@ -299,7 +302,7 @@ impl Service {
             attempt_logging: delivery.attempt_log,
             topics: topics.clone(),
             codec: self.codec.clone(),
-            policy: delivery.retry_tiers.clone(),
+            policy: delivery.policy(),
             limits: limits.collect(),
             state_partitions: self.partitions,
             supervisor: self.supervisor.clone(),

@@ -313,6 +313,228 @@ fn retry_after_chooses_the_first_tier_that_is_not_shorter() {
     serve.stop();
 }
 
+/// docs/RELIABILITY.md, row by row: what is answered, how often it is asked, and what it ends as.
+#[test]
+fn answers_have_the_ends_that_the_documentation_says() {
+    struct Row {
+        name: &'static str,
+        first: Vec<Reply>,
+        then: Reply,
+        requests: usize,
+        /// The least milliseconds before each further request.
+        waits: &'static [u64],
+        end: End,
+    }
+    #[derive(Clone, Copy, PartialEq)]
+    enum End {
+        Delivered,
+        Dead(&'static str),
+        Suspended,
+    }
+    const TIERS: &[u64] = &[300, 600];
+    let Some((stage, sink)) = stage("300ms,600ms", "") else { return };
+    let serve = stage.serve("one");
+    let after = |status, seconds: &str| Reply::RetryAfter(status, seconds.to_owned());
+    let fails = |name, status, reason| {
+        let then = Reply::Status(status);
+        Row { name, first: vec![], then, requests: 3, waits: TIERS, end: End::Dead(reason) }
+    };
+    let once = |name, status, end| Row {
+        name,
+        first: vec![],
+        then: Reply::Status(status),
+        requests: 1,
+        waits: &[],
+        end,
+    };
+    let mended = |name, first: Vec<Reply>, waits| {
+        let requests = first.len() + 1;
+        Row { name, first, then: Reply::Status(200), requests, waits, end: End::Delivered }
+    };
+    let redirect = Reply::Redirect(307, "https://elsewhere.example/secret".to_owned());
+    let rows = [
+        once("ok", 200, End::Delivered),
+        once("accepted", 202, End::Delivered),
+        once("refused", 400, End::Dead("rejected")),
+        once("unprocessable", 422, End::Dead("rejected")),
+        once("too_large", 413, End::Dead("payload_too_large")),
+        once("unauthorized", 401, End::Suspended),
+        once("gone", 410, End::Suspended),
+        // Doubtful ones: they suspend only when they are many.
+        fails("forbidden", 403, "unauthorized"),
+        fails("not_found", 404, "not_ready"),
+        Row { then: redirect, ..fails("redirected", 307, "redirected") },
+        fails("down", 500, "server_error"),
+        fails("unavailable", 503, "server_error"),
+        mended("mended", vec![Reply::Status(500), Reply::Status(503)], TIERS),
+        // Whatever the status: what is asked for is waited for, in several rounds, for one step.
+        mended("wait_503", vec![after(503, "2"), Reply::Status(500)], &[2_000, 600]),
+        mended("wait_500", vec![after(500, "1"), after(500, "1")], &[1_000, 1_000]),
+        mended("wait_408", vec![after(408, "2")], &[2_000]),
+        mended("wait_429", vec![after(429, "2")], &[2_000]),
+        mended("wait_403", vec![after(403, "2")], &[2_000]),
+        // The tiers are used up, and the moment that it named is waited for once more.
+        mended(
+            "wait_last",
+            vec![Reply::Status(500), Reply::Status(500), after(503, "2")],
+            &[300, 600, 2_000],
+        ),
+        Row {
+            name: "wait_always",
+            first: vec![],
+            then: after(503, "1"),
+            requests: 4,
+            waits: &[1_000, 1_000, 1_000],
+            end: End::Dead("server_error"),
+        },
+    ];
+    stage.set_up(&rows.each_ref().map(|row| n8n(&sink, row.name, &["*"])));
+    for row in &rows {
+        sink.script(&format!("/webhook/{}", row.name), &row.first, row.then.clone());
+    }
+    stage.events(&[event("evt_1", "payment.settled", "proj_1")]);
+
+    let expected = |end: fn(End) -> bool| rows.iter().filter(move |row| end(row.end)).count();
+    let dead = || stage.kafka.read(&stage.topic("deliveries.dead"));
+    wait_until("all that end have ended", PATIENCE, || {
+        let delivered = serve.count("dunmore_deliveries_total", &[("outcome", "delivered")]);
+        delivered == expected(|end| end == End::Delivered)
+            && dead().len() == expected(|end| matches!(end, End::Dead(_)))
+    });
+    let suspended = |name: &str| {
+        let shown = stage.run_json(&["connector", "get", "proj_1", name]);
+        shown["suspendedReason"].is_string()
+    };
+    for row in rows.iter().filter(|row| row.end == End::Suspended) {
+        wait_until("it is suspended", PATIENCE, || suspended(row.name));
+    }
+    let letters: BTreeMap<String, (String, String)> = dead()
+        .iter()
+        .map(|letter| {
+            let header = |name: &str| letter.header(name).to_owned();
+            let why = (header("dunmore-error-reason"), header("dunmore-error-detail"));
+            (header("dunmore-connector-id"), why)
+        })
+        .collect();
+    for row in &rows {
+        let hits = sink.hits_on(&format!("/webhook/{}", row.name));
+        assert_eq!(hits.len(), row.requests, "{}", row.name);
+        for (pair, wait) in hits.windows(2).zip(row.waits) {
+            let waited = pair[1].at - pair[0].at;
+            assert!(waited >= Duration::from_millis(*wait), "{}: {waited:?}", row.name);
+        }
+        let told = letters.get(row.name).map(|(reason, _)| reason.as_str());
+        let reason = if let End::Dead(reason) = row.end { Some(reason) } else { None };
+        assert_eq!(told, reason, "{}", row.name);
+        assert_eq!(suspended(row.name), row.end == End::Suspended, "{}", row.name);
+    }
+    let (_, detail) = &letters["redirected"];
+    assert!(detail.contains("elsewhere.example") && !detail.contains("secret"), "{detail}");
+    serve.stop();
+}
+
+#[test]
+fn a_wait_that_is_asked_for_holds_the_whole_connector() {
+    const EVENTS: usize = 40;
+    for status in [503, 408, 502] {
+        let Some((stage, sink)) = stage("200ms,400ms", "") else { return };
+        let serve = stage.serve("one");
+        stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+        // Two requests may be under way to a destination that has not answered yet.
+        let later = Reply::RetryAfter(status, "4".to_owned());
+        sink.script("/webhook/conn_1", &[later.clone(), later], Reply::Status(200));
+        let events = (0..EVENTS).map(|n| event(&format!("evt_{n}"), "payment.settled", "proj_1"));
+        stage.events(&events.collect::<Vec<_>>());
+        wait_until("all arrive", PATIENCE, || sink.delivered_count() == EVENTS);
+        let hits = sink.hits();
+        let early = hits.iter().filter(|hit| hit.at - hits[0].at < Duration::from_millis(3_900));
+        assert!(early.count() <= 2, "{status}");
+        assert_eq!(hits.len(), EVENTS + hits.iter().filter(|hit| hit.status == status).count());
+        serve.stop();
+        assert_eq!(stage.kafka.read(&stage.topic("deliveries.dead")).len(), 0, "{status}");
+    }
+}
+
+#[test]
+fn an_open_circuit_ends_nothing_that_was_not_asked_for() {
+    const EVENTS: usize = 60;
+    let Some((stage, sink)) = stage("200ms,400ms", "") else { return };
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+    sink.script("/webhook/conn_1", &[], Reply::Status(500));
+    let events = (0..EVENTS).map(|n| event(&format!("evt_{n}"), "payment.settled", "proj_1"));
+    stage.events(&events.collect::<Vec<_>>());
+    // The circuit opens, and its first probe fails as well: far longer than both tiers.
+    wait_until("a probe has failed", PATIENCE, || {
+        let hits = sink.hits();
+        hits.last().is_some_and(|last| last.at - hits[0].at > Duration::from_secs(4))
+    });
+    let failed = sink.count();
+    assert!(failed < 10, "{failed} requests while it was down");
+    sink.script("/webhook/conn_1", &[], Reply::Status(200));
+    wait_until("all arrive", PATIENCE, || sink.delivered_count() == EVENTS);
+    serve.stop();
+    assert_eq!(stage.kafka.read(&stage.topic("deliveries.dead")).len(), 0);
+}
+
+#[test]
+fn a_configuration_that_every_event_dies_of_is_suspended_and_the_rest_is_held() {
+    const EVENTS: usize = 100;
+    let Some((stage, sink)) = stage("300ms,1s", "") else { return };
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+    sink.script("/webhook/conn_1", &[], Reply::Status(422));
+    let events = (0..EVENTS).map(|n| event(&format!("evt_{n}"), "payment.settled", "proj_1"));
+    stage.events(&events.collect::<Vec<_>>());
+    let suspended = wait_for("the connector is suspended", PATIENCE, || {
+        let shown = stage.run_json(&["connector", "get", "proj_1", "conn_1"]);
+        shown["suspendedReason"].as_str().map(str::to_owned)
+    });
+    assert!(suspended.starts_with("rejected: HTTP 422"), "{suspended}");
+    let patch = json!({"config": {"webhookUrl": sink.url("/webhook/mended")}});
+    stage.set_up(&[update("cmd_mend", "proj_1", "conn_1", &patch)]);
+    // Nine and what was under way beside the tenth.
+    let dead = || stage.kafka.read(&stage.topic("deliveries.dead")).len();
+    wait_until("the rest arrives", PATIENCE, || {
+        sink.hits_on("/webhook/mended").len() + dead() == EVENTS
+    });
+    assert!((9..9 + 16).contains(&dead()), "{}", dead());
+    serve.stop();
+}
+
+/// A batch that is refused as a whole is sent in smaller ones, no faster than the service allows.
+#[test]
+fn the_parts_of_a_batch_keep_to_the_rate() {
+    const RATE: f64 = 4.0;
+    let more = "destinations.discord.rate_per_second = 4.0";
+    let sink = Sink::start();
+    let more = format!("{more}\n{}", sink.base_urls(&["discord"]));
+    let Some((stage, _)) = stage("1s,2s", &more) else { return };
+    let serve = stage.serve("one");
+    let path = format!("/api/webhooks/123456789012345678/{}", "secret7890".repeat(6));
+    let path = path.as_str();
+    let url = format!("https://discord.com{path}");
+    stage.set_up(&[create("cmd_1", "proj_1", "conn_1", "discord", &url, &["*"])]);
+    sink.script(path, &vec![Reply::Status(413); 12], Reply::Status(204));
+    let events = (0..30).map(|n| event(&format!("evt_{n}"), "payment.settled", "proj_1"));
+    stage.events(&events.collect::<Vec<_>>());
+    wait_until("all have ended", PATIENCE, || {
+        let count = |outcome| serve.count("dunmore_deliveries_total", &[("outcome", outcome)]);
+        count("delivered") + count("dead") == 30
+    });
+    serve.stop();
+    let hits = sink.hits();
+    assert!(hits.len() > 12);
+    for (from, first) in hits.iter().enumerate() {
+        for (to, last) in hits.iter().enumerate().skip(from) {
+            let count = f64::from(u32::try_from(to - from + 1).unwrap());
+            // What goes at once after a pause, then so many a second; one for what travels slower.
+            let most = RATE + RATE * (last.at - first.at).as_secs_f64() + 1.0;
+            assert!(count <= most, "{count} requests in {:?}", last.at - first.at);
+        }
+    }
+}
+
 #[test]
 fn first_attempts_go_out_in_the_order_of_the_partition() {
     const CONNECTORS: usize = 10;

@@ -11,7 +11,7 @@ use dunmore_connectors::{
     delivery::{DeliveryRecord, Reason},
     destination::{Request, Response},
     egress::EgressPolicy,
-    outbound::{Outbound, SendError},
+    outbound::{Connection, Outbound, SendError},
 };
 use support::{
     broker::broker,
@@ -45,9 +45,10 @@ async fn each_fault_has_its_reason() {
         (Fault::Silent, Some(Reason::Timeout)),
         (Fault::Closed, Some(Reason::ConnectionLost)),
         (Fault::ResetInTheHead, Some(Reason::ConnectionLost)),
-        (Fault::ResetInTheBody, Some(Reason::ConnectionLost)),
+        // A head is an answer, whatever becomes of its body.
+        (Fault::ResetInTheBody, None),
         (Fault::SlowHead, Some(Reason::Timeout)),
-        (Fault::SlowBody, Some(Reason::Timeout)),
+        (Fault::SlowBody, None),
         // It is read up to the cap, and the status counts.
         (Fault::EndlessBody, None),
         (Fault::Garbage, Some(Reason::ConnectionLost)),
@@ -62,7 +63,12 @@ async fn each_fault_has_its_reason() {
                 reason,
                 "{fault:?}: {sent:?}"
             );
+            if let Ok(response) = &sent {
+                assert_eq!(response.status, 200, "{fault:?}");
+                assert_eq!(response.is_incomplete, fault != Fault::EndlessBody, "{fault:?}");
+            }
             if let Err(error) = sent {
+                assert!(!error.was_kept, "{fault:?}: a new connection");
                 let secret = ["/hook", "127.0.0.1"].iter().any(|word| error.detail.contains(word));
                 assert!(!secret, "{fault:?}: {}", error.detail);
             }
@@ -118,14 +124,63 @@ async fn a_connection_that_closes_on_reuse_is_told_and_not_repeated_in_secret() 
         tokio::task::spawn_blocking(|| FaultServer::start(Fault::ClosedOnReuse)).await.unwrap();
     let mut outcomes = Vec::new();
     for _ in 0..6 {
-        outcomes.push(send(&outbound, &server.url("/hook")).await.map_err(|error| error.reason));
+        outcomes.push(send(&outbound, &server.url("/hook")).await);
     }
-    let ended: Vec<Option<Reason>> =
-        outcomes.iter().map(|sent| sent.as_ref().err().copied()).collect();
-    let lost = Some(Reason::ConnectionLost);
+    let ended: Vec<Option<(Reason, bool)>> = outcomes
+        .iter()
+        .map(|sent| sent.as_ref().err().map(|error| (error.reason, error.was_kept)))
+        .collect();
+    let lost = Some((Reason::ConnectionLost, true));
     assert_eq!(ended, [None, lost, None, lost, None, lost]);
     assert_eq!(server.arrivals().len(), 6, "each request was sent once");
     tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+}
+
+/// On a connection of its own each request is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_is_new_whatever_is_kept() {
+    let outbound = outbound();
+    let server =
+        tokio::task::spawn_blocking(|| FaultServer::start(Fault::ClosedOnReuse)).await.unwrap();
+    let url = server.url("/hook");
+    assert_eq!(send(&outbound, &url).await.unwrap().status, 200);
+    for _ in 0..5 {
+        let request = Request::post_json(url.parse().unwrap(), "{}");
+        let sent = outbound.send_on(Connection::New, request, false, TIMEOUT).await;
+        assert_eq!(sent.unwrap().status, 200);
+    }
+    let connections: Vec<usize> =
+        server.arrivals().iter().map(|arrival| arrival.connection).collect();
+    assert_eq!(connections, [0, 1, 2, 3, 4, 5]);
+    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+}
+
+/// A server that closes each connection when it is used a second time: what nothing was said to is said
+/// again at once, on a new one.
+#[test]
+fn connections_that_close_on_reuse_cost_no_tier() {
+    const EVENTS: usize = 12;
+    let Some(broker) = broker() else { return };
+    let more = "topics.partitions = 1";
+    let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), "30s", more);
+    let serve = stage.serve("one");
+    let server = FaultServer::start(Fault::ClosedOnReuse);
+    stage.set_up(&[
+        set_tier("cmd_tier", "proj_1", "enterprise"),
+        create("cmd_1", "proj_1", "conn_1", "n8n", &server.url("/webhook/x"), &["*"]),
+    ]);
+    let delivered = || serve.count("dunmore_deliveries_total", &[("outcome", "delivered")]);
+    for number in 0..EVENTS {
+        stage.events(&[event(&format!("evt_{number}"), "payment.settled", "proj_1")]);
+        wait_until("it is delivered", PATIENCE, || delivered() == number + 1);
+    }
+    assert_eq!(serve.count("dunmore_retries_total", &[]), 0);
+    serve.stop();
+    let attempts = stage.kafka.read(&stage.topic("deliveries.attempts"));
+    let numbers: Vec<_> = attempts.iter().map(|a| a.json()["attempt"].clone()).collect();
+    assert_eq!(numbers, vec![1; EVENTS], "none counts as an attempt");
+    let lost = server.arrivals().iter().filter(|arrival| !arrival.answered).count();
+    assert!(lost > 0, "no connection was used again");
 }
 
 /// All of it at once in the running service: one connector for each fault beside a healthy one.
@@ -142,9 +197,7 @@ fn a_failing_network_ends_in_dead_letters_with_reasons_and_concerns_nobody_else(
         (Fault::Silent, "timeout"),
         (Fault::Closed, "connection_lost"),
         (Fault::ResetInTheHead, "connection_lost"),
-        (Fault::ResetInTheBody, "connection_lost"),
         (Fault::SlowHead, "timeout"),
-        (Fault::SlowBody, "timeout"),
         (Fault::Garbage, "connection_lost"),
     ];
     let servers = faults.map(|(fault, _)| FaultServer::start(fault));
@@ -173,9 +226,13 @@ fn a_failing_network_ends_in_dead_letters_with_reasons_and_concerns_nobody_else(
     let plain = FaultServer::start(Fault::NoTls);
     let url = format!("https://127.0.0.1:{}/webhook/x", plain.address.port());
     connector("Tls".to_owned(), url, "tls_failed", 3);
-    let endless = FaultServer::start(Fault::EndlessBody);
-    let url = endless.url("/webhook/x");
-    commands.push(create("cmd_endless", "proj_1", "Endless", "n8n", &url, &["payment.settled"]));
+    // A head with 200 is a delivery, whatever becomes of the body.
+    let taken = [Fault::EndlessBody, Fault::ResetInTheBody, Fault::SlowBody].map(|fault| {
+        let (name, server) = (format!("{fault:?}"), FaultServer::start(fault));
+        let (id, url) = (format!("cmd_{name}"), server.url("/webhook/x"));
+        commands.push(create(&id, "proj_1", &name, "n8n", &url, &["payment.settled"]));
+        server
+    });
     let url = sink.url("/webhook/healthy");
     commands.push(create("cmd_healthy", "proj_1", "Healthy", "n8n", &url, &["*"]));
     stage.set_up(&commands);
@@ -198,7 +255,9 @@ fn a_failing_network_ends_in_dead_letters_with_reasons_and_concerns_nobody_else(
         .collect();
     assert_eq!(found, expected);
     assert_eq!(sink.count(), EVENTS, "nothing of the healthy one was repeated");
-    assert_eq!(endless.arrivals().len(), 1, "an endless answer with 200 is a delivery");
+    for server in &taken {
+        assert_eq!(server.arrivals().len(), 1);
+    }
     serve.stop();
     let attempts = stage.kafka.read(&stage.topic("deliveries.attempts"));
     let of_healthy =

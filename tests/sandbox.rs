@@ -50,6 +50,7 @@ async fn send(client: &reqwest::Client, request: Request) -> Response {
             body.slice(..body.len().min(MAX_RESPONSE_BYTES))
         },
         received_at: clock::now(),
+        is_incomplete: false,
     }
 }
 

@@ -37,6 +37,7 @@ impl Case {
             headers: HeaderMap::new(),
             body: Bytes::from_static(answer(kind).as_bytes()),
             received_at: Timestamp::from_millis(0),
+            is_incomplete: false,
         };
         Self { kind, destination, events, answer }
     }

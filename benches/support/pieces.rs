@@ -20,7 +20,8 @@ use dunmore_connectors::{
     view::{BaseUrls, Subscriptions, View},
 };
 
-const LIVE: Arrival = Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
+const LIVE: Arrival =
+    Arrival { version: 1, source: Source::Live, crowded: false, patient: true, is_last: false };
 
 const EVENT: &str = r#"{"id":"evt_000000000042","type":"payment.settled","projectId":"proj_1","occurredAt":"2026-11-23T08:00:00.000Z","data":{"paymentId":"pay_000000000042","endpointId":"ep_0123456789","customerId":"0x52908400098527886E0F7030069857D2E4169EE7","amount":"1.250000","currency":"USDC","network":"base","txHash":"0x88df016429689c079f3b2f6ad39fa052532c56795b733da78a91ebe6a713944b"}}"#;
 
@@ -101,6 +102,7 @@ fn codec() -> Vec<Piece> {
         accepted_at: Timestamp::from_millis(0),
         first_attempt_at: None,
         deferred_since: None,
+        not_before: None,
         due_at: Timestamp::from_millis(5_000),
         last_error: None,
         origin: Origin { topic: "dunmore.payments.events".into(), partition: 1, offset: 42 },

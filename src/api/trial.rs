@@ -158,7 +158,7 @@ pub async fn test(
         Verdict::Delivered => ("delivered", None, None),
         Verdict::Retry { reason, detail, .. } => ("retry", Some(reason), Some(detail)),
         Verdict::Dead { reason, detail } => ("dead", Some(reason), Some(detail)),
-        Verdict::Broken { reason, detail } => ("broken", Some(reason), Some(detail)),
+        Verdict::Broken { reason, detail, .. } => ("broken", Some(reason), Some(detail)),
         Verdict::Moved { field, .. } => {
             ("moved", None, Some(format!("The service has a new value for config.{field}.")))
         }

@@ -271,7 +271,7 @@ fn words(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Retry { reason, detail, .. }
         | Verdict::Dead { reason, detail }
-        | Verdict::Broken { reason, detail } => format!("{detail} ({reason})"),
+        | Verdict::Broken { reason, detail, .. } => format!("{detail} ({reason})"),
         Verdict::Delivered | Verdict::Moved { .. } => "nothing to send".to_owned(),
     }
 }

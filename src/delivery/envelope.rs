@@ -94,6 +94,8 @@ pub struct DeliveryRecord {
     pub first_attempt_at: Option<Timestamp>,
     /// When the delivery was put off for the first time since it could last be tried.
     pub deferred_since: Option<Timestamp>,
+    /// The destination asked not to be called before; this release waits for it in several rounds.
+    pub not_before: Option<Timestamp>,
     /// Not before this moment.
     pub due_at: Timestamp,
     /// Why it was not delivered yet.
@@ -158,6 +160,8 @@ struct Wire<'a> {
     first_attempt_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deferred_since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
     due_at: Timestamp,
     #[serde(
         default,
@@ -181,6 +185,7 @@ impl DeliveryRecord {
             steps: self.steps,
             first_attempt_at: self.first_attempt_at,
             deferred_since: self.deferred_since,
+            not_before: self.not_before,
             last_error: self.last_error.clone(),
         }
     }
@@ -202,6 +207,7 @@ impl DeliveryRecord {
             accepted_at: self.accepted_at,
             first_attempt_at: self.first_attempt_at,
             deferred_since: self.deferred_since,
+            not_before: self.not_before,
             due_at: self.due_at,
             last_error: self.last_error.clone(),
             origin: self.origin.clone(),
@@ -236,6 +242,7 @@ impl DeliveryRecord {
             accepted_at: wire.accepted_at,
             first_attempt_at: wire.first_attempt_at,
             deferred_since: wire.deferred_since,
+            not_before: wire.not_before,
             due_at: wire.due_at,
             last_error: wire.last_error,
             origin: wire.origin,

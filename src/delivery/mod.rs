@@ -11,4 +11,4 @@ pub use envelope::{AttemptRecord, DeliveryRecord, EnvelopeError, LastError, Orig
 pub use policy::{MAX_DEFERRED_AGE, Next, RetryPolicy, Tier};
 pub use reason::Reason;
 pub use step::{Ask, Ending, History, Park, left_to_wait};
-pub use verdict::{Outcome, Skip, Verdict};
+pub use verdict::{Certainty, Outcome, Skip, Verdict};

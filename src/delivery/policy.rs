@@ -4,9 +4,17 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use super::Reason;
 
-/// How long a delivery may go round the tiers because its lane is busy, from the first time it
-/// was put off. A lane that cannot catch up in three days never will.
+/// How long a delivery may go round the tiers without a request, from the first time it was put off,
+/// if the settings say nothing else. It is also the longest wait that a destination may ask for.
 pub const MAX_DEFERRED_AGE: Duration = Duration::from_secs(3 * 24 * 3600);
+/// A delivery of a connector that cannot work at present waits in the longest tier up to this, so
+/// that it is not much later than the repair.
+pub const SUSPENDED_ROUND: Duration = Duration::from_secs(3600);
+
+/// A delivery that an open circuit puts off waits at least this part of the time since it was first
+/// put off: else each would be written again many times for each probe of a destination that is down
+/// for days. So it is late after the repair by this part of the outage at most, or by its tier.
+const PART_OF_OUTAGE: u32 = 8;
 
 /// One retry tier: a topic whose records fall due after a fixed delay.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,6 +41,7 @@ impl Tier {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RetryPolicy {
     tiers: Vec<Tier>,
+    max_deferred_age: Duration,
 }
 
 /// Where a delivery goes that was not delivered.
@@ -56,19 +65,54 @@ impl RetryPolicy {
         &self.tiers
     }
 
-    /// After a failed attempt: the next tier, or a later one if the destination asked for a
-    /// longer wait.
+    /// How long a delivery may be put off without a request.
     #[must_use]
-    pub fn after_failure(&self, steps: u32, retry_after: Option<Duration>) -> Next {
-        let asked = retry_after.unwrap_or_default();
-        let at_least = self.first_not_shorter(asked);
-        self.step(steps, at_least)
+    pub fn max_deferred_age(&self) -> Duration {
+        self.max_deferred_age
+    }
+
+    /// The same tiers with another limit for deliveries that are put off without a request.
+    #[must_use]
+    pub fn with_max_deferred_age(self, max_deferred_age: Duration) -> Self {
+        Self { max_deferred_age, ..self }
+    }
+
+    /// All tiers together: how long a destination may fail until its first delivery is dead.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.tiers.iter().map(Tier::delay).sum()
+    }
+
+    /// Whether the next failure ends a delivery, unless the destination asks for a wait then.
+    #[must_use]
+    pub fn is_last(&self, steps: u32) -> bool {
+        steps >= self.ladder()
+    }
+
+    /// After a failed attempt: the next tier, or a longer one if the destination asked for a longer
+    /// wait. Either is one step. A wait that is asked for when the tiers are used up is granted
+    /// once, because the destination has just said when it will work.
+    #[must_use]
+    pub fn after_failure(&self, steps: u32, asked: Option<Duration>) -> Next {
+        let asked = asked.unwrap_or_default();
+        if steps > self.ladder() || (self.is_last(steps) && asked.is_zero()) {
+            return Next::Dead;
+        }
+        let own = usize::try_from(steps).ok().and_then(|step| self.tiers.get(step));
+        let wait = asked.max(own.map_or(Duration::ZERO, Tier::delay));
+        Next::Wait { tier: self.first_not_shorter(wait), steps: steps + 1 }
+    }
+
+    /// The rest of a wait that is longer than a tier: one more round, without a step.
+    #[must_use]
+    pub fn next_round(&self, steps: u32, left: Duration) -> Next {
+        Next::Wait { tier: self.first_not_shorter(left), steps }
     }
 
     /// Without an attempt: the connector's lane would not take it.
     ///
-    /// A busy lane drains, so `expected_wait` picks the tier and no step is used up; a connector
-    /// that does not work gets a step further each time, so that the delivery ends some day.
+    /// No step is used up, because nothing was asked; `expected_wait` picks the tier. Only what was
+    /// put off for too long gets a step further each time, so that it ends some day.
     #[must_use]
     pub fn after_deferral(
         &self,
@@ -77,23 +121,20 @@ impl RetryPolicy {
         expected_wait: Duration,
         deferred_for: Duration,
     ) -> Next {
-        match reason {
-            Reason::LaneFull | Reason::RateLimited if deferred_for < MAX_DEFERRED_AGE => {
-                let tier = self.tiers.iter().rposition(|tier| tier.delay <= expected_wait);
-                Next::Wait { tier: tier.unwrap_or(0), steps }
-            }
-            _ => self.step(steps, 0),
+        if deferred_for >= self.max_deferred_age {
+            return self.after_failure(steps, None);
         }
+        let wait = match reason {
+            Reason::Suspended | Reason::Unusable => SUSPENDED_ROUND,
+            Reason::CircuitOpen => expected_wait.max(deferred_for / PART_OF_OUTAGE),
+            _ => expected_wait,
+        };
+        let tier = self.tiers.iter().rposition(|tier| tier.delay <= wait);
+        Next::Wait { tier: tier.unwrap_or(0), steps }
     }
 
-    fn step(&self, steps: u32, at_least: usize) -> Next {
-        let next = usize::try_from(steps).unwrap_or(usize::MAX);
-        if next >= self.tiers.len() {
-            return Next::Dead;
-        }
-        let tier = next.max(at_least);
-        // A jump over tiers uses them up: the next failure goes on behind the one waited in.
-        Next::Wait { tier, steps: u32::try_from(tier + 1).unwrap_or(u32::MAX) }
+    fn ladder(&self) -> u32 {
+        u32::try_from(self.tiers.len()).unwrap_or(u32::MAX)
     }
 
     fn first_not_shorter(&self, asked: Duration) -> usize {
@@ -116,7 +157,7 @@ impl Default for RetryPolicy {
             tier("1h", 3600),
             tier("6h", 21600),
         ];
-        Self { tiers }
+        Self { tiers, max_deferred_age: MAX_DEFERRED_AGE }
     }
 }
 
@@ -144,7 +185,7 @@ impl FromStr for RetryPolicy {
         if tiers.is_empty() || tiers.len() > 12 {
             return Err("list 1 to 12 retry tiers, for example 5s,30s,2m,10m,1h,6h".to_owned());
         }
-        Ok(Self { tiers })
+        Ok(Self { tiers, max_deferred_age: MAX_DEFERRED_AGE })
     }
 }
 
@@ -177,16 +218,20 @@ mod tests {
             steps += 1;
         }
         assert_eq!(policy.after_failure(steps, None), Next::Dead);
-        assert_eq!(policy.after_failure(steps, Some(secs(1))), Next::Dead);
+        // The destination has just said when it will work: it is asked then, once.
+        assert_eq!(policy.after_failure(steps, Some(secs(1))), Next::Wait { tier: 0, steps: 7 });
+        assert_eq!(policy.after_failure(7, Some(secs(1))), Next::Dead);
+        assert_eq!(policy.after_failure(steps, Some(secs(0))), Next::Dead);
     }
 
     #[test]
     fn retry_after_picks_the_first_tier_that_is_not_shorter() {
         let policy = policy();
-        assert_eq!(policy.after_failure(0, Some(secs(30))), Next::Wait { tier: 1, steps: 2 });
-        assert_eq!(policy.after_failure(0, Some(secs(31))), Next::Wait { tier: 2, steps: 3 });
+        assert_eq!(policy.after_failure(0, Some(secs(30))), Next::Wait { tier: 1, steps: 1 });
+        assert_eq!(policy.after_failure(0, Some(secs(31))), Next::Wait { tier: 2, steps: 1 });
         assert_eq!(policy.after_failure(3, Some(secs(1))), Next::Wait { tier: 3, steps: 4 });
-        assert_eq!(policy.after_failure(0, Some(secs(86_400))), Next::Wait { tier: 5, steps: 6 });
+        assert_eq!(policy.after_failure(0, Some(secs(86_400))), Next::Wait { tier: 5, steps: 1 });
+        assert_eq!(policy.next_round(1, secs(3_000)), Next::Wait { tier: 4, steps: 1 });
     }
 
     #[test]
@@ -200,12 +245,22 @@ mod tests {
     }
 
     #[test]
-    fn a_connector_that_does_not_work_ends_in_the_dead_letters() {
+    fn what_was_not_asked_for_ends_only_when_it_is_hopeless() {
         let policy = policy();
-        let open = |steps| policy.after_deferral(Reason::CircuitOpen, steps, secs(9), secs(0));
-        assert_eq!(open(0), Next::Wait { tier: 0, steps: 1 });
-        assert_eq!(open(5), Next::Wait { tier: 5, steps: 6 });
-        assert_eq!(open(6), Next::Dead);
+        let put_off = |reason, steps, age| policy.after_deferral(reason, steps, secs(40), age);
+        for steps in [0, 5, 6, 7] {
+            let open = put_off(Reason::CircuitOpen, steps, secs(0));
+            assert_eq!(open, Next::Wait { tier: 1, steps });
+            let held = put_off(Reason::Suspended, steps, MAX_DEFERRED_AGE / 2);
+            assert_eq!(held, Next::Wait { tier: 4, steps });
+        }
+        // In an outage of hours it is not written again every few seconds.
+        let long = put_off(Reason::CircuitOpen, 0, secs(8 * 3600));
+        assert_eq!(long, Next::Wait { tier: 4, steps: 0 });
+        let old = |reason, steps| put_off(reason, steps, MAX_DEFERRED_AGE);
+        assert_eq!(old(Reason::CircuitOpen, 5), Next::Wait { tier: 5, steps: 6 });
+        assert_eq!(old(Reason::CircuitOpen, 6), Next::Dead);
+        assert_eq!(old(Reason::Suspended, 6), Next::Dead);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{LastError, Next, Outcome, Reason, RetryPolicy, Verdict};
+use super::{Certainty, LastError, Next, Outcome, Reason, RetryPolicy, Verdict};
 use crate::clock::Timestamp;
 
 /// What a delivery has been through so far.
@@ -17,6 +17,8 @@ pub struct History {
     pub first_attempt_at: Option<Timestamp>,
     /// When it was put off for the first time since it could last be tried.
     pub deferred_since: Option<Timestamp>,
+    /// The destination asked not to be called before, and its tier ends earlier.
+    pub not_before: Option<Timestamp>,
     /// Why it was not delivered yet.
     pub last_error: Option<LastError>,
 }
@@ -73,7 +75,7 @@ impl Verdict {
     #[must_use]
     pub fn asks(&self) -> Option<Ask> {
         match self {
-            Self::Broken { .. } => Some(Ask::Suspend),
+            Self::Broken { certainty: Certainty::Certain, .. } => Some(Ask::Suspend),
             Self::Moved { field, value } => Some(Ask::Change { field, value: value.clone() }),
             _ => None,
         }
@@ -94,14 +96,22 @@ impl History {
             let began = now.millis() - i64::try_from(duration.as_millis()).unwrap_or_default();
             self.first_attempt_at.get_or_insert(Timestamp::from_millis(began));
         }
+        self.not_before = None;
+        let put_off_since = self.deferred_since.take();
         let (next, reason, detail) = match verdict {
             Verdict::Delivered => return Ending::Delivered,
-            Verdict::Retry { reason, detail, after } => {
-                (policy.after_failure(self.steps, after), reason, detail)
+            Verdict::Retry { reason, detail, after }
+            | Verdict::Broken { reason, detail, certainty: Certainty::Doubtful(after) } => {
+                (self.wait_for(policy, after, now), reason, detail)
             }
             Verdict::Dead { reason, detail } => (Next::Dead, reason, detail),
-            Verdict::Broken { reason, detail } => {
-                (policy.after_failure(self.steps, None), reason, detail)
+            // It waits for its connector's owner, like those that find the connector suspended.
+            Verdict::Broken { reason, detail, certainty: Certainty::Certain } => {
+                let since = *self.deferred_since.insert(put_off_since.unwrap_or(now));
+                let age = now.since(since);
+                let next =
+                    policy.after_deferral(Reason::Suspended, self.steps, Duration::ZERO, age);
+                (next, reason, detail)
             }
             Verdict::Moved { field, .. } => {
                 let detail = format!("the destination has a new {field}; it is being stored");
@@ -109,6 +119,23 @@ impl History {
             }
         };
         Ending::Parked(self.park(policy, next, Outcome::Retry, reason, detail, now))
+    }
+
+    /// After a failure: where it waits, and until when if that takes more than one round.
+    fn wait_for(&mut self, policy: &RetryPolicy, asked: Option<Duration>, now: Timestamp) -> Next {
+        let asked = asked.map(|asked| asked.min(policy.max_deferred_age()));
+        let next = policy.after_failure(self.steps, asked);
+        if let (Next::Wait { tier, .. }, Some(asked)) = (next, asked) {
+            let delay = policy.tiers().get(tier).map_or(Duration::ZERO, super::Tier::delay);
+            self.not_before = (asked > delay).then(|| now.plus(asked));
+        }
+        next
+    }
+
+    /// How long the destination is still to be left alone, if it asked for more than a tier.
+    #[must_use]
+    pub fn left_to_ask(&self, now: Timestamp) -> Option<Duration> {
+        self.not_before.map(|until| until.since(now)).filter(|left| !left.is_zero())
     }
 
     /// Without an attempt: the connector cannot be delivered to at present, or its lane has no
@@ -122,7 +149,10 @@ impl History {
         now: Timestamp,
     ) -> Park {
         let since = *self.deferred_since.get_or_insert(now);
-        let next = policy.after_deferral(reason, self.steps, wait, now.since(since));
+        let next = match self.left_to_ask(now) {
+            Some(left) => policy.next_round(self.steps, left),
+            None => policy.after_deferral(reason, self.steps, wait, now.since(since)),
+        };
         self.park(policy, next, Outcome::Deferred, reason, detail, now)
     }
 
@@ -140,9 +170,6 @@ impl History {
         match next {
             Next::Wait { tier, steps } => {
                 self.steps = steps;
-                if step == Outcome::Retry {
-                    self.deferred_since = None;
-                }
                 let delay = policy.tiers().get(tier).map_or(Duration::ZERO, super::Tier::delay);
                 Park { next, due_at: now.plus(delay), outcome: step, reason, detail }
             }
@@ -176,6 +203,69 @@ pub fn left_to_wait(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::MAX_DEFERRED_AGE;
+
+    const START: i64 = 1_700_000_000_000;
+
+    /// What becomes of a delivery that is asked for `wait` at its first request, as its worker sees
+    /// it: the moments in seconds at which it could be sent, and its steps.
+    fn wait_out(tiers: &str, wait: u64) -> (u64, u32, u32) {
+        let policy: RetryPolicy = tiers.parse().unwrap();
+        let mut history = History::default();
+        let mut now = Timestamp::from_millis(START);
+        let answer = Verdict::retry_after(Reason::ServerError, "HTTP 503", secs(wait));
+        let ending = history.after_attempt(&policy, answer, Some(Duration::ZERO), now);
+        let Ending::Parked(mut park) = ending else { panic!() };
+        let mut rounds = 1;
+        loop {
+            assert_ne!(park.next, Next::Dead);
+            now = park.due_at;
+            let Some(left) = history.left_to_ask(now) else { break };
+            park = history.after_deferral(&policy, Reason::RateLimited, String::new(), left, now);
+            rounds += 1;
+        }
+        let waited = now.since(Timestamp::from_millis(START));
+        (waited.as_secs(), history.steps, rounds)
+    }
+
+    #[test]
+    fn a_wait_longer_than_the_longest_tier_takes_several_rounds_and_one_step() {
+        assert_eq!(wait_out("1s,2s", 15), (15, 1, 8));
+        assert_eq!(wait_out("5s,30s,2m,10m,1h,6h", 15), (30, 1, 1));
+        let hours = 3600;
+        assert_eq!(wait_out("5s,30s,2m,10m,1h,6h", 25 * hours), (25 * hours, 1, 5));
+        // Nobody is waited for longer than three days.
+        assert_eq!(wait_out("5s,30s,2m,10m,1h,6h", 1_000 * hours), (72 * hours, 1, 12));
+    }
+
+    #[test]
+    fn a_connector_that_cannot_work_costs_its_deliveries_no_step() {
+        let policy: RetryPolicy = "1s,2s".parse().unwrap();
+        let mut history = History { steps: 2, ..History::default() };
+        let start = Timestamp::from_millis(START);
+        let gone = || Verdict::broken(Reason::Gone, "HTTP 410");
+        let took = Some(Duration::ZERO);
+        let is_dead = |ending| matches!(ending, Ending::Parked(Park { next: Next::Dead, .. }));
+        assert!(!is_dead(history.after_attempt(&policy, gone(), took, start)));
+        // The owner says that it works, and it does not: it counts from the first time.
+        let late = start.plus(MAX_DEFERRED_AGE / 2);
+        assert!(!is_dead(history.after_attempt(&policy, gone(), took, late)));
+        assert_eq!(history.steps, 2);
+        let too_late = start.plus(MAX_DEFERRED_AGE);
+        assert!(is_dead(history.after_attempt(&policy, gone(), took, too_late)));
+    }
+
+    #[test]
+    fn a_doubtful_answer_is_tried_again_and_asks_for_no_suspension() {
+        let policy: RetryPolicy = "1s,2s".parse().unwrap();
+        let verdict = Verdict::doubtful(Reason::Forbidden, "HTTP 403", None);
+        assert_eq!(verdict.asks(), None);
+        let mut history = History::default();
+        let now = Timestamp::from_millis(START);
+        let ending = history.after_attempt(&policy, verdict, Some(Duration::ZERO), now);
+        let Ending::Parked(park) = ending else { panic!() };
+        assert_eq!(park.next, Next::Wait { tier: 0, steps: 1 });
+    }
 
     fn secs(seconds: u64) -> Duration {
         Duration::from_secs(seconds)

@@ -31,6 +31,8 @@ pub enum Verdict {
         reason: Reason,
         /// What the owner should know, shown to them as the reason of the suspension.
         detail: String,
+        /// Whether that is sure.
+        certainty: Certainty,
     },
     /// The destination has a new name for the place that a setting names: store it and try again.
     Moved {
@@ -39,6 +41,16 @@ pub enum Verdict {
         /// Its new value.
         value: String,
     },
+}
+
+/// Whether an answer really says that a connector cannot work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// It does, in the vendor's own words or by a status that means nothing else.
+    Certain,
+    /// Something in front of the service may have said it, and may soon say otherwise: it is tried
+    /// again until several answers in a row say the same. How long the answer asked to wait.
+    Doubtful(Option<Duration>),
 }
 
 impl Verdict {
@@ -63,7 +75,17 @@ impl Verdict {
 
     /// The connector's owner has to act.
     pub fn broken(reason: Reason, detail: impl Into<String>) -> Self {
-        Self::Broken { reason, detail: detail.into() }
+        Self::Broken { reason, detail: detail.into(), certainty: Certainty::Certain }
+    }
+
+    /// Perhaps the connector's owner has to act: more answers will tell.
+    pub fn doubtful(
+        reason: Reason,
+        detail: impl Into<String>,
+        after: impl Into<Option<Duration>>,
+    ) -> Self {
+        let certainty = Certainty::Doubtful(after.into());
+        Self::Broken { reason, detail: detail.into(), certainty }
     }
 
     /// Why it was not delivered, if so.

@@ -55,6 +55,9 @@ pub const DEFAULT_EVENTS: u64 = 2_000;
 /// Short delays, so that what fails for good is a dead letter within seconds. Together they are
 /// longer than the first rest of a circuit, so that what fails for a while is delivered.
 const RETRY_TIERS: &str = "200ms,500ms,1s,2s,4s";
+/// Shorter than anybody would set it, so that what can never be delivered ends within the demo, and
+/// longer than the rest after which those are asked again that recover.
+const MAX_DEFERRED_AGE: &str = "8s";
 const PARTITIONS: i32 = 6;
 /// The stream takes about so long …
 const STREAM_SECONDS: u64 = 10;
@@ -304,6 +307,7 @@ fn settings(sink: &str) -> anyhow::Result<Config> {
         egress.allow_cidrs = ["127.0.0.0/8"]
         egress.allow_http = true
         delivery.retry_tiers = "{RETRY_TIERS}"
+        delivery.max_deferred_age = "{MAX_DEFERRED_AGE}"
         delivery.shutdown_grace = "2s"
         destinations.slack.base_url = "{sink}"
         destinations.zapier.base_url = "{sink}"

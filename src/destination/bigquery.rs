@@ -312,6 +312,8 @@ fn judge_forbidden(error: &Value, response: &Response) -> Verdict {
         Verdict::retry_after(Reason::RateLimited, response.detail(), response.retry_after())
     } else if says("quotaExceeded") {
         Verdict::retry_after(Reason::QuotaExceeded, response.detail(), response.retry_after())
+    } else if errors.is_empty() {
+        judge_status(response)
     } else {
         Verdict::broken(Reason::Forbidden, response.detail())
     }

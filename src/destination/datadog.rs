@@ -157,7 +157,9 @@ impl Destination for Datadog {
             200..=299 if response.json()["status"] == "ok" => Verdict::Delivered,
             200..=299 => Verdict::retry(Reason::UnexpectedResponse, detail),
             // A wrong key, or the right key at another site.
-            403 => Verdict::broken(Reason::Unauthorized, detail),
+            403 if response.json()["errors"].is_array() => {
+                Verdict::broken(Reason::Unauthorized, detail)
+            }
             429 => {
                 let after =
                     response.header_seconds("x-ratelimit-reset").or(response.retry_after());

@@ -276,7 +276,9 @@ mod tests {
                 headers.insert("x-ratelimit-scope", http::HeaderValue::from_static(scope));
             }
             let received_at = Timestamp::from_millis(0);
-            is_held_against_us(&Response { status, headers, body: Bytes::new(), received_at })
+            let body = Bytes::new();
+            let is_incomplete = false;
+            is_held_against_us(&Response { status, headers, body, received_at, is_incomplete })
         };
         for status in [401, 403, 429] {
             assert!(counts(status, None), "{status}");

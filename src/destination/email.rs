@@ -148,7 +148,7 @@ impl Destination for Email {
                 Verdict::broken(Reason::PrerequisiteMissing, detail)
             }
             // The domain is not verified, or the account may only write to its owner.
-            (403, _) => Verdict::broken(Reason::Forbidden, detail),
+            (403, name) if !name.is_empty() => Verdict::broken(Reason::Forbidden, detail),
             (_, "daily_quota_exceeded" | "monthly_quota_exceeded") => {
                 let after = response.retry_after().unwrap_or(QUOTA_WAIT).max(QUOTA_WAIT);
                 Verdict::retry_after(Reason::QuotaExceeded, detail, after)

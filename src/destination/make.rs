@@ -57,11 +57,18 @@ impl Destination for Make {
             400 if text.contains("queue is full") => {
                 Verdict::retry(Reason::QuotaExceeded, response.detail())
             }
-            401 | 403 => Verdict::broken(
+            401 => Verdict::broken(Reason::Unauthorized, refused(response)),
+            // A proxy in front of it says this one too.
+            403 => Verdict::doubtful(
                 Reason::Unauthorized,
-                format!("the webhook refused the request's authentication ({})", response.detail()),
+                refused(response),
+                response.retry_after(),
             ),
             _ => judge_status(response),
         }
     }
+}
+
+fn refused(response: &Response) -> String {
+    format!("the webhook refused the request's authentication ({})", response.detail())
 }

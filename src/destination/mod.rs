@@ -365,12 +365,18 @@ pub fn judge_status(response: &Response) -> Verdict {
     }
     let detail = response.detail();
     match response.status {
-        300..=399 => Verdict::broken(R::Redirected, detail),
+        300..=399 => {
+            let host = response.location_host();
+            let to = host.map(|host| format!(" (to {host})")).unwrap_or_default();
+            Verdict::doubtful(R::Redirected, format!("{detail}{to}"), response.retry_after())
+        }
         408 | 425 => Verdict::retry_after(R::NotReady, detail, response.retry_after()),
         429 => Verdict::retry_after(R::RateLimited, detail, response.retry_after()),
         401 => Verdict::broken(R::Unauthorized, detail),
-        403 => Verdict::broken(R::Forbidden, detail),
-        404 | 410 => Verdict::broken(R::Gone, detail),
+        // Whatever stands in front of the service says these two as well.
+        403 => Verdict::doubtful(R::Forbidden, detail, response.retry_after()),
+        404 => Verdict::doubtful(R::Gone, detail, response.retry_after()),
+        410 => Verdict::broken(R::Gone, detail),
         413 => Verdict::dead(R::PayloadTooLarge, detail),
         400..=499 => Verdict::dead(R::Rejected, detail),
         500..=599 => Verdict::retry_after(R::ServerError, detail, response.retry_after()),

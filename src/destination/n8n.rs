@@ -58,11 +58,18 @@ impl Destination for N8n {
         match response.status {
             // The workflow is inactive, or n8n is starting: it often comes back.
             404 => Verdict::retry(Reason::NotReady, response.detail()),
-            401 | 403 => Verdict::broken(
+            401 => Verdict::broken(Reason::Unauthorized, refused(response)),
+            // A proxy in front of it says this one too.
+            403 => Verdict::doubtful(
                 Reason::Unauthorized,
-                format!("the Webhook node refused the request's authentication ({})", response.detail()),
+                refused(response),
+                response.retry_after(),
             ),
             _ => judge_status(response),
         }
     }
+}
+
+fn refused(response: &Response) -> String {
+    format!("the Webhook node refused the request's authentication ({})", response.detail())
 }

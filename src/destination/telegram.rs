@@ -183,7 +183,8 @@ impl Destination for Telegram {
                 Verdict::retry_after(Reason::RateLimited, detail, after)
             }
             // 404 is what an impossible token gives: it is part of the path.
-            401 | 404 => Verdict::broken(Reason::Unauthorized, detail),
+            401 => Verdict::broken(Reason::Unauthorized, detail),
+            404 if json["ok"] == false => Verdict::broken(Reason::Unauthorized, detail),
             400 if says(GONE) => Verdict::broken(Reason::Gone, detail),
             400 if says(FORBIDDEN) => Verdict::broken(Reason::Forbidden, detail),
             _ => judge_status(response),

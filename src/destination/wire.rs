@@ -121,6 +121,8 @@ pub struct Response {
     pub body: Bytes,
     /// When the answer came, to read dates in it.
     pub received_at: Timestamp,
+    /// Whether the connection ended, or the time was up, before all of the body was there.
+    pub is_incomplete: bool,
 }
 
 impl Response {
@@ -178,6 +180,13 @@ impl Response {
         }
     }
 
+    /// The host that a redirect leads to. The rest of the address may hold secrets.
+    #[must_use]
+    pub fn location_host(&self) -> Option<String> {
+        let location = Url::parse(self.header("location")?.trim()).ok()?;
+        location.host_str().map(str::to_owned)
+    }
+
     /// `Retry-After`, in seconds or as a date (RFC 9110, section 10.2.3).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -217,7 +226,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("retry-after", HeaderValue::from_str(retry_after).unwrap());
         let received_at = Timestamp::parse("2026-11-23T08:00:00Z").unwrap();
-        Response { status: 429, headers, body: Bytes::new(), received_at }
+        Response { status: 429, headers, body: Bytes::new(), received_at, is_incomplete: false }
     }
 
     #[test]

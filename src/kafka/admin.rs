@@ -302,7 +302,7 @@ impl Admin {
         let is_denied = asked.is_ok_and(|metadata| {
             let found = metadata.topics().iter().find(|topic| topic.name() == name);
             found
-                .and_then(|topic| topic.error())
+                .and_then(rdkafka::metadata::MetadataTopic::error)
                 .is_some_and(|e| RDKafkaErrorCode::from(e) == denied)
         });
         if is_denied { KafkaError::Forbidden(name) } else { KafkaError::TopicMissing(name) }

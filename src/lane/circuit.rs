@@ -8,7 +8,7 @@ use super::Moment;
 /// So many failures in a row open the circuit.
 pub const MAX_FAILURES: u32 = 5;
 /// The first rest; each further one is twice as long …
-const FIRST_REST: Duration = Duration::from_secs(5);
+pub const FIRST_REST: Duration = Duration::from_secs(5);
 /// … up to this.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
@@ -55,6 +55,11 @@ impl Circuit {
     /// When a probe may start.
     pub fn opens_at(&self) -> Moment {
         self.resting_until.unwrap_or_default()
+    }
+
+    /// How long the rest takes.
+    pub fn rest(&self) -> Duration {
+        self.rest
     }
 
     /// A request worked.

@@ -230,7 +230,7 @@ mod properties {
                         under_way.push(start.ticket);
                     },
                     4 => if let Some(ticket) = under_way.pop() {
-                        let report = if crowded { Report::Failing } else { Report::Working };
+                        let report = if crowded { Report::Failing(None) } else { Report::Working };
                         gone.extend(lanes.finish(ticket, report, now).into_iter().map(|d| d.item));
                     },
                     _ => gone.extend(lanes.sweep(now).into_iter().map(|d| d.item)),

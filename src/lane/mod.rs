@@ -13,9 +13,12 @@ mod circuit;
 mod fairness_tests;
 mod near;
 mod one;
+#[cfg(test)]
+mod outage_tests;
 mod patience;
 mod report;
 mod shared;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 
@@ -26,15 +29,16 @@ use std::{
     time::Duration,
 };
 
-use circuit::Gate;
+pub use circuit::FIRST_REST;
 use near::{Distance, Reach, Ready};
 use one::Lane;
 pub use patience::{MAX_HELD_UP, Patience};
 pub use report::Report;
 pub use shared::SharedAddress;
+pub use suspicion::{Answer, Suspicions};
 
 use crate::{
-    delivery::{Reason, Source},
+    delivery::{MAX_DEFERRED_AGE, Reason, Source},
     destination::Rate,
 };
 
@@ -93,8 +97,8 @@ const LEAST_LATENCY: f64 = 0.001;
 const FORGET: f64 = 1.001;
 /// An unused lane is forgotten after this time.
 pub const MAX_IDLE: Duration = Duration::from_secs(300);
-/// The longest that a destination's own "slow down" is obeyed in the lane itself.
-const MAX_BLOCK: Duration = Duration::from_secs(3600);
+/// The longest that a destination is left alone because it asked for it.
+const MAX_BLOCK: Duration = MAX_DEFERRED_AGE;
 
 /// What a connector's destination bears.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -115,7 +119,8 @@ pub struct LaneLimits {
 /// How a delivery comes to its lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
-    /// The connector's version: a newer one lifts the hold that a broken one caused.
+    /// The connector's version: for a newer one the lane forgets what held it up, since it may have
+    /// another destination.
     pub version: i64,
     /// What made this program deliver.
     pub source: Source,
@@ -124,6 +129,9 @@ pub struct Arrival {
     /// Whether its partition has the patience to offer it again in a moment, when the lane is full
     /// but fast.
     pub patient: bool,
+    /// Whether the next failure ends the delivery: then it is not what an open circuit asks with,
+    /// as long as there are others.
+    pub is_last: bool,
 }
 
 /// The answer to an offer.
@@ -271,14 +279,15 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         let Some(lane) = self.lanes[slot].as_mut() else { return Offer::Busy(item) };
         lane.limits = limits;
         lane.used_at = now;
+        lane.see_version(arrival.version);
         if lane.held.is_some_and(|held| held >= arrival.version) {
             let wait = Duration::ZERO;
             return Offer::Deferred(Deferral { item, reason: Reason::Suspended, wait });
         }
         lane.held = None;
-        if lane.circuit.gate(now) == Gate::Shut {
-            let wait = Duration::ZERO;
-            return Offer::Deferred(Deferral { item, reason: Reason::CircuitOpen, wait });
+        if lane.is_at_rest(arrival.is_last, now) {
+            let (reason, wait) = (Reason::CircuitOpen, lane.rest_left(now));
+            return Offer::Deferred(Deferral { item, reason, wait });
         }
         if let Some(wait) = lane.long_pause(now) {
             return Offer::Deferred(Deferral { item, reason: Reason::RateLimited, wait });
@@ -349,6 +358,11 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         self.queued -= evicted.len();
         self.list(ticket.lane.slot, now);
         evicted
+    }
+
+    /// Counts one more request of a start against the lane's rate. Tells how long it has to wait.
+    pub fn spend(&mut self, ticket: Ticket, now: Moment) -> Duration {
+        find(&mut self.lanes, ticket.lane).map_or(Duration::ZERO, |lane| lane.spend(now))
     }
 
     /// Looks after lanes whose destination does not answer, and forgets idle ones. Call it some

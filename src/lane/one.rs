@@ -29,6 +29,11 @@ pub(super) struct Lane<K, T> {
     pub(super) tokens_at: Moment,
     pub(super) circuit: Circuit,
     pub(super) held: Option<i64>,
+    /// The newest version of the connector that was seen.
+    version: Option<i64>,
+    /// Until when others are known that the open circuit can ask with, instead of one that its
+    /// failure would end.
+    spare_until: Moment,
     pub(super) blocked_until: Moment,
     pub(super) first_start: Option<Moment>,
     pub(super) last_start: Moment,
@@ -68,6 +73,8 @@ impl<K, T> Lane<K, T> {
             tokens_at: now,
             circuit: Circuit::default(),
             held: None,
+            version: None,
+            spare_until: Moment::ZERO,
             blocked_until: Moment::ZERO,
             first_start: None,
             last_start: Moment::ZERO,
@@ -108,6 +115,56 @@ impl<K, T> Lane<K, T> {
             Source::Replay => capacity.div_ceil(4),
         };
         self.queues[source.index()].len() >= own
+    }
+
+    /// A newer version of the connector may have another destination: what was learned of the one
+    /// before holds nothing up any more.
+    pub(super) fn see_version(&mut self, version: i64) {
+        if self.version.is_some_and(|known| known < version) {
+            self.circuit = Circuit::default();
+            self.blocked_until = Moment::ZERO;
+            self.held = None;
+        }
+        self.version = self.version.max(Some(version));
+    }
+
+    /// Whether the open circuit does not take this one, and remembers that it could.
+    pub(super) fn is_at_rest(&mut self, is_last: bool, now: Moment) -> bool {
+        match self.circuit.gate(now) {
+            Gate::Open => false,
+            Gate::Probe => self.waiting() > 0 || (is_last && now < self.spare_until),
+            Gate::Shut => {
+                if !is_last {
+                    self.note_spare();
+                }
+                true
+            }
+        }
+    }
+
+    fn note_spare(&mut self) {
+        self.spare_until = self.circuit.opens_at() + self.circuit.rest();
+    }
+
+    /// How long the destination is still left alone.
+    pub(super) fn rest_left(&self, now: Moment) -> Duration {
+        self.circuit.opens_at().max(self.blocked_until).saturating_sub(now)
+    }
+
+    /// Counts one more request, and tells how long it has to wait for that.
+    pub(super) fn spend(&mut self, now: Moment) -> Duration {
+        let Some(rate) = self.limits.rate else { return Duration::ZERO };
+        self.refill(now);
+        let missing = (1.0 - self.tokens).max(0.0) / rate.per_second.max(1e-6);
+        self.tokens -= 1.0;
+        let wait = Duration::from_secs_f64(missing.min(3600.0));
+        // That it waits for its turn is not the destination's fault.
+        self.last_progress = now + wait;
+        wait
+    }
+
+    fn block(&mut self, after: Duration, now: Moment) {
+        self.blocked_until = self.blocked_until.max(now + after.min(MAX_BLOCK));
     }
 
     /// Puts a delivery behind those of its source.
@@ -290,13 +347,15 @@ impl<K, T> Lane<K, T> {
                 smooth(&mut self.interval, if was_busy { gap } else { latency });
             }
             Report::SlowDown(after) => {
-                let after = after.unwrap_or(Duration::from_secs(1)).min(MAX_BLOCK);
-                self.blocked_until = self.blocked_until.max(now + after);
+                self.block(after.unwrap_or(Duration::from_secs(1)), now);
                 self.window = (self.window / 2).max(1);
             }
-            Report::Failing => {
+            Report::Failing(after) => {
                 self.window = (self.window / 2).max(1);
                 self.circuit.failed(now);
+                if let Some(after) = after {
+                    self.block(after, now);
+                }
             }
             Report::Broken { version } => self.held = Some(version),
             Report::Unused => {}
@@ -332,11 +391,16 @@ impl<K, T> Lane<K, T> {
 
     pub(super) fn evict(&mut self, reason: Reason, now: Moment) -> Vec<Deferral<T>> {
         let items: Vec<T> = self.queues.iter_mut().flat_map(|queue| queue.drain(..)).collect();
+        let rest = self.rest_left(now);
+        if reason == Reason::CircuitOpen && !items.is_empty() {
+            self.note_spare();
+        }
         let deferral = |item| match reason {
             Reason::LaneFull => self.defer(item, now),
             Reason::RateLimited => {
                 Deferral { item, reason, wait: self.blocked_until.saturating_sub(now) }
             }
+            Reason::CircuitOpen => Deferral { item, reason, wait: rest },
             _ => Deferral { item, reason, wait: Duration::ZERO },
         };
         items.into_iter().map(deferral).collect()

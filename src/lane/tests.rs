@@ -8,7 +8,7 @@ pub(super) const LIMITS: LaneLimits =
     LaneLimits { label: 0, same_place: false, concurrency: 16, rate: None, batch_items: 1 };
 
 pub(super) const LIVE: Arrival =
-    Arrival { version: 1, source: Source::Live, crowded: false, patient: true };
+    Arrival { version: 1, source: Source::Live, crowded: false, patient: true, is_last: false };
 pub(super) const RETRY: Arrival = Arrival { source: Source::Retry, ..LIVE };
 pub(super) const REPLAY: Arrival = Arrival { source: Source::Replay, ..LIVE };
 
@@ -151,7 +151,7 @@ fn a_circuit_opens_after_failures_rests_and_probes() {
     let mut lanes = lanes(100);
     for item in 0..5 {
         offer(&mut lanes, "a", item, ms(0));
-        run(&mut lanes, ms(0), Report::Failing);
+        run(&mut lanes, ms(0), Report::Failing(None));
     }
     let Offer::Deferred(deferral) = lanes.offer(&"a", LIMITS, LIVE, 6, ms(10)) else { panic!() };
     assert_eq!(deferral.reason, Reason::CircuitOpen);
@@ -159,7 +159,7 @@ fn a_circuit_opens_after_failures_rests_and_probes() {
     // After the rest one probe passes, and only one.
     assert!(offer(&mut lanes, "a", 7, ms(5_010)));
     assert!(!offer(&mut lanes, "a", 8, ms(5_010)));
-    assert_eq!(run(&mut lanes, ms(5_010), Report::Failing), [7]);
+    assert_eq!(run(&mut lanes, ms(5_010), Report::Failing(None)), [7]);
     // The next rest is twice as long.
     assert!(!offer(&mut lanes, "a", 9, ms(10_100)));
     assert!(offer(&mut lanes, "a", 10, ms(15_100)));
@@ -209,6 +209,59 @@ fn slow_down_is_obeyed() {
     assert!(offer(&mut lanes, "a", 1, ms(1_100)));
     assert!(run(&mut lanes, ms(2_900), Report::Working).is_empty());
     assert_eq!(run(&mut lanes, ms(3_002), Report::Working), [1]);
+}
+
+#[test]
+fn a_newer_version_is_not_held_up_by_what_an_older_one_met() {
+    let newer = Arrival { version: 2, ..LIVE };
+    let slow = Some(Duration::from_secs(86_400));
+    for report in [Report::SlowDown(slow), Report::Failing(slow), Report::Broken { version: 1 }] {
+        let mut lanes = lanes(100);
+        offer(&mut lanes, "a", 0, ms(0));
+        run(&mut lanes, ms(0), report);
+        assert!(!offer(&mut lanes, "a", 1, ms(80_000_000)), "{report:?}");
+        assert_eq!(lanes.offer(&"a", LIMITS, newer, 2, ms(20)), Offer::Queued, "{report:?}");
+        // An older one that comes late takes nothing back.
+        assert_eq!(lanes.offer(&"a", LIMITS, LIVE, 3, ms(20)), Offer::Queued, "{report:?}");
+        assert_eq!(run(&mut lanes, ms(20), Report::Working), [2, 3]);
+    }
+}
+
+#[test]
+fn an_open_circuit_does_not_ask_with_one_that_its_failure_would_end() {
+    let last = Arrival { is_last: true, ..RETRY };
+    let mut lanes = lanes(100);
+    for item in 0..5 {
+        offer(&mut lanes, "a", item, ms(0));
+        run(&mut lanes, ms(0), Report::Failing(None));
+    }
+    // Another one is known, so this one waits for what the probe says …
+    assert!(!offer(&mut lanes, "a", 6, ms(10)));
+    let deferred = lanes.offer(&"a", LIMITS, last, 7, ms(5_010));
+    assert!(matches!(deferred, Offer::Deferred(Deferral { reason: Reason::CircuitOpen, .. })));
+    assert!(offer(&mut lanes, "a", 6, ms(5_020)));
+    assert_eq!(run(&mut lanes, ms(5_020), Report::Failing(None)), [6]);
+    // … but when no other comes, there is nobody else to ask with.
+    assert_eq!(lanes.offer(&"a", LIMITS, last, 7, ms(15_100)), Offer::Queued);
+    assert_eq!(run(&mut lanes, ms(15_100), Report::Working), [7]);
+}
+
+#[test]
+fn further_requests_of_a_start_wait_for_the_rate_too() {
+    let limits = LaneLimits { rate: Some(Rate { per_second: 2.0, burst: 3 }), ..LIMITS };
+    let mut lanes = lanes(100);
+    lanes.offer(&"a", limits, LIVE, 0, ms(0));
+    let start = lanes.next(ms(0)).unwrap();
+    // Two are left of the burst, then one every half second; the next start waits behind them.
+    let waits: Vec<_> = (0..5).map(|_| lanes.spend(start.ticket, ms(0))).collect();
+    assert_eq!(waits, [0, 0, 500, 1_000, 1_500].map(ms));
+    lanes.offer(&"a", limits, LIVE, 1, ms(0));
+    assert!(lanes.next(ms(1_990)).is_none());
+    assert_eq!(lanes.next(ms(2_001)).unwrap().items, [1]);
+    let unlimited = lanes.offer(&"b", LIMITS, LIVE, 2, ms(0));
+    assert_eq!(unlimited, Offer::Queued);
+    let start = lanes.next(ms(2_001)).unwrap();
+    assert!((0..9).all(|_| lanes.spend(start.ticket, ms(2_001)).is_zero()));
 }
 
 #[test]

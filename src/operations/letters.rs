@@ -88,7 +88,7 @@ impl Operations {
         let value = seen.value().unwrap_or_default();
         let header = |name: &str| seen.header(name);
         let delivery = |value: &[u8]| {
-            if value.is_empty() { self.from_its_origin(seen) } else { self.delivery(value) }
+            if value.is_empty() { self.restored(seen) } else { self.delivery(value) }
         };
         Some(DeadLetter::read(position, seen.timestamp(), value, header, delivery))
     }
@@ -96,7 +96,7 @@ impl Operations {
     /// The delivery of a letter that was written without its value, because that is larger than the
     /// topic takes: its headers say which event and connector it is about. `None` when the event is
     /// not there any more. Blocks.
-    fn from_its_origin(&self, seen: &Seen<'_>) -> Option<DeliveryRecord> {
+    fn restored(&self, seen: &Seen<'_>) -> Option<DeliveryRecord> {
         let text = |name: &str| std::str::from_utf8(seen.header(name)?).ok();
         text("dunmore-value-omitted")?;
         let topic = text("dunmore-source-topic")?;
@@ -139,6 +139,7 @@ impl Operations {
             accepted_at,
             first_attempt_at: None,
             deferred_since: None,
+            not_before: None,
             due_at: seen.timestamp(),
             last_error: None,
             origin: Origin { topic: topic.into(), partition, offset },

@@ -301,6 +301,7 @@ impl Operations {
                 // The whole ladder of retries again; the attempts made so far stay counted.
                 steps: 0,
                 deferred_since: None,
+                not_before: None,
                 due_at: clock::now(),
                 job: Some(sending.job.to_owned()),
                 ..delivery.clone()

@@ -382,6 +382,7 @@ fn asked_for(
         accepted_at: seen.timestamp(),
         first_attempt_at: None,
         deferred_since: None,
+        not_before: None,
         due_at: clock::now(),
         last_error: None,
         origin: Origin { topic: topic.into(), partition: seen.partition(), offset: seen.offset() },

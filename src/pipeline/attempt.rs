@@ -3,7 +3,10 @@
 use std::{
     borrow::Cow,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,8 +20,8 @@ use crate::{
     destination::{Destination, Item, MAX_SETUP_STEPS, Request, Response, Setup},
     event::Event,
     id::DeliveryId,
-    lane::{Deferral, Report, Start},
-    outbound::SendError,
+    lane::{Deferral, Report, Start, Ticket},
+    outbound::{Connection, SendError},
     redact::Redactor,
     telemetry::{Attempt, Step},
     view::{MAX_AGE, Target},
@@ -39,7 +42,7 @@ pub struct Judged {
 pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
     loop {
         let ticket = start.ticket;
-        let (report, ended) = AssertUnwindSafe(attempt(&dispatcher, start.items))
+        let (report, ended) = AssertUnwindSafe(attempt(&dispatcher, ticket, start.items))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| {
@@ -75,7 +78,11 @@ struct Ended {
 }
 
 /// Sends deliveries of one connector, as it is now.
-async fn attempt(dispatcher: &Arc<Dispatcher>, mut items: Vec<Delivery>) -> (Report, Ended) {
+async fn attempt(
+    dispatcher: &Arc<Dispatcher>,
+    ticket: Ticket,
+    mut items: Vec<Delivery>,
+) -> (Report, Ended) {
     let mut ended = Ended::default();
     let Some(first) = items.first() else { return (Report::Unused, ended) };
     let (kind, key) = (first.target.kind, first.target.key.clone());
@@ -116,10 +123,11 @@ async fn attempt(dispatcher: &Arc<Dispatcher>, mut items: Vec<Delivery>) -> (Rep
     if deliveries.is_empty() {
         return (Report::Unused, ended);
     }
-    let judged = AssertUnwindSafe(send_all(dispatcher, &deliveries)).catch_unwind().await;
+    let judged = AssertUnwindSafe(send_all(dispatcher, ticket, &deliveries)).catch_unwind().await;
     let judged = judged.unwrap_or_else(|_| {
         deliveries.iter().map(|_| unsent(Verdict::dead(Reason::Bug, Reason::Bug.help()))).collect()
     });
+    let judged = dispatcher.weigh(&deliveries, judged);
     let mut answers = Vec::with_capacity(deliveries.len());
     for (delivery, judged) in deliveries.into_iter().zip(judged) {
         match judged.verdict {
@@ -137,7 +145,11 @@ async fn attempt(dispatcher: &Arc<Dispatcher>, mut items: Vec<Delivery>) -> (Rep
 }
 
 /// Sends deliveries of one connector, in as many requests as needed; one judgement for each.
-async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<Judged> {
+async fn send_all(
+    dispatcher: &Arc<Dispatcher>,
+    ticket: Ticket,
+    deliveries: &[Delivery],
+) -> Vec<Judged> {
     let Some(first) = deliveries.first() else { return Vec::new() };
     let target = Arc::clone(&first.target);
     let Ok(destination) = &target.destination else {
@@ -145,8 +157,7 @@ async fn send_all(dispatcher: &Arc<Dispatcher>, deliveries: &[Delivery]) -> Vec<
         return deliveries.iter().map(|_| unsent(verdict())).collect();
     };
     let timeout = dispatcher.timeout(target.kind);
-    let sender =
-        Sender { dispatcher, target: &target, timeout, source: first.source, is_trial: false };
+    let sender = Sender::new(dispatcher, &target, timeout, first.source, Some(ticket));
     let setup = match sender.set_up(destination.as_ref()).await {
         Ok(setup) => setup,
         Err(verdict) => return deliveries.iter().map(|_| unsent(verdict.clone())).collect(),
@@ -183,9 +194,24 @@ struct Sender<'a> {
     source: Source,
     /// An owner's trial: its refusals are not held against other connectors of the type.
     is_trial: bool,
+    /// The start that it sends for; none outside of any lane.
+    ticket: Option<Ticket>,
+    /// Whether it has sent the request that its lane let go.
+    has_sent: AtomicBool,
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    const fn new(
+        dispatcher: &'a Dispatcher,
+        target: &'a Target,
+        timeout: Duration,
+        source: Source,
+        ticket: Option<Ticket>,
+    ) -> Self {
+        let has_sent = AtomicBool::new(false);
+        Self { dispatcher, target, timeout, source, is_trial: false, ticket, has_sent }
+    }
+
     /// What the destination needs to know first; asked once and kept.
     async fn set_up(&self, destination: &dyn Destination) -> Result<Arc<str>, Verdict> {
         if let Some(setup) = self.target.setup.lock().clone() {
@@ -202,13 +228,26 @@ impl Sender<'_> {
         next: impl Fn(&[Response]) -> Option<Setup>,
     ) -> Result<Option<Arc<str>>, Verdict> {
         let mut answers: Vec<Response> = Vec::new();
+        let mut connection = Connection::Kept;
         while answers.len() <= MAX_SETUP_STEPS {
             match guarded(|| next(&answers))? {
                 None => return Ok(None),
                 Some(Setup::Ready(text)) => return Ok(Some(text)),
                 Some(Setup::Failed(verdict)) => return Err(self.redacted(&answers, verdict)),
-                Some(Setup::Ask(request)) => match self.send(request).await.0 {
-                    Ok(response) => answers.push(response),
+                Some(Setup::Ask(request)) => match self.send(request, connection).await.0 {
+                    // Here the body is what was asked for.
+                    Ok(response) if response.is_incomplete => {
+                        let reason = Reason::ConnectionLost;
+                        return Err(Verdict::retry(reason, reason.help()));
+                    }
+                    Ok(response) => {
+                        answers.push(response);
+                        connection = Connection::Kept;
+                    }
+                    // The same once more: nothing was answered.
+                    Err(error) if error.was_kept && connection == Connection::Kept => {
+                        connection = Connection::New;
+                    }
                     Err(error) => {
                         let verdict = Verdict::retry(error.reason, error.detail);
                         return Err(self.redacted(&[], verdict));
@@ -311,15 +350,18 @@ impl Sender<'_> {
         traceparents: &[Option<&str>],
     ) -> Vec<Judged> {
         let batching = destination.batching();
-        let built = guarded(|| {
-            fault_point!("build");
-            match (batching, items) {
-                (None, [item]) => destination.build(item),
-                (None, _) => Err(Verdict::dead(Reason::Bug, "no batches here")),
-                (Some(batching), _) => batching.build(items),
-            }
-        });
-        let request = match built.and_then(|built| built) {
+        let build = || {
+            let built = guarded(|| {
+                fault_point!("build");
+                match (batching, items) {
+                    (None, [item]) => destination.build(item),
+                    (None, _) => Err(Verdict::dead(Reason::Bug, "no batches here")),
+                    (Some(batching), _) => batching.build(items),
+                }
+            });
+            built.and_then(|built| built)
+        };
+        let request = match build() {
             Ok(request) => request,
             Err(verdict) => {
                 let verdict = self.redacted(&[], verdict);
@@ -337,19 +379,28 @@ impl Sender<'_> {
         // A request has one parent: that of the first delivery which has a trace.
         let own = steps.iter().flatten().next().map(|step| Cow::from(step.traceparent()));
         let carried = || traceparents.iter().flatten().next().map(|text| Cow::from(*text));
-        let request = match own.or_else(carried) {
+        let trace = own.or_else(carried);
+        let traced = |request: Request| match &trace {
             Some(trace) => request.header(HeaderName::from_static(TRACEPARENT), trace.as_bytes()),
             None => request,
         };
+        let bears_repeats =
+            |item: &Item<'_>| guarded(|| destination.repeats_unanswered(item)).unwrap_or(true);
         let _memory = self.dispatcher.budgets.body(request.body.len()).await;
-        let (sent, duration) = self.send(request).await;
+        let (mut sent, mut duration) = self.send(traced(request), Connection::Kept).await;
+        // Most often the server had closed the connection before it saw the request.
+        if sent.as_ref().is_err_and(|error| error.was_kept)
+            && items.iter().all(bears_repeats)
+            && let Ok(request) = build()
+        {
+            let (again, more) = self.send(traced(request), Connection::New).await;
+            (sent, duration) = (again, duration + more);
+        }
         let duration = Some(duration);
         let judged: Vec<Judged> = match sent {
             Err(error) => {
                 let judged = |item| {
-                    let bears_repeats =
-                        || guarded(|| destination.repeats_unanswered(item)).unwrap_or(true);
-                    let verdict = transport(&error, bears_repeats);
+                    let verdict = transport(&error, || bears_repeats(item));
                     Judged { verdict: self.redacted(&[], verdict), status: None, duration }
                 };
                 items.iter().map(judged).collect()
@@ -369,6 +420,18 @@ impl Sender<'_> {
                     Ok(_) => vec![Verdict::dead(Reason::Bug, "verdicts missing"); items.len()],
                     Err(verdict) => vec![verdict; items.len()],
                 };
+                let cut = |(verdict, item): (Verdict, &Item<'_>)| match verdict {
+                    // It was taken; of whom not is lost with the rest of the body.
+                    Verdict::Retry { reason: Reason::UnexpectedResponse, detail, .. }
+                        if response.is_incomplete
+                            && response.is_success()
+                            && !bears_repeats(item) =>
+                    {
+                        unrepeatable(Reason::UnexpectedResponse, &detail)
+                    }
+                    verdict => verdict,
+                };
+                let verdicts = verdicts.into_iter().zip(items).map(cut).collect();
                 let answers = std::slice::from_ref(&response);
                 let verdicts = Redactor::verdicts(&self.target.secrets, answers, verdicts);
                 verdicts.into_iter().map(|verdict| Judged { verdict, status, duration }).collect()
@@ -393,11 +456,25 @@ impl Sender<'_> {
         items.iter().zip(traceparents.iter().copied()).map(step).collect()
     }
 
-    /// Sends a request; tells how long that took too.
-    async fn send(&self, request: Request) -> (Result<Response, SendError>, Duration) {
+    /// Sends a request; tells how long that took too. The lane has counted one request; each further
+    /// one waits until the lane's rate allows it.
+    async fn send(
+        &self,
+        request: Request,
+        connection: Connection,
+    ) -> (Result<Response, SendError>, Duration) {
+        if let Some(ticket) = self.ticket
+            && self.has_sent.swap(true, Ordering::Relaxed)
+        {
+            let wait = self.dispatcher.spend(ticket);
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+        }
         let began = Instant::now();
         let outbound = &self.dispatcher.options.outbound;
-        let sent = outbound.send(request, self.target.trusted, self.timeout).await;
+        let trusted = self.target.trusted;
+        let sent = outbound.send_on(connection, request, trusted, self.timeout).await;
         let metrics = self.dispatcher.metrics();
         let duration = began.elapsed();
         metrics.attempt(self.target.kind, self.source, duration);
@@ -429,11 +506,15 @@ fn transport(error: &SendError, bears_repeats: impl Fn() -> bool) -> Verdict {
     match error.reason {
         reason @ Reason::AddressRefused => Verdict::broken(reason, detail),
         reason @ (Reason::Timeout | Reason::ConnectionLost) if !bears_repeats() => {
-            let why = "it may have been taken all the same, and a repeat would count twice";
-            Verdict::dead(reason, format!("{detail}; {why}"))
+            unrepeatable(reason, &detail)
         }
         reason => Verdict::retry(reason, detail),
     }
+}
+
+fn unrepeatable(reason: Reason, detail: &str) -> Verdict {
+    let why = "it may have been taken all the same, and a repeat would count twice";
+    Verdict::dead(reason, format!("{detail}; {why}"))
 }
 
 /// Sends one event to a connector outside of any lane, for a user who tests the connector.
@@ -452,7 +533,8 @@ pub async fn test_send(
         return unsent(Verdict::retry_after(Reason::RateLimited, detail, wait));
     }
     let timeout = dispatcher.timeout(target.kind);
-    let sender = Sender { dispatcher, target, timeout, source: Source::Live, is_trial: true };
+    let sender = Sender::new(dispatcher, target, timeout, Source::Live, None);
+    let sender = Sender { is_trial: true, ..sender };
     let setup = match sender.set_up(destination).await {
         Ok(setup) => setup,
         Err(verdict) => return unsent(verdict),
@@ -469,7 +551,7 @@ mod tests {
     #[test]
     fn silence_ends_what_must_not_be_repeated() {
         let verdict = |reason, bears_repeats| {
-            let error = SendError { reason, detail: "no answer".to_owned() };
+            let error = SendError { reason, detail: "no answer".to_owned(), was_kept: false };
             transport(&error, || bears_repeats)
         };
         for reason in [Reason::Timeout, Reason::ConnectionLost] {

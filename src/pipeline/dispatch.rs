@@ -12,8 +12,15 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{attempt, budget::Budgets, park, supervisor::Supervisor, work::Delivery};
+use super::{
+    attempt::{self, Judged},
+    budget::Budgets,
+    park,
+    supervisor::Supervisor,
+    work::Delivery,
+};
 use crate::{
+    clock,
     codec::Codec,
     config::AttemptLogging,
     delivery::{Reason, RetryPolicy},
@@ -21,8 +28,8 @@ use crate::{
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
     lane::{
-        Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, Report, SharedAddress,
-        Start, Ticket,
+        Answer, Arrival, Deferral, LaneLimits, Lanes, Moment, Offer, Patience, Report,
+        SharedAddress, Start, Suspicions, Ticket,
     },
     metrics::{LaneCounts, Metrics},
     outbound::Outbound,
@@ -99,6 +106,7 @@ pub struct Dispatcher {
     pub(super) budgets: Budgets,
     /// By connector, the version of which a change was asked for.
     asked: Mutex<BTreeMap<ConnectorKey, i64>>,
+    suspicions: Mutex<Suspicions<ConnectorKey>>,
 }
 
 impl Dispatcher {
@@ -125,6 +133,7 @@ impl Dispatcher {
             next_round: AtomicU64::new(0),
             budgets: Budgets::new(permits),
             asked: Mutex::new(BTreeMap::new()),
+            suspicions: Mutex::default(),
             options,
         });
         dispatcher.options.metrics.set_in_flight_limit(dispatcher.budgets.limit());
@@ -208,6 +217,32 @@ impl Dispatcher {
         }
     }
 
+    /// The judgements in the light of those before them: what has failed in the same way often
+    /// enough is its connector's fault.
+    pub(super) fn weigh(&self, deliveries: &[Delivery], judged: Vec<Judged>) -> Vec<Judged> {
+        let mut suspicions = self.suspicions.lock();
+        let concerns = |one: &Judged| Suspicions::<ConnectorKey>::concerns(&one.verdict);
+        if suspicions.is_empty() && !judged.iter().any(concerns) {
+            return judged;
+        }
+        let now = self.moment();
+        let weigh = |(delivery, judged): (&Delivery, Judged)| {
+            let answer = Answer {
+                version: delivery.target.version,
+                status: judged.status,
+                event: delivery.event.json_text(),
+            };
+            let verdict = suspicions.weigh(&delivery.target.key, answer, judged.verdict, now);
+            Judged { verdict, ..judged }
+        };
+        deliveries.iter().zip(judged).map(weigh).collect()
+    }
+
+    /// Counts one more request of a start against its lane's rate. Tells how long it has to wait.
+    pub(super) fn spend(&self, ticket: Ticket) -> Duration {
+        self.lanes.lock().spend(ticket, self.moment())
+    }
+
     /// Hands a delivery to its lane. Waits only for a lane that is full but fast, and no longer than
     /// the partition's patience lasts.
     pub async fn offer(self: &Arc<Self>, mut delivery: Delivery, patience: &mut Patience) {
@@ -221,6 +256,11 @@ impl Dispatcher {
             park::spawn_deferral(self, Deferral { item: delivery, reason, wait });
             return;
         }
+        if let Some(wait) = delivery.history.left_to_ask(clock::now()) {
+            let reason = Reason::RateLimited;
+            park::spawn_deferral(self, Deferral { item: delivery, reason, wait });
+            return;
+        }
         let limits = self.limits(&target);
         let source = delivery.source;
         let mut arrival = Arrival {
@@ -228,6 +268,7 @@ impl Dispatcher {
             source,
             crowded: self.budgets.is_short(source) || delivery.work.partition().is_crowded(),
             patient: true,
+            is_last: self.options.policy.is_last(delivery.history.steps),
         };
         loop {
             let now = self.moment();

@@ -346,7 +346,7 @@ pub async fn write_until_durable(
 
 /// Asks the registrar to suspend the connector.
 fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, verdict: &Verdict) {
-    let Verdict::Broken { reason, detail } = verdict else { return };
+    let Verdict::Broken { reason, detail, .. } = verdict else { return };
     let target = &delivery.target;
     if !dispatcher.asks_once(target) {
         return;

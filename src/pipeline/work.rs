@@ -169,6 +169,7 @@ impl Delivery {
             accepted_at: self.accepted_at,
             first_attempt_at: self.history.first_attempt_at,
             deferred_since: self.history.deferred_since,
+            not_before: self.history.not_before,
             due_at,
             last_error: self.history.last_error.clone(),
             origin: self.origin.clone(),

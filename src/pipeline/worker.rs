@@ -220,7 +220,7 @@ impl Worker {
         }
         match read {
             Ok(waited) => self.due(record, waited).await,
-            Err(Unread::Foreign) => self.foreign(record).await,
+            Err(Unread::Foreign) => self.foreign(record),
             Err(Unread::Failed(failed)) => Err(failed),
         }
     }
@@ -326,7 +326,7 @@ impl Worker {
 
     /// A delivery that a newer release wrote, of a kind that this one cannot deliver: it waits in
     /// its tier, unchanged and without a step, for an instance that can.
-    async fn foreign(&self, record: &Record) -> Result<(), Failed> {
+    fn foreign(&self, record: &Record) -> Result<(), Failed> {
         let age = clock::now().since(refuse::deferred_since(record));
         if age >= MAX_DEFERRED_AGE {
             let detail = "a newer release wrote it, and no instance of that release took it up";

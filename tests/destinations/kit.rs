@@ -60,7 +60,7 @@ pub fn response(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -
         })
         .collect();
     let received_at = Timestamp::parse("2026-11-20T10:16:31Z").unwrap();
-    Response { status, headers, body: body.into(), received_at }
+    Response { status, headers, body: body.into(), received_at, is_incomplete: false }
 }
 
 /// What `setup` finds out at the services that need it, as the tests have it.

@@ -222,12 +222,23 @@ impl Live {
             self.defer(item, reason, words.to_owned(), Duration::ZERO, shared);
             return None;
         }
+        let now = shared.time();
+        if let Some(left) = item.delivery.history.left_to_ask(now) {
+            let reason = Reason::RateLimited;
+            self.defer(item, reason, reason.help().to_owned(), left, shared);
+            return None;
+        }
+        // A newer version may have another destination.
+        if self.not_before.get(&target.key).is_some_and(|(_, known)| *known < target.version) {
+            self.not_before.remove(&target.key);
+        }
         let (limits, now) = (shared.profile.limits, self.moment(shared.now));
         let arrival = Arrival {
             version: target.version,
             source: item.delivery.source,
             crowded: item.delivery.work.partition().is_crowded(),
             patient: shared.chance.percent(80),
+            is_last: shared.policy.is_last(item.delivery.history.steps),
         };
         let offer = self.lanes.offer(&target.key, limits, arrival, item, now);
         self.start(shared);
@@ -346,7 +357,7 @@ impl Live {
     }
 
     fn check_launch(&self, target: &Target, items: &[Item], shared: &mut Shared) {
-        if let Some(until) = self.not_before.get(&target.key)
+        if let Some((until, _)) = self.not_before.get(&target.key)
             && shared.now < *until
         {
             shared.ledger.fail("a destination is left alone for as long as it asked", || {
@@ -360,9 +371,11 @@ impl Live {
             shared.ledger.fail("memory is bounded", || format!("a batch of {}", items.len()));
         }
         let most = items.iter().map(|item| item.delivery.history.attempts + 1).max();
-        // The first request, and one after each tier.
-        let allowed = u32::try_from(shared.policy.tiers().len() + 1).unwrap();
-        if most > Some(allowed) {
+        // The first request, one after each tier, and one when the destination asked to wait once
+        // more. Until a suspension is known everywhere, each instance asks.
+        let allowed = u32::try_from(shared.policy.tiers().len() + 2).unwrap();
+        let is_gone = shared.natures.get(&target.key) == Some(&Nature::Gone);
+        if most > Some(allowed) && !is_gone {
             shared.ledger.fail("attempts are bounded", || format!("attempt {most:?}"));
         }
     }
@@ -377,13 +390,18 @@ impl Live {
         let mut report = Report::of(verdicts);
         let key = items[0].delivery.target.key.clone();
         match report {
-            Report::SlowDown(after) => {
-                let after = after.unwrap_or(Duration::from_secs(1));
+            Report::SlowDown(after) | Report::Failing(after) => {
+                let least = match report {
+                    Report::SlowDown(_) => Duration::from_secs(1),
+                    _ => Duration::ZERO,
+                };
+                let after = after.unwrap_or(least);
                 let until = shared.now + u64::try_from(after.as_millis()).unwrap();
+                let version = items[0].delivery.target.version;
                 let known = self.not_before.entry(key.clone()).or_default();
-                *known = (*known).max(until);
+                *known = (known.0.max(until), known.1.max(version));
                 if shared.is(Break::RetryAfterIgnored) {
-                    report = Report::Failing;
+                    report = Report::Failing(None);
                 }
             }
             Report::Broken { version } => {
@@ -626,7 +644,11 @@ fn ask(target: &Target, items: usize, shared: &mut Shared) -> (u64, Vec<(Verdict
                 2 => Some(Duration::from_secs(chance.between(6, longest.min(120)))),
                 _ => Some(Duration::from_secs(chance.between(6, longest.min(3_590) + 10))),
             };
-            let verdict = Verdict::retry_after(Reason::RateLimited, "HTTP 429", after);
+            let verdict = if chance.percent(50) {
+                Verdict::retry_after(Reason::RateLimited, "HTTP 429", after)
+            } else {
+                Verdict::retry_after(Reason::ServerError, "HTTP 503", after)
+            };
             (20, vec![(verdict, false); items])
         }
         Nature::Limited => (20, vec![delivered(); items]),

@@ -270,7 +270,8 @@ pub struct Live {
     pub commands: Vec<Vec<u8>>,
     pub suspending: BTreeMap<ConnectorKey, i64>,
     /// What the destinations of this instance's lanes asked for.
-    pub not_before: BTreeMap<ConnectorKey, u64>,
+    /// Until when, and with which version of the connector.
+    pub not_before: BTreeMap<ConnectorKey, (u64, i64)>,
     /// Connectors that cannot work, by the version that was tried.
     pub broken: BTreeMap<ConnectorKey, i64>,
     pub hoard: Vec<Item>,

@@ -1,7 +1,7 @@
 //! What all instances share in the simulated world: the clock, chance, the broker, the
 //! destinations and the ledger.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dunmore_connectors::{
     clock::Timestamp,
@@ -76,6 +76,9 @@ pub fn stamp(at: u64) -> Timestamp {
 impl Shared {
     pub fn new(seed: u64, profile: Profile, breaks: Option<Break>, tracing: bool) -> Self {
         let policy: RetryPolicy = profile.tiers.parse().unwrap();
+        // Days of going round in short tiers would be all that a run shows.
+        let max_deferred_age = 2 * policy.total() + Duration::from_secs(30);
+        let policy = policy.with_max_deferred_age(max_deferred_age);
         let key = "k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned();
         Self {
             now: 0,

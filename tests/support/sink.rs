@@ -51,6 +51,8 @@ pub(crate) enum Reply {
     Status(u16),
     /// This status with `Retry-After`.
     RetryAfter(u16, String),
+    /// This status with `Location`.
+    Redirect(u16, String),
     /// None: the connection stays open.
     Hang,
 }
@@ -231,7 +233,7 @@ async fn answer(
         }
     };
     let status = match reply {
-        Reply::Status(status) | Reply::RetryAfter(status, _) => status,
+        Reply::Status(status) | Reply::RetryAfter(status, _) | Reply::Redirect(status, _) => status,
         Reply::Hang => 0,
     };
     let mut event = header("dunmore-event-id");
@@ -267,6 +269,9 @@ async fn answer(
         Reply::Hang => std::future::pending::<()>().await,
         Reply::RetryAfter(_, after) => {
             response.headers_mut().insert("retry-after", after.parse().unwrap());
+        }
+        Reply::Redirect(_, location) => {
+            response.headers_mut().insert("location", location.parse().unwrap());
         }
         Reply::Status(_) => {}
     }

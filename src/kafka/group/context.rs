@@ -16,6 +16,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext, base_consumer::PartitionQueue},
     error::{KafkaError as ClientError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionListElem,
     types::RDKafkaRespErr,
     util::Timeout,
 };
@@ -32,7 +33,7 @@ use super::{
 use crate::{
     id::TopicId,
     metrics::ClientMetrics,
-    offsets::{Start, Tracker},
+    offsets::{CompletionMap, Start, Tracker},
 };
 
 /// How long an answer may take that a rebalance waits for.
@@ -140,7 +141,7 @@ impl GroupContext {
             let offset = match &committed {
                 // Where it is not known what is committed, the library asks once more by itself.
                 None => {
-                    self.begin(topic, number, Tracker::new(Default::default()));
+                    self.begin(topic, number, Tracker::new(CompletionMap::default()));
                     Offset::Stored
                 }
                 Some(known) => {
@@ -193,7 +194,7 @@ impl GroupContext {
         let ends = consumer.and_then(|c| c.fetch_watermarks(topic, number, ANSWER).ok());
         match ends {
             Some((oldest, _)) => (Offset::Offset(oldest), Tracker::begin_at(oldest)),
-            None => (Offset::Beginning, Tracker::new(Default::default())),
+            None => (Offset::Beginning, Tracker::new(CompletionMap::default())),
         }
     }
 
@@ -310,7 +311,7 @@ impl GroupContext {
             return BTreeMap::new();
         }
         let elements = list.elements();
-        let names: BTreeSet<&str> = elements.iter().map(|element| element.topic()).collect();
+        let names: BTreeSet<&str> = elements.iter().map(TopicPartitionListElem::topic).collect();
         let names: Vec<&str> = names.into_iter().collect();
         identity::describe(consumer.client().native_ptr(), &names, ANSWER).unwrap_or_else(|code| {
             tracing::warn!(group = self.group, %code, "the ids of topics are not known yet");

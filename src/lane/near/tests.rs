@@ -142,7 +142,7 @@ fn who_hangs_takes_nothing_from_the_others() {
     assert_eq!(start_all(&mut lanes, ms(10)).len(), MAX_NEAR);
     // When they end after all, they are not counted a second time.
     for start in hanging {
-        lanes.finish(start.ticket, Report::Failing, ms(15));
+        lanes.finish(start.ticket, Report::Failing(None), ms(15));
     }
     assert!(lanes.next(ms(15)).is_none());
     assert_eq!(start_all(&mut lanes, ms(20)).len(), 4);
