@@ -321,12 +321,8 @@ impl Service {
         let group = &self.config.group;
         let named = |suffix: &str| format!("{}{suffix}", group.id);
         let (retry_group, replay_group) = (named(".retry"), named(".replay"));
-        let tiers: Vec<String> = topics
-            .all()
-            .into_iter()
-            .filter(|kind| matches!(kind, TopicKind::Retry(_)))
-            .map(|kind| topics.name(kind))
-            .collect();
+        let tiers = topics.all().into_iter().filter(|kind| matches!(kind, TopicKind::Retry(_)));
+        let tiers: Vec<String> = tiers.map(|kind| topics.name(kind)).collect();
         let groups = [
             GroupTopics { group: &group.id, topics: &live },
             GroupTopics { group: &retry_group, topics: &tiers },

@@ -13,11 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    attempt::{self, Judged},
-    budget::Budgets,
-    park,
-    supervisor::Supervisor,
-    work::Delivery,
+    attempt, budget::Budgets, park, sender::Judged, supervisor::Supervisor, work::Delivery,
 };
 use crate::{
     clock,

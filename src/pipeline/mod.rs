@@ -10,15 +10,16 @@ mod panic_tests;
 mod park;
 mod refuse;
 mod registrar;
+mod sender;
 mod supervisor;
 mod view_ends;
 mod view_feed;
 mod work;
 mod worker;
 
-pub use attempt::test_send;
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
 pub use registrar::{Registrar, RegistrarEvents};
+pub use sender::test_send;
 pub use supervisor::Supervisor;
 pub use view_ends::watch as watch_view_ends;
 pub use view_feed::ViewFeed;

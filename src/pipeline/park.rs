@@ -6,8 +6,8 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use super::{
     TRACEPARENT,
     account::{Entry, log_attempt, write_attempt},
-    attempt::Judged,
     dispatch::Dispatcher,
+    sender::Judged,
     work::Delivery,
 };
 use crate::{
