@@ -36,7 +36,7 @@ const MAX_KEY_BYTES: usize = 255;
 const KEYS: Uuid = Uuid::from_u128(0x2f7a_41c0_8d0e_4e5b_a6f3_7b1d_5c90_e84a);
 
 pub(super) type Shares = State<Arc<Shared>>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 /// `GET …/connectors`
 pub async fn list(
@@ -207,17 +207,27 @@ pub async fn resume(
     Path((project, connector)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
     let found = find(&shared, &project, &connector)?;
-    let ConnectorKey { project, connector } = found.key.clone();
-    let command = Command {
-        id: CommandId::from_uuid(Uuid::now_v7()),
-        project,
-        actor: Some(actor(&caller)),
-        body: CommandBody::Resume { connector },
-    };
-    shared.commands.run(&command, &shared.view).await?;
+    lift(&shared, &found.key, &caller).await?;
     let resumed = shared.view.connector(&found.key).map_err(unavailable)?;
     let resumed = resumed.ok_or_else(|| no_such(&found.key.connector))?;
     Ok(shown(StatusCode::OK, resumed.version, resumed.to_public_json()))
+}
+
+/// Lifts a connector's suspension, if there is one.
+pub(super) async fn lift(
+    shared: &Shared,
+    key: &ConnectorKey,
+    caller: &Caller,
+) -> Result<(), Failure> {
+    let ConnectorKey { project, connector } = key.clone();
+    let command = Command {
+        id: CommandId::from_uuid(Uuid::now_v7()),
+        project,
+        actor: Some(actor(caller)),
+        body: CommandBody::Resume { connector },
+    };
+    shared.commands.run(&command, &shared.view).await?;
+    Ok(())
 }
 
 /// Who asks, as commands say it: the token's name, or the subject of a signed one.

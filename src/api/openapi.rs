@@ -84,8 +84,9 @@ fn paths() -> Value {
     }));
     paths.insert(format!("{one}/test"), json!({
         "parameters": [project, connector],
-        "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. Only an instance with the role delivery can.",
-            ok(200, "The verdict.", "Trial"), &["404", "503"], json!({})),
+        "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. One that is delivered lifts a suspension. Only an instance with the role delivery can.",
+            ok(200, "The verdict.", "Trial"), &["404", "413", "415", "503"],
+            json!({ "requestBody": optional(body("TrialRequest")) })),
     }));
     paths.insert(format!("{one}/deliveries"), json!({
         "parameters": [project, connector],
@@ -152,6 +153,11 @@ fn body(schema: &str) -> Value {
         "description": format!("At most {MAX_BODY_BYTES} bytes."),
         "content": { "application/json": { "schema": reference("schemas", schema) } },
     })
+}
+
+fn optional(mut body: Value) -> Value {
+    body["required"] = json!(false);
+    body
 }
 
 fn parameters() -> Value {
@@ -326,6 +332,10 @@ fn names(items: Vec<&str>) -> Value {
 fn attempt_schemas() -> Value {
     let time = json!({ "type": "string", "format": "date-time" });
     json!({
+        "TrialRequest": {
+            "type": "object", "additionalProperties": false,
+            "properties": { "eventType": reference("schemas", "EventType") },
+        },
         "Trial": {
             "type": "object", "required": ["eventId", "eventType", "verdict"],
             "properties": {
@@ -336,6 +346,7 @@ fn attempt_schemas() -> Value {
                 "detail": { "type": "string", "description": "The service's words." },
                 "status": { "type": "integer", "description": "The service's HTTP status." },
                 "durationMs": { "type": "integer", "minimum": 0 },
+                "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
             },
         },
         "Delivery": {

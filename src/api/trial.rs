@@ -3,9 +3,9 @@
 use std::{collections::HashMap, hash::Hash, num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
-    http::header,
+    http::{HeaderMap, header},
 };
 use bytes::Bytes;
 use governor::{
@@ -18,17 +18,19 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    connectors::{Shares, find},
+    connectors::{Body, Shares, find, lift, object},
     error::Failure,
     unavailable,
 };
 use crate::{
     clock,
-    connector::{Problem, ProblemCode},
+    connector::{FieldError, Problem, ProblemCode},
     delivery::Verdict,
     event::{Event, EventType, EventTypes},
     id::{ConnectorKey, DeliveryId, ProjectId},
+    json,
     pipeline::test_send,
+    tokens::Caller,
 };
 
 /// Trials that may be under way at once, in all …
@@ -123,9 +125,13 @@ fn too_many(detail: &str, wait_secs: u64) -> Failure {
 /// `POST …/connectors/:id/test`
 pub async fn test(
     State(shared): Shares,
+    Extension(caller): Extension<Caller>,
     Path((project, connector)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Json<Value>, Failure> {
     let found = find(&shared, &project, &connector)?;
+    let asked = asked_type(&headers, body)?;
     let Some(dispatcher) = &shared.dispatcher else {
         let detail = "This instance does not have the role delivery, so it sends nothing.";
         return Err(Problem::new(ProblemCode::Unavailable, detail).into());
@@ -136,10 +142,11 @@ pub async fn test(
         let detail = "The connector was deleted meanwhile.";
         return Err(Problem::new(ProblemCode::ConnectorNotFound, detail).into());
     };
-    let kind = match &found.event_types {
-        EventTypes::All => EventType::PaymentSettled,
-        EventTypes::Some(kinds) => kinds.first().copied().unwrap_or(EventType::PaymentSettled),
+    let wanted = match &found.event_types {
+        EventTypes::All => None,
+        EventTypes::Some(kinds) => kinds.first().copied(),
     };
+    let kind = asked.or(wanted).unwrap_or(EventType::PaymentSettled);
     let event = sample(kind, &found.key.project).map_err(|error| {
         tracing::error!(%error, "the sample event is refused; please report this bug");
         Problem::new(ProblemCode::Internal, "There is no sample event of this type.")
@@ -164,6 +171,10 @@ pub async fn test(
         }
     };
     answer["verdict"] = json!(verdict);
+    if verdict == "delivered" && found.suspended_reason.is_some() {
+        lift(&shared, &found.key, &caller).await?;
+        answer["resumed"] = json!(true);
+    }
     if let Some(reason) = reason {
         answer["reason"] = json!(reason.as_str());
     }
@@ -179,7 +190,35 @@ pub async fn test(
     Ok(Json(answer))
 }
 
-/// An event that nobody takes for a real one.
+/// The event type that the body asks for; a request without a body asks for none.
+fn asked_type(headers: &HeaderMap, body: Body) -> Result<Option<EventType>, Failure> {
+    if body.as_ref().is_ok_and(Bytes::is_empty) {
+        return Ok(None);
+    }
+    let body = object(headers, body)?;
+    let (mut kind, mut errors) = (None, Vec::new());
+    for (name, value) in body.as_object().into_iter().flatten() {
+        let wrong = if name == "eventType" {
+            match EventTypes::parse(&[value.as_str().unwrap_or_default()]) {
+                Ok(EventTypes::All) => continue,
+                Ok(EventTypes::Some(kinds)) => {
+                    kind = kinds.first().copied();
+                    continue;
+                }
+                Err(wrong) => wrong.join("; "),
+            }
+        } else {
+            "unknown field; a trial takes `eventType`".to_owned()
+        };
+        errors.push(FieldError::new(json::name(name), wrong));
+    }
+    if errors.is_empty() {
+        return Ok(kind);
+    }
+    Err(Problem::with_fields(ProblemCode::ValidationFailed, errors).into())
+}
+
+/// An event that cannot be taken for a real one.
 fn sample(kind: EventType, project: &ProjectId) -> Result<Event, String> {
     use EventType as E;
     let mut data = json!({

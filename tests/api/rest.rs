@@ -79,6 +79,56 @@ async fn a_suspended_connector_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trial_that_is_delivered_lifts_a_suspension() {
+    let Some(broker) = broker() else { return };
+    let prefix = broker.unique_prefix();
+    topics(&broker.bootstrap, &prefix).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sink = listener.local_addr().unwrap();
+    let good = |body: String| async move {
+        let is_it = body.contains("customer.first_payment");
+        if is_it { http::StatusCode::OK } else { http::StatusCode::INTERNAL_SERVER_ERROR }
+    };
+    let sink_task = tokio::spawn(async move {
+        axum::serve(listener, axum::Router::new().fallback(good)).await.unwrap();
+    });
+    let egress = "egress.allow_cidrs = [\"127.0.0.0/8\"]\negress.allow_http = true";
+    let instance = start(&broker.bootstrap, &prefix, egress, ALL).await;
+    let client = &instance.client;
+    set_tier(&broker.bootstrap, &prefix, "proj_a", "pro").await;
+    let config = json!({ "webhookUrl": format!("http://{sink}/webhook/x") });
+    let body = json!({ "type": "n8n", "config": config, "eventTypes": ["*"] });
+    let made = client.create("proj_a", &body).await.is(201);
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    let path = format!("{}/{id}", connectors("proj_a"));
+    let test = format!("{path}/test");
+    let suspend = json!({ "id": "suspend_1", "type": "connector.suspend", "projectId": "proj_a",
+        "connectorId": id, "reason": "HTTP 404" });
+    command(&broker.bootstrap, &prefix, suspend).await;
+    client.json("PATCH", &path, &[], &json!({ "isActive": true })).await.is(200);
+
+    // One that fails lifts nothing.
+    let failed = client.send("POST", &test, &[], None).await.is(200).body;
+    assert_eq!((&failed["verdict"], failed.get("resumed")), (&json!("retry"), None));
+    assert_eq!(client.get(&path).await.is(200).body["suspendedReason"], "HTTP 404");
+    for wrong in [json!({ "eventType": "payment.setled" }), json!({ "eventTyp": "*" }), json!([])] {
+        let refused = client.json("POST", &test, &[], &wrong).await.is(400);
+        assert_eq!(refused.code(), "validation_failed");
+    }
+    let asked = json!({ "eventType": "customer.first_payment" });
+    let delivered = client.json("POST", &test, &[], &asked).await.is(200).body;
+    assert_eq!(
+        (&delivered["verdict"], &delivered["resumed"], &delivered["eventType"]),
+        (&json!("delivered"), &json!(true), &json!("customer.first_payment"))
+    );
+    assert_eq!(client.get(&path).await.is(200).body.get("suspendedReason"), None);
+    let again = client.json("POST", &test, &[], &asked).await.is(200).body;
+    assert_eq!(again.get("resumed"), None);
+    instance.stop().await;
+    sink_task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connectors_life() {
     let Some(broker) = broker() else { return };
     let prefix = broker.unique_prefix();

@@ -259,10 +259,10 @@ async fn answer(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    let text = if (200..300).contains(&status) {
-        "ok".to_owned()
-    } else {
-        format!("no such thing as {path}")
+    let text = match reply {
+        Reply::Redirect(..) => "it is elsewhere".to_owned(),
+        _ if (200..300).contains(&status) => "ok".to_owned(),
+        _ => format!("no such thing as {path}"),
     };
     let mut response = Response::new(Full::from(text));
     match reply {
