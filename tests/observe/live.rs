@@ -69,7 +69,6 @@ impl Scene {
 
         sink.script("/webhook/failing", &[], Reply::Status(500));
         sink.script("/webhook/flaky", &[Reply::Status(503)], Reply::Status(200));
-        sink.script("/webhook/refusing", &[], Reply::Status(400));
         sink.script("/webhook/gone", &[], Reply::Status(410));
         sink.delay("/webhook/slow", Duration::from_millis(300));
         let n8n = |name: &str| {
@@ -110,6 +109,9 @@ impl Scene {
         if second.is_multiple_of(8) {
             self.sink.script(sixth, &[Reply::Status(503)], Reply::Status(500));
         }
+        // Fewer in a row than suspend a connector.
+        let refused = [const { Reply::Status(400) }; 3];
+        self.sink.script("/webhook/refusing", &refused, Reply::Status(200));
         let url = self.sink.url("/webhook/none");
         let refused = create(&format!("cmd_{second}"), "proj_2", "conn", "n8n", &url, &["*"]);
         let accepted = set_tier(&format!("cmd_tier_{second}"), "proj_3", "pro");
