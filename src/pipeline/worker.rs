@@ -22,10 +22,7 @@ use crate::{
     clock,
     codec::{ReadError, RecordKind, cloudevents},
     connector::partition_of,
-    delivery::{
-        DeliveryRecord, EnvelopeError, History, MAX_DEFERRED_AGE, Origin, Reason, Source,
-        left_to_wait,
-    },
+    delivery::{DeliveryRecord, EnvelopeError, History, Origin, Reason, Source, left_to_wait},
     event::Event,
     id::ProjectId,
     kafka::{Assigned, Partition, Record},
@@ -328,7 +325,7 @@ impl Worker {
     /// its tier, unchanged and without a step, for an instance that can.
     fn foreign(&self, record: &Record) -> Result<(), Failed> {
         let age = clock::now().since(refuse::deferred_since(record));
-        if age >= MAX_DEFERRED_AGE {
+        if age >= self.dispatcher.options.policy.max_deferred_age() {
             let detail = "a newer release wrote it, and no instance of that release took it up";
             return Err(Failed::Refused(Reason::InvalidRecord, detail.to_owned()));
         }
