@@ -539,9 +539,9 @@ fn what_a_later_release_wrote_is_held_and_kept() {
     assert_eq!(connectors_in_view(&serve), 1);
     stage.events(&[event("evt_1", "payment.settled", "proj_1")]);
     wait_until("the event waits in a tier", PATIENCE, || {
-        !stage.kafka.read(&stage.topic("deliveries.retry.300ms")).is_empty()
+        !stage.kafka.read(&stage.topic("deliveries.retry.1s")).is_empty()
     });
-    let held = stage.kafka.read(&stage.topic("deliveries.retry.300ms"))[0].json();
+    let held = stage.kafka.read(&stage.topic("deliveries.retry.1s"))[0].json();
     assert_eq!(held["lastError"]["reason"], "unusable", "{held}");
     stage.set_up(&[update("cmd_off", "proj_1", "conn_1", &json!({"isActive": false}))]);
     let stored = state(&stage)["proj_1/conn_1"].json();
