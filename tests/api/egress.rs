@@ -414,8 +414,9 @@ async fn an_endless_body_is_cut_and_a_compressed_one_is_not_unpacked() {
 
     let silent = server("127.0.0.1", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", false);
     let url = format!("http://{}/", silent.address);
-    let error = outbound.send(get(&url), false, TIME).await.unwrap_err();
-    assert_eq!(error.reason, Reason::ConnectionLost);
+    // Its head is an answer; what was promised beyond it did not come.
+    let response = outbound.send(get(&url), false, TIME).await.unwrap();
+    assert!(response.is_incomplete && response.body.is_empty());
 }
 
 #[tokio::test]
