@@ -52,6 +52,7 @@ fuzz_target!(|data: (u16, Vec<u8>, Vec<u8>)| {
         }
     }
     let response = Response {
+        is_incomplete: false,
         status: 100 + status % 500,
         headers,
         body: body.into(),
