@@ -151,7 +151,7 @@ impl<'de> Visitor<'de> for Repeated<'_> {
     }
 }
 
-/// What a value is, for whoever wrote it; the value itself is not shown.
+/// What a value is, for its author; the value itself is not shown.
 #[must_use]
 pub fn kind(value: &RawValue) -> &'static str {
     match value.get().as_bytes().first() {
@@ -170,7 +170,7 @@ pub fn bounded(text: &str) -> String {
     short(text, MAX_DETAIL_CHARS)
 }
 
-/// A name that somebody else chose, for an explanation.
+/// A foreign name, for an explanation.
 #[must_use]
 pub fn name(text: &str) -> String {
     short(text, MAX_NAME_CHARS)

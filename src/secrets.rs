@@ -2,7 +2,7 @@
 //!
 //! AES-256-GCM with a random nonce for each value. Project, connector, its type and the field are
 //! authenticated with it, so that an encrypted value cannot be moved to another place and be sent
-//! to a host of somebody else's choice. Values of the first versions are bound to no type: they can
+//! to a host of another's choice. Values of the first versions are bound to no type: they can
 //! be read, and `dunmore secrets rotate` binds them.
 
 use std::fmt;

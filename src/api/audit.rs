@@ -15,7 +15,7 @@ use crate::{connector::ProblemCode, listen};
 /// The target of these lines.
 pub const TARGET: &str = "dunmore_connectors::audit";
 
-/// Who asked for what, from where.
+/// The actor, the action and the address.
 pub(crate) struct Entry<'a> {
     method: Method,
     route: String,

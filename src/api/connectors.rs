@@ -230,7 +230,7 @@ pub(super) async fn lift(
     Ok(())
 }
 
-/// Who asks, as commands say it: the token's name, or the subject of a signed one.
+/// The actor, as commands name it: the token's name, or the subject of a signed one.
 fn actor(caller: &Caller) -> String {
     cut(caller.name.strip_prefix("token:").unwrap_or(&caller.name), MAX_ACTOR_CHARS)
 }

@@ -43,7 +43,7 @@ const UNAUTHORIZED_SHARE: u32 = 10;
 
 type Buckets<K> = RateLimiter<K, HashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
 
-/// How often may be called: by each caller, for each project whoever calls, and with a wrong token
+/// How often may be called: by each caller, for each project over all callers, and with a wrong token
 /// from each address.
 pub struct Limits(Option<Each>);
 
@@ -113,7 +113,7 @@ impl Limits {
     }
 }
 
-/// Whoever has an IPv6 address has the other 2^64 of its network too.
+/// A client with an IPv6 address has the other 2^64 of its network too.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -115,7 +115,7 @@ impl ControlClient {
     }
 }
 
-/// Who runs this program, as commands say it.
+/// The user of this program, as commands name it.
 pub fn actor() -> String {
     let user = crate::config::user();
     cut(&format!("cli:{}", user.as_deref().unwrap_or("unknown")), MAX_ACTOR_CHARS)

@@ -314,7 +314,7 @@ fn facts(row: &Row, has_history: bool) -> Vec<String> {
     let some = numbers.iter().filter(|(number, _)| *number > 0);
     facts.extend(some.map(|(number, what)| format!("{} {what}", count(*number))));
     if !has_history && row.send > row.new {
-        // Without the attempts, nobody knows.
+        // Without the attempts it is not known.
         facts.push("? arrived before".to_owned());
     }
     facts

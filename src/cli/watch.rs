@@ -110,7 +110,7 @@ impl Pace {
 enum Measure {
     /// Deliveries sent of those that are planned.
     Sent,
-    /// Records read, where nobody knows how many deliveries they make.
+    /// Records read, where it is not known how many deliveries they make.
     Read,
 }
 

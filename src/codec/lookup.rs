@@ -31,7 +31,7 @@ const REMEMBER_BAD: Duration = Duration::from_secs(30);
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// … up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Who waits looks this often whether it still has to.
+/// A wait checks this often whether it is still needed.
 const NAP: Duration = Duration::from_millis(200);
 /// How often an id that the registry does not know is asked for: the nodes of a registry learn of
 /// a new schema one after the other.
@@ -217,7 +217,7 @@ impl Shared {
         patience.spent <= PATIENCE
     }
 
-    /// Asks for a schema, unless somebody else got it meanwhile.
+    /// Asks for a schema, unless another task got it meanwhile.
     async fn ask(
         &self,
         schema: SchemaRef,

@@ -279,7 +279,7 @@ fn commands_of_a_topic_that_was_made_anew_are_decided() {
         expect(&stage.decide(&[active("d", true)]), &[("d", "accepted")]);
         let after = stage.connector().unwrap();
         assert!(after.is_active && after.version > before.version);
-        // Who looked before it is told so, and who looks now may change it.
+        // A version read before it is refused; one read now may change it.
         let if_version = |id: &str, version: i64| {
             let mut command = active(id, false);
             command["ifVersion"] = json!(version);

@@ -22,7 +22,7 @@ pub struct Command {
     pub id: CommandId,
     /// The project that it is about.
     pub project: ProjectId,
-    /// Who asks, by the sender's own account: for the history, not for a decision.
+    /// The actor, by the sender's own account: for the history, not for a decision.
     pub actor: Option<String>,
     /// What is asked.
     pub body: CommandBody,

@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(wait_out("5s,30s,2m,10m,1h,6h", 15), (30, 1, 1));
         let hours = 3600;
         assert_eq!(wait_out("5s,30s,2m,10m,1h,6h", 25 * hours), (25 * hours, 1, 5));
-        // Nobody is waited for longer than three days.
+        // No wait is longer than three days.
         assert_eq!(wait_out("5s,30s,2m,10m,1h,6h", 1_000 * hours), (72 * hours, 1, 12));
     }
 

@@ -136,7 +136,7 @@ pub fn one_of(value: &str, words: &[&str]) -> Result<(), String> {
 
 /// A text as a URL.
 pub fn parse_url(value: &str) -> Result<Url, String> {
-    // The parser would cut and skip them, and whoever uses the text would not.
+    // The parser would cut and skip them, and later users of the text would not.
     if value.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("must not contain spaces or line breaks".to_owned());
     }

@@ -129,7 +129,7 @@ impl Bookmarks {
 }
 
 /// What is kept beside each element of a list, in its order. The client library's accessor panics
-/// on bytes that are not UTF-8, and anybody may have committed such.
+/// on bytes that are not UTF-8, and any client may have committed such.
 #[expect(unsafe_code, reason = "the client library's accessor panics on foreign bytes")]
 fn notes(list: &TopicPartitionList) -> Vec<String> {
     // SAFETY: the list is alive and owns `cnt` elements at `elems`; an element's metadata is null

@@ -117,7 +117,7 @@ impl Shared {
 
 struct Context {
     shared: Arc<Shared>,
-    /// The topic's partitions: who is given all of them is alone.
+    /// The topic's partitions: a member that is given all of them is alone.
     all: usize,
 }
 
@@ -250,7 +250,7 @@ impl SoleMember {
         Ok(member)
     }
 
-    /// Of a topic with one partition somebody has all, though there are several members.
+    /// Of a topic with one partition one member has all, though there are several.
     fn wait_for_others(&self) -> Result<(), MemberError> {
         let deadline = Instant::now() + ALONE_PATIENCE;
         while let Ok(members) = members(&self.connection, &self.group)
@@ -326,7 +326,7 @@ impl SoleMember {
             }
             let began = Moment::now();
             let committed = self.consumer.commit(&list, CommitMode::Sync);
-            // Given up meanwhile, the client library commits as somebody who is no member at all,
+            // Given up meanwhile, the client library commits as a client that is no member at all,
             // which the broker takes while the group is empty.
             if self.consumer.assignment_lost() || self.shared.get() == State::Lost {
                 return Err(lost());

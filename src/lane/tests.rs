@@ -241,7 +241,7 @@ fn an_open_circuit_does_not_ask_with_one_that_its_failure_would_end() {
     assert!(matches!(deferred, Offer::Deferred(Deferral { reason: Reason::CircuitOpen, .. })));
     assert!(offer(&mut lanes, "a", 6, ms(5_020)));
     assert_eq!(run(&mut lanes, ms(5_020), Report::Failing(None)), [6]);
-    // … but when no other comes, there is nobody else to ask with.
+    // … but when no other comes, it is the only probe.
     assert_eq!(lanes.offer(&"a", LIMITS, last, 7, ms(15_100)), Offer::Queued);
     assert_eq!(run(&mut lanes, ms(15_100), Report::Working), [7]);
 }

@@ -6,7 +6,7 @@
 //! was acknowledged. So whoever resumes reads the selection, and then the end of the replay topic
 //! to see what was written after the last commit.
 //!
-//! Whoever runs a job is the group's only member. One that stood still is given up by the group
+//! The runner of a job is the group's only member. One that stood still is given up by the group
 //! before another is taken on: the broker refuses its commits, and without an accepted commit it
 //! writes nothing ([`SoleMember::may_write`]).
 

@@ -71,7 +71,7 @@ fn on_the_way(plan: &Plan) -> Option<Warning> {
     (deliveries > 0).then(|| Warning::of_log("waiting", deliveries, message))
 }
 
-/// Deliveries of which nobody can tell whether they arrived, left out of what is missing.
+/// Deliveries of which it is not known whether they arrived, left out of what is missing.
 fn not_shown(plan: &Plan, history: Option<&History>) -> Option<Warning> {
     let deliveries: u64 = plan.rows().filter(|row| row.leaves.unknown).map(|row| row.unknown).sum();
     if deliveries == 0 {
@@ -86,7 +86,7 @@ fn not_shown(plan: &Plan, history: Option<&History>) -> Option<Warning> {
         |since| format!("the attempts show what arrived since {since} only"),
     );
     let message = format!(
-        "{since}. Of {deliveries} deliveries nobody can tell whether they arrived before, and they are left out: --include-unknown sends them too"
+        "{since}. Of {deliveries} deliveries it is not known whether they arrived before; they are left out: --include-unknown sends them too"
     );
     Some(Warning::of_log("unknown", deliveries, message))
 }

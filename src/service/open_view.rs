@@ -88,7 +88,7 @@ fn fits(view: &View, connection: &Connection, topics: &Topics) -> anyhow::Result
 }
 
 /// Only this program's user may look into its data: folders 0700, files 0600. What it holds is
-/// encrypted where it is secret, but names who delivers what to whom.
+/// encrypted where it is secret, but shows the projects and their destinations.
 fn keep_private(data_dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     // For the files that are made later.

@@ -19,7 +19,7 @@ use crate::{
 pub fn start(settings: &LogSettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("log.filter {:?}: {error}", settings.filter))?;
-    // Who changed what is written whatever else is not, unless the filter says something of it.
+    // The audit trail is written whatever else is not, unless the filter names it.
     let filter = match audit::TARGET.parse() {
         Ok(directive) if !settings.filter.contains(audit::TARGET) => {
             filter.add_directive(directive)
