@@ -26,6 +26,11 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
 const DELIVERY_TIMEOUT_MS: &str = "120000";
 /// What may wait in the client library before `send` waits.
 const QUEUE_KBYTES: &str = "65536";
+/// How long a record that finds the client library's queue full waits before it tries again.
+const FULL_QUEUE_WAIT: Duration = Duration::from_millis(20);
+
+/// Where a record's partition and offset go when it is acknowledged.
+type Tell = oneshot::Sender<Result<(i32, i64), ClientError>>;
 
 /// A record to be written.
 #[derive(Debug)]
@@ -138,51 +143,47 @@ impl Producer {
 
     /// Writes a record and waits until it is durable; returns its partition and offset.
     pub async fn send(&self, record: &Outgoing<'_>) -> Result<(i32, i64), ProduceError> {
-        loop {
-            let (tell, told) = oneshot::channel();
-            let mut next = BaseRecord::with_opaque_to(record.topic, Box::new(tell)).key(record.key);
+        self.write(|tell| {
+            let mut next = BaseRecord::with_opaque_to(record.topic, tell).key(record.key);
             next.payload = record.value;
             next.partition = record.partition;
-            next.headers = Some(headers(&record.headers));
-            match self.inner.send(next) {
-                Ok(()) => {
-                    return match told.await {
-                        Ok(Ok(written)) => Ok(written),
-                        Ok(Err(error)) => Err(refused(&error)),
-                        Err(_) => Err(ProduceError::NotAcknowledged("producer closed".to_owned())),
-                    };
-                }
-                Err((error, _)) if is_full(&error) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                Err((error, _)) => return Err(refused(&error)),
-            }
-        }
+            next.headers(headers(&record.headers))
+        })
+        .await
     }
 
     /// Writes a record as it is given and waits until it is durable; returns its partition and
     /// offset.
     pub async fn send_verbatim(&self, record: &Verbatim<'_>) -> Result<(i32, i64), ProduceError> {
-        loop {
-            let (tell, told) = oneshot::channel();
-            let mut next: BaseRecord<'_, [u8], [u8], _> =
-                BaseRecord::with_opaque_to(record.topic, Box::new(tell));
+        self.write(|tell| {
+            let mut next =
+                BaseRecord::with_opaque_to(record.topic, tell).partition(record.partition);
             (next.key, next.payload) = (record.key, record.value);
-            next.partition = Some(record.partition);
             let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-            next.headers = Some(record.headers.iter().fold(headers, |headers, (key, value)| {
+            next.headers(record.headers.iter().fold(headers, |headers, (key, value)| {
                 headers.insert(Header { key, value: value.as_deref() })
-            }));
-            match self.inner.send(next) {
+            }))
+        })
+        .await
+    }
+
+    /// Writes a record when the client library has room for it, and waits for its acknowledgement.
+    async fn write<'a>(
+        &self,
+        record: impl Fn(Box<Tell>) -> BaseRecord<'a, [u8], [u8], Box<Tell>>,
+    ) -> Result<(i32, i64), ProduceError> {
+        loop {
+            let (tell, answer) = oneshot::channel();
+            match self.inner.send(record(Box::new(tell))) {
                 Ok(()) => {
-                    return match told.await {
+                    return match answer.await {
                         Ok(Ok(written)) => Ok(written),
                         Ok(Err(error)) => Err(refused(&error)),
                         Err(_) => Err(ProduceError::NotAcknowledged("producer closed".to_owned())),
                     };
                 }
                 Err((error, _)) if is_full(&error) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(FULL_QUEUE_WAIT).await;
                 }
                 Err((error, _)) => return Err(refused(&error)),
             }
@@ -350,7 +351,7 @@ impl ClientContext for Acknowledged {
 }
 
 impl ProducerContext for Acknowledged {
-    type DeliveryOpaque = Box<oneshot::Sender<Result<(i32, i64), ClientError>>>;
+    type DeliveryOpaque = Box<Tell>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, tell: Self::DeliveryOpaque) {
         let written = match result {
