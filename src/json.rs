@@ -233,7 +233,11 @@ fn wrong_data(said: &str) -> String {
             return format!("{known}{}`", name(field));
         }
     }
-    let Some((_, expected)) = said.rsplit_once(", expected ") else {
+    // Other errors may quote the value, and the value may hold any words.
+    let is_serdes = ["invalid type: ", "invalid value: ", "invalid length "];
+    let expected = said.rsplit_once(", expected ").map(|(_, expected)| expected);
+    let is_known = is_serdes.iter().any(|known| said.starts_with(known));
+    let Some(expected) = expected.filter(|_| is_known) else {
         return "a field has the wrong form".to_owned();
     };
     let expected = expected.rsplit_once(" at line ").map_or(expected, |(expected, _)| expected);

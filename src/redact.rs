@@ -23,6 +23,8 @@ use crate::{
 
 /// Stands in place of an answer that quotes a secret.
 pub const LEFT_OUT: &str = "the answer quotes a secret of the connector and is left out";
+/// Stands in place of a body that broke off: it may end in the middle of a secret.
+const BROKEN_OFF: &str = "the answer broke off and is left out";
 /// Stands for a secret in a preview.
 pub const MASK: &str = "***";
 /// The shortest part of a URL's path that tells it, in bytes; one that mixes letters and digits
@@ -35,6 +37,8 @@ const MIN_QUERY_VALUE: usize = 4;
 const MIN_FIELD: usize = 16;
 /// The shortest piece of base64 that is looked for, in characters.
 const MIN_BASE64: usize = 8;
+/// The longest character reference of HTML that is undone, in bytes without `&`.
+const MAX_REFERENCE: usize = 10;
 /// How often encodings inside encodings are undone.
 const MAX_LAYERS: usize = 3;
 /// Words of the services' own URLs, which their answers may well contain.
@@ -87,6 +91,7 @@ impl Redactor {
                 return true;
             }
             let plain = unescaped(&layer);
+            let plain = html_decoded(plain.as_deref().unwrap_or(&layer)).or(plain);
             if let Some(plain) = &plain
                 && self.has(plain)
             {
@@ -125,15 +130,26 @@ impl Redactor {
             return verdicts;
         }
         let redactor = Self::new(secrets);
-        let quoting = answers.iter().rev().find(|answer| redactor.quoted_by(answer));
-        let quoting = quoting.map(|answer| answer.status);
+        let unshown = |answer: &Response| {
+            let is_broken_off = answer.is_incomplete && !answer.body.is_empty();
+            let words = if redactor.quoted_by(answer) {
+                LEFT_OUT
+            } else if is_broken_off && !redactor.parts.is_empty() {
+                BROKEN_OFF
+            } else {
+                return None;
+            };
+            Some((answer.status, words))
+        };
+        let quoting = answers.iter().rev().find_map(unshown);
         verdicts.into_iter().map(|verdict| redactor.verdict(verdict, quoting)).collect()
     }
 
-    /// A verdict as it may be shown; `quoting` is the status of the answer that quotes a secret.
-    fn verdict(&self, verdict: Verdict, quoting: Option<u16>) -> Verdict {
+    /// A verdict as it may be shown; `quoting` is the status of the answer that may not be shown,
+    /// and why.
+    fn verdict(&self, verdict: Verdict, quoting: Option<(u16, &str)>) -> Verdict {
         let clean = |detail: String| match quoting {
-            Some(status) => format!("HTTP {status}: {LEFT_OUT}"),
+            Some((status, words)) => format!("HTTP {status}: {words}"),
             None if self.quotes(detail.as_bytes()) => LEFT_OUT.to_owned(),
             None => shown(&detail),
         };
@@ -294,7 +310,14 @@ fn percent_encoded(text: &str) -> String {
 }
 
 fn hex(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
+    number(digits, 16)
+}
+
+fn number(digits: &[u8], base: u32) -> Option<u32> {
+    let add = |value: u32, digit: &u8| {
+        value.checked_mul(base)?.checked_add(char::from(*digit).to_digit(base)?)
+    };
+    digits.iter().try_fold(0, add)
 }
 
 /// The text with its percent-encoding undone; `None` when it has none.
@@ -313,6 +336,41 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
         }
     }
     found.then_some(plain)
+}
+
+/// The text with the character references of HTML undone; `None` when it has none. Of those with
+/// names, those that templates write.
+fn html_decoded(text: &[u8]) -> Option<Vec<u8>> {
+    memchr::memchr(b'&', text)?;
+    let mut plain = Vec::with_capacity(text.len());
+    let (mut at, mut found) = (0, false);
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        if let Some((c, length)) = reference(rest) {
+            plain.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            (at, found) = (at + length, true);
+        } else {
+            plain.push(rest[0]);
+            at += 1;
+        }
+    }
+    found.then_some(plain)
+}
+
+/// The character that a reference at the beginning of a text stands for, and the reference's length.
+fn reference(text: &[u8]) -> Option<(char, usize)> {
+    let name = text.strip_prefix(b"&")?;
+    let end = name.iter().take(MAX_REFERENCE).position(|byte| *byte == b';')?;
+    let c = match &name[..end] {
+        b"amp" => '&',
+        b"lt" => '<',
+        b"gt" => '>',
+        b"quot" => '"',
+        b"apos" => '\'',
+        [b'#', b'x' | b'X', digits @ ..] => char::from_u32(number(digits, 16)?)?,
+        [b'#', digits @ ..] => char::from_u32(number(digits, 10)?)?,
+        _ => return None,
+    };
+    Some((c, end + 2))
 }
 
 /// The text with the escapes of JSON undone, wherever they stand; `None` when it has none.
@@ -380,6 +438,23 @@ mod tests {
             ("raw", secret.to_owned()),
             ("percent", percent.clone()),
             ("percent twice", percent_encoded(&percent)),
+            (
+                "html",
+                secret
+                    .chars()
+                    .map(|c| {
+                        if c.is_ascii_alphanumeric() {
+                            c.to_string()
+                        } else {
+                            format!("&#{};", u32::from(c))
+                        }
+                    })
+                    .collect(),
+            ),
+            (
+                "html, hexadecimal",
+                secret.chars().map(|c| format!("&#x{:X};", u32::from(c))).collect(),
+            ),
             ("json", in_json.replace('/', "\\/")),
             ("json, each character", every_char),
             ("json of percent", serde_json::Value::from(percent.as_str()).to_string()),
@@ -466,7 +541,10 @@ mod tests {
         let mut in_header = answer("no such hook");
         let value = HeaderValue::from_static("/login?from=canary-5e1f-token");
         in_header.headers.insert("location", value);
-        assert_eq!(judged(&in_header, &verdict), [expected]);
+        assert_eq!(judged(&in_header, &verdict), std::slice::from_ref(&expected));
+        let broken_off = Response { is_incomplete: true, ..answer("invalid token canary-5e") };
+        let expected = Verdict::broken(Reason::Gone, format!("HTTP 404: {BROKEN_OFF}"));
+        assert_eq!(judged(&broken_off, &verdict), [expected]);
         let harmless = answer("no such hook");
         let verdict = Verdict::broken(Reason::Gone, harmless.detail());
         assert_eq!(judged(&harmless, &verdict), [verdict]);
@@ -488,8 +566,21 @@ mod tests {
     #[test]
     fn no_bytes_make_it_fail() {
         let redactor = redactor(&["canary-5e1f"]);
-        for text in [&b"\\"[..], b"%", b"%4", b"\\u", b"\\u12", b"\\ud800", b"\xff\\\xff%\xff", b""]
-        {
+        for text in [
+            &b"\\"[..],
+            b"%",
+            b"%4",
+            b"\\u",
+            b"\\u12",
+            b"\\ud800",
+            b"\xff\\\xff%\xff",
+            b"&",
+            b"&#",
+            b"&#;",
+            b"&#x110000;",
+            b"&#99999999;",
+            b"",
+        ] {
             assert!(!redactor.quotes(text));
         }
         assert!(!self::redactor(&["", " "]).quotes(b"anything"));

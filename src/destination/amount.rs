@@ -16,18 +16,20 @@ pub struct Currency {
 
 /// The codes of ISO 4217, by the number of decimals of their minor unit.
 ///
-/// Left out are funds, metals and units of account, which are not paid with, and `MNT`: Mongolia's
-/// currency has the code, Mantle's token the same ticker and three thousand times the worth.
+/// Left out are funds, metals and units of account, which are not paid with, and the codes that are
+/// tickers of tokens on public chains too, because an event names the asset alone: `MNT` (Mongolia's
+/// currency, and Mantle's token at three thousand times the worth), `RON` (Ronin), `SCR` (Scroll),
+/// `BOB`, `ERN`, `GEL`, `SOS` and `TOP`.
 const CODES: &[(u8, &str)] = &[
     (0, "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"),
     (
         2,
-        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD \
-         CAD CDF CHF CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP \
+        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BRL BSD BTN BWP BYN BZD \
+         CAD CDF CHF CNY COP CRC CUP CVE CZK DKK DOP DZD EGP ETB EUR FJD FKP GBP GHS GIP \
          GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD \
          LSL MAD MDL MGA MKD MMK MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN \
-         PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP \
-         SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG",
+         PGK PHP PKR PLN QAR RSD RUB SAR SBD SDG SEK SGD SHP SLE SRD SSP STN SVC SYP \
+         SZL THB TJS TMT TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG",
     ),
     (3, "BHD IQD JOD KWD LYD OMR TND"),
 ];
@@ -141,6 +143,13 @@ mod tests {
             "OP",
             "ARB",
             "MNT",
+            "RON",
+            "scr",
+            "BOB",
+            "ERN",
+            "GEL",
+            "SOS",
+            "TOP",
             "XAU",
             "XXX",
             "XTS",

@@ -190,12 +190,12 @@ pub(super) fn look_through(pairs: &Pairs<'_>) -> Found {
         Some(Some(project)) => project.is_empty(),
         Some(None) => false,
     };
-    found.clear();
     if has_no_project {
         let hint = hint_of_envelope(pairs).unwrap_or_default();
         found.push(Problem::new("projectId", format!("{MISSING}{hint}")));
-    } else {
-        id("projectId", &mut found, |text| ProjectId::parse(text).err());
+    } else if let Some(Some(project)) = project {
+        let error = ProjectId::parse(&project).err();
+        found.extend(error.map(|error| Problem::new("projectId", error.to_string())));
     }
     id("id", &mut found, |text| EventId::parse(text).err());
     let mut kind = None;
