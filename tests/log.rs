@@ -364,6 +364,26 @@ fn lag_is_zero_after_a_restart_behind_markers_and_where_nothing_ever_came() {
     serve.stop();
 }
 
+/// A quiet tier: its only record is in the worker's hand, the client library holds nothing, and its
+/// statistics are looked at every five seconds.
+#[test]
+fn a_retry_that_waits_alone_survives_a_kill() {
+    let Some((stage, sink)) = stage("20s", "topics.partitions = 1") else { return };
+    sink.script("/webhook/conn_1", &[Reply::Status(503)], Reply::Status(200));
+    stage.set_up_with("one", &[n8n(&sink, "conn_1", &["*"])]);
+    let serve = stage.serve("one");
+    stage.events(&events(0..1));
+    wait_until("the first attempt fails", PATIENCE, || sink.count() == 1);
+    // What is looked for is that nothing happens: there is nothing to wait for but the time.
+    std::thread::sleep(Duration::from_secs(14));
+    assert_eq!(stage.kafka.read(&stage.topic("deliveries.retry.20s")).len(), 1);
+    serve.kill();
+    let serve = stage.serve("one");
+    wait_until("it arrives after the restart", PATIENCE, || sink.delivered_count() == 1);
+    assert_eq!(sink.count(), 2);
+    serve.stop();
+}
+
 #[test]
 fn events_behind_an_open_transaction_show() {
     let Some((stage, sink)) = stage("1s", "topics.partitions = 1") else { return };

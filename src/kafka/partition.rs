@@ -202,7 +202,7 @@ impl Partition {
     /// counts as done. Once is not enough: the library moves its position a moment before what it
     /// has fetched can be seen.
     pub(super) fn note_fetch_position(&self, next: Option<i64>, is_holding: bool) {
-        let is_idle = !is_holding && self.queued().0 == 0 && self.tracker.lock().incomplete() == 0;
+        let is_idle = !is_holding && self.is_done_with_what_was_read();
         let next = next.filter(|_| is_idle).unwrap_or(UNKNOWN);
         if self.idle_at.swap(next, Ordering::Relaxed) == next && next != UNKNOWN {
             let mut tracker = self.tracker.lock();
@@ -214,6 +214,16 @@ impl Partition {
                 completed.ring();
             }
         }
+    }
+
+    /// Whether everything that was handed over is complete. What the worker has taken up and not
+    /// begun, such as a retry that is not due, is in no queue and in no tracker.
+    fn is_done_with_what_was_read(&self) -> bool {
+        let read_to = self.read_to.load(Ordering::Relaxed);
+        let tracker = self.tracker.lock();
+        self.queued().0 == 0
+            && tracker.incomplete() == 0
+            && (read_to == UNKNOWN || tracker.watermark().is_some_and(|done| done >= read_to))
     }
 
     /// How often something was begun or completed.

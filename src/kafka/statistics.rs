@@ -190,6 +190,24 @@ mod tests {
         assert!(!metrics.render().contains(r#"partition="0""#));
     }
 
+    /// A retry that waits in its worker's hand until it is due is not begun yet, and the library has
+    /// nothing more: to take it for a gap would commit past it.
+    #[tokio::test]
+    async fn what_was_handed_over_and_is_not_begun_is_no_gap() {
+        let partition = Partition::new(Arc::from("t"), 0, Tracker::begin_at(5));
+        partition.queue(1, 100, 6);
+        partition.taken(100);
+        partition.note_fetch_position(Some(6), false);
+        partition.note_fetch_position(Some(6), false);
+        assert_eq!(partition.watermark(), Some(5));
+        partition.begin(5).await;
+        partition.complete(5);
+        for _ in 0..2 {
+            partition.note_fetch_position(Some(8), false);
+        }
+        assert_eq!(partition.watermark(), Some(8), "what follows is a gap");
+    }
+
     #[test]
     fn a_client_that_knows_only_a_coordinator_and_itself_knows_no_broker() {
         let knows = |brokers: &str| {
