@@ -169,15 +169,13 @@ impl Service {
         }
         let watch = Watch::new(&connection, topics.clone())?;
         tasks.push(tokio::spawn(watch_kafka(watch, Arc::clone(&health), Arc::clone(&metrics))));
-        {
-            let (connection, view) = (connection.clone(), Arc::clone(&view));
-            let supervisor = supervisor.clone();
-            tasks.push(tokio::spawn(async move {
-                if let Err(error) = watch_view_ends(connection, state, view, partitions).await {
-                    supervisor.fail(format!("the ends of the state topic: {error}"));
-                }
-            }));
-        }
+        let (failed, connected) = (supervisor.clone(), connection.clone());
+        let watching = watch_view_ends(connected, state, Arc::clone(&view), partitions);
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = watching.await {
+                failed.fail(format!("the ends of the state topic: {error}"));
+            }
+        }));
 
         let producer = Producer::new(&connection, metrics.kafka_client(KafkaClient::Producer))?;
         let mut service = Self {

@@ -20,15 +20,25 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Ends that were not reached for so long are asked for anew.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Asks for as long as the task runs.
-pub async fn watch(
+/// Asks for as long as the future is polled. From this call on, not only from the first answer, the
+/// view is not taken for complete.
+pub fn watch(
+    connection: Connection,
+    topic: String,
+    view: Arc<View>,
+    partitions: i32,
+) -> impl Future<Output = Result<(), KafkaError>> + Send {
+    view.as_of().watch(usize::try_from(partitions).unwrap_or_default());
+    ask(connection, topic, view, partitions)
+}
+
+async fn ask(
     connection: Connection,
     topic: String,
     view: Arc<View>,
     partitions: i32,
 ) -> Result<(), KafkaError> {
     let ends = Arc::new(Ends::new(&connection, &topic, partitions)?);
-    view.as_of().watch(usize::try_from(partitions).unwrap_or_default());
     loop {
         let asked_at = Instant::now();
         let asking = Arc::clone(&ends);

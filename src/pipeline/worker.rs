@@ -148,9 +148,10 @@ impl Worker {
             traces.event(carried.as_deref(), partition.topic(), from, &event)
         });
         fault_point!("match");
+        // First, so that what is matched is at least as new.
+        let is_complete = dispatcher.is_complete(&event.project, record);
         let subscriptions = dispatcher.subscriptions(&event.project).await;
         let targets = subscriptions.matching(event.kind);
-        let is_complete = dispatcher.is_complete(&event.project, record);
         if targets.is_empty() && is_complete {
             metrics.event_unmatched(event.kind);
             partition.complete(record.offset);

@@ -77,6 +77,10 @@ impl AsOf {
         at: Instant,
         is_given_up: impl Fn() -> bool,
     ) -> bool {
+        // Nearly always; what follows is shared by all requests.
+        if self.is_complete(partition, at) {
+            return true;
+        }
         let mut moved = self.moved.subscribe();
         loop {
             if self.is_complete(partition, at) {
