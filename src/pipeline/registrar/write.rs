@@ -92,7 +92,11 @@ impl Registrar {
             dead.key = b"";
             dead.headers.retain(|(name, _)| name.starts_with("dunmore-"));
             if let Written::TooLarge = self.write(partition, &dead).await? {
-                tracing::error!(offset = record.offset, "no dead letter of it could be written");
+                let topic = &dead.topic;
+                self.fail(format!(
+                    "{topic} takes no dead letter of few bytes: raise max.message.bytes"
+                ));
+                return Err(Stopped);
             }
         }
         Ok(())
