@@ -148,10 +148,12 @@ impl History {
         wait: Duration,
         now: Timestamp,
     ) -> Park {
-        let since = *self.deferred_since.get_or_insert(now);
-        let next = match self.left_to_ask(now) {
-            Some(left) => policy.next_round(self.steps, left),
-            None => policy.after_deferral(reason, self.steps, wait, now.since(since)),
+        // The destination's own wait is no time in which it could have been tried.
+        let next = if let Some(left) = self.left_to_ask(now) {
+            policy.next_round(self.steps, left)
+        } else {
+            let since = *self.deferred_since.get_or_insert(now);
+            policy.after_deferral(reason, self.steps, wait, now.since(since))
         };
         self.park(policy, next, Outcome::Deferred, reason, detail, now)
     }
@@ -224,6 +226,7 @@ mod tests {
             park = history.after_deferral(&policy, Reason::RateLimited, String::new(), left, now);
             rounds += 1;
         }
+        assert_eq!(history.deferred_since, None, "the whole patience is still there");
         let waited = now.since(Timestamp::from_millis(START));
         (waited.as_secs(), history.steps, rounds)
     }
