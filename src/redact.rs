@@ -434,27 +434,19 @@ mod tests {
         let in_json = serde_json::Value::from(secret).to_string();
         let every_char = secret.encode_utf16().map(|unit| format!("\\u{unit:04x}"));
         let every_char = every_char.collect::<Vec<_>>().concat();
+        let html = |c: char| match c {
+            c if c.is_ascii_alphanumeric() => c.to_string(),
+            c => format!("&#{};", u32::from(c)),
+        };
+        let html: Vec<String> = secret.chars().map(html).collect();
+        let hexadecimal: Vec<String> =
+            secret.chars().map(|c| format!("&#x{:X};", u32::from(c))).collect();
         vec![
             ("raw", secret.to_owned()),
             ("percent", percent.clone()),
             ("percent twice", percent_encoded(&percent)),
-            (
-                "html",
-                secret
-                    .chars()
-                    .map(|c| {
-                        if c.is_ascii_alphanumeric() {
-                            c.to_string()
-                        } else {
-                            format!("&#{};", u32::from(c))
-                        }
-                    })
-                    .collect(),
-            ),
-            (
-                "html, hexadecimal",
-                secret.chars().map(|c| format!("&#x{:X};", u32::from(c))).collect(),
-            ),
+            ("html", html.concat()),
+            ("html, hexadecimal", hexadecimal.concat()),
             ("json", in_json.replace('/', "\\/")),
             ("json, each character", every_char),
             ("json of percent", serde_json::Value::from(percent.as_str()).to_string()),
