@@ -381,7 +381,9 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
                 self.queued -= spilled.len();
                 evicted.extend(spilled);
             }
-            let idle = lane.running == 0 && lane.waiting() == 0 && lane.held.is_none();
+            // One that is held too: a suspended connector's deliveries come to no lane, and one that
+            // was deleted has no newer version.
+            let idle = lane.running == 0 && lane.waiting() == 0;
             // What the destination asked for is remembered for as long as it asked for it.
             let asked_for_rest = lane.circuit.is_open() || lane.blocked_until > now;
             if idle && !asked_for_rest && now.saturating_sub(lane.used_at) > MAX_IDLE {

@@ -197,11 +197,12 @@ async fn write_and_complete(
 ) {
     let now = clock::now();
     fault_point!("write");
-    let value = delivery.record(park.due_at).to_json();
+    let due_at = park.due_at;
     let mut written = match park.next {
         Next::Wait { tier, .. } => {
             let tier = tier.min(dispatcher.retry_topics.len() - 1);
-            let value = dispatcher.codec().encode(TopicKind::Retry(tier), value.clone());
+            let value = delivery.record(due_at).to_json();
+            let value = dispatcher.codec().encode(TopicKind::Retry(tier), value);
             let topic = &dispatcher.retry_topics[tier];
             write(&dispatcher, &delivery, topic, &value, trace_header(&delivery)).await
         }
@@ -211,6 +212,7 @@ async fn write_and_complete(
         if park.next != Next::Dead {
             park = park.into_dead(Reason::RecordTooLarge, now);
         }
+        let value = delivery.record(due_at).to_json();
         written = write_dead(&dispatcher, &delivery, &park, value).await;
     }
     if written == Written::GivenUp {
