@@ -121,20 +121,12 @@ impl Redactor {
     /// Verdicts as they may be shown, on items of one request: what they say of answers that quote
     /// a secret is left out. The answers are those that the verdicts may come from.
     #[must_use]
-    pub fn verdicts(
-        secrets: &[SecretString],
-        answers: &[Response],
-        verdicts: Vec<Verdict>,
-    ) -> Vec<Verdict> {
-        if verdicts.iter().all(|verdict| *verdict == Verdict::Delivered) {
-            return verdicts;
-        }
-        let redactor = Self::new(secrets);
+    pub fn verdicts(&self, answers: &[Response], verdicts: Vec<Verdict>) -> Vec<Verdict> {
         let unshown = |answer: &Response| {
             let is_broken_off = answer.is_incomplete && !answer.body.is_empty();
-            let words = if redactor.quoted_by(answer) {
+            let words = if self.quoted_by(answer) {
                 LEFT_OUT
-            } else if is_broken_off && !redactor.parts.is_empty() {
+            } else if is_broken_off && !self.parts.is_empty() {
                 BROKEN_OFF
             } else {
                 return None;
@@ -142,7 +134,7 @@ impl Redactor {
             Some((answer.status, words))
         };
         let quoting = answers.iter().rev().find_map(unshown);
-        verdicts.into_iter().map(|verdict| redactor.verdict(verdict, quoting)).collect()
+        verdicts.into_iter().map(|verdict| self.verdict(verdict, quoting)).collect()
     }
 
     /// A verdict as it may be shown; `quoting` is the status of the answer that may not be shown,
@@ -520,13 +512,13 @@ mod tests {
 
     #[test]
     fn a_verdict_says_nothing_of_an_answer_that_quotes_a_secret() {
-        let secrets = [SecretString::from("canary-5e1f-token")];
+        let secrets = ["canary-5e1f-token"];
         let body = format!("{}canary-5e1f-token", "x".repeat(MAX_DETAIL_CHARS - 6));
         let response = answer(body);
         // Cut: half of the secret is in the detail.
         let verdict = Verdict::broken(Reason::Gone, response.detail());
         let judged = |answer: &Response, verdict: &Verdict| {
-            Redactor::verdicts(&secrets, std::slice::from_ref(answer), vec![verdict.clone()])
+            redactor(&secrets).verdicts(std::slice::from_ref(answer), vec![verdict.clone()])
         };
         let expected = Verdict::broken(Reason::Gone, format!("HTTP 404: {LEFT_OUT}"));
         assert_eq!(judged(&response, &verdict), std::slice::from_ref(&expected));
@@ -549,7 +541,7 @@ mod tests {
     #[test]
     fn what_is_shown_turns_no_text_around() {
         let verdict = Verdict::dead(Reason::Rejected, "a\u{202e}b\u{2066}c\u{1b}[31m\u{2028}d");
-        let Verdict::Dead { detail, .. } = &Redactor::verdicts(&[], &[], vec![verdict])[0] else {
+        let Verdict::Dead { detail, .. } = &redactor(&[]).verdicts(&[], vec![verdict])[0] else {
             panic!()
         };
         assert_eq!(detail, "a b c [31m d");

@@ -71,7 +71,7 @@ fuzz_target!(|data: (u16, Vec<u8>, Vec<u8>)| {
         let may = matches!(kind, ConnectorType::Mixpanel | ConnectorType::Xero);
         assert!(may || response.status < 400 || verdict != Verdict::Delivered, "{kind}");
         let redactor = Redactor::new(secrets);
-        for verdict in Redactor::verdicts(secrets, answers, vec![verdict]) {
+        for verdict in redactor.verdicts(answers, vec![verdict]) {
             if let Verdict::Retry { detail, .. }
             | Verdict::Dead { detail, .. }
             | Verdict::Broken { detail, .. } = verdict

@@ -21,7 +21,6 @@ use crate::{
     id::DeliveryId,
     lane::Ticket,
     outbound::{Connection, SendError},
-    redact::Redactor,
     telemetry::{Attempt, Step},
     view::Target,
 };
@@ -289,7 +288,7 @@ impl<'a> Sender<'a> {
                 };
                 let verdicts = verdicts.into_iter().zip(items).map(cut).collect();
                 let answers = std::slice::from_ref(&response);
-                let verdicts = Redactor::verdicts(&self.target.secrets, answers, verdicts);
+                let verdicts = self.redacted_all(answers, verdicts);
                 verdicts.into_iter().map(|verdict| Judged { verdict, status, duration }).collect()
             }
         };
@@ -342,9 +341,17 @@ impl<'a> Sender<'a> {
         (sent, duration)
     }
 
+    /// The same for each of several; where all was delivered there is nothing to show.
+    fn redacted_all(&self, answers: &[Response], verdicts: Vec<Verdict>) -> Vec<Verdict> {
+        if verdicts.iter().all(|verdict| *verdict == Verdict::Delivered) {
+            return verdicts;
+        }
+        self.target.redactor().verdicts(answers, verdicts)
+    }
+
     /// The verdict as it may be shown, whatever these answers quote.
     fn redacted(&self, answers: &[Response], verdict: Verdict) -> Verdict {
-        let mut verdicts = Redactor::verdicts(&self.target.secrets, answers, vec![verdict]);
+        let mut verdicts = self.redacted_all(answers, vec![verdict]);
         verdicts.pop().unwrap_or_else(|| Verdict::dead(Reason::Bug, "no verdict"))
     }
 }

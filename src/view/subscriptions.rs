@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use crate::{
     destination::{ConnectorType, Destination, Settings},
     event::{EventType, EventTypes},
     id::{ConnectorId, ConnectorKey, DeliveryNamespace},
+    redact::Redactor,
     secrets::Keyring,
 };
 
@@ -65,6 +66,8 @@ pub struct Target {
     pub destination: Result<Box<dyn Destination>, String>,
     /// Its secrets, to keep them out of what others said.
     pub secrets: Vec<SecretString>,
+    /// What finds them, once something failed; see [`Self::redactor`].
+    pub found_by: OnceLock<Redactor>,
     /// Whether the operator chose where its requests go, so that the rules for users' URLs do
     /// not apply.
     pub trusted: bool,
@@ -97,9 +100,17 @@ impl Target {
             namespace: DeliveryNamespace::of(&connector.key),
             destination,
             secrets,
+            found_by: OnceLock::new(),
             trusted: base_url.is_some(),
             setup: Mutex::new(None),
         }
+    }
+
+    /// What finds its secrets in answers; made at the first failure, so that those which work do
+    /// without.
+    #[must_use]
+    pub fn redactor(&self) -> &Redactor {
+        self.found_by.get_or_init(|| Redactor::new(&self.secrets))
     }
 
     /// Why nothing can be delivered to it at present, if so.

@@ -531,6 +531,7 @@ fn no_verdict_quotes_a_secret() {
     each(|kind, destination| {
         let item = item(&events[1].1, setup_of(kind.as_str()));
         let secrets = example_settings(kind.spec(), None).secrets(kind.spec().fields);
+        let redactor = Redactor::new(&secrets);
         for secret in secrets.iter().map(ExposeSecret::expose_secret) {
             for form in quoted_forms(secret) {
                 let bodies = [
@@ -547,11 +548,8 @@ fn no_verdict_quotes_a_secret() {
                     let headers = [("x-rate-limit-problem", form.as_str())];
                     let answer = response(status, &headers, body.clone());
                     let judged = destination.judge(&item, &answer);
-                    let shown = Redactor::verdicts(
-                        &secrets,
-                        std::slice::from_ref(&answer),
-                        vec![judged.clone()],
-                    );
+                    let shown =
+                        redactor.verdicts(std::slice::from_ref(&answer), vec![judged.clone()]);
                     // Only the words are others.
                     assert_eq!(
                         std::mem::discriminant(&shown[0]),
