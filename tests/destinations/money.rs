@@ -60,8 +60,8 @@ impl Paid {
     }
 
     /// Half of the smallest step that the books know.
-    fn tolerance(decimals: u32) -> f64 {
-        0.5 * 0.1_f64.powi(i32::try_from(decimals).unwrap()) + 1e-9
+    fn half_a_step(decimals: u32) -> BigDecimal {
+        BigDecimal::new(5.into(), i64::from(decimals) + 1)
     }
 
     fn settled(&self) -> Event {
@@ -107,7 +107,7 @@ enum Booked {
     /// A currency, an amount in it, and how much of the home currency one is taken to be worth.
     Document {
         currency: String,
-        total: f64,
+        total: BigDecimal,
         rate: f64,
     },
     Skipped(&'static str),
@@ -115,6 +115,11 @@ enum Booked {
 }
 
 const RATE: f64 = 1.0837;
+
+/// The figure as its receiver reads it: the shortest decimal of a double is what stood in the text.
+fn figure(value: &Value) -> BigDecimal {
+    BigDecimal::from_str(&value.as_f64().unwrap().to_string()).unwrap()
+}
 
 fn booked(destination: &dyn Destination, kind: T, event: &Event, home: &str) -> Booked {
     if let Some(why) = destination.skips(event) {
@@ -148,14 +153,14 @@ fn booked(destination: &dyn Destination, kind: T, event: &Event, home: &str) -> 
         // What is left out is the home currency, and a rate of one.
         let currency = text(&body["CurrencyRef"]["value"]).unwrap_or_else(|| home.to_owned());
         let rate = body["ExchangeRate"].as_f64().unwrap_or(1.0);
-        Booked::Document { currency, total: body["Line"][0]["Amount"].as_f64().unwrap(), rate }
+        Booked::Document { currency, total: figure(&body["Line"][0]["Amount"]), rate }
     } else {
         let invoice = &body["Invoices"][0];
         assert!(invoice["CurrencyRate"].is_null());
         let currency = text(&invoice["CurrencyCode"]).unwrap_or_else(|| home.to_owned());
         // Xero takes the day's rate by itself.
         let rate = if currency == home { 1.0 } else { RATE };
-        let total = invoice["LineItems"][0]["UnitAmount"].as_f64().unwrap();
+        let total = figure(&invoice["LineItems"][0]["UnitAmount"]);
         Booked::Document { currency, total, rate }
     }
 }
@@ -170,18 +175,16 @@ fn check_books(paid: &Paid, kind: T, home: &str) {
         match (booked(&*destination, kind, &event, home), paid.money) {
             (Booked::Document { currency, total, rate }, Some((code, decimals))) => {
                 assert_eq!(currency, code, "{kind} {paid:?}");
-                let wanted = value.to_f64().unwrap();
-                let tolerance = Paid::tolerance(decimals);
-                assert!((total - wanted).abs() <= tolerance, "{kind} {paid:?}: {total}");
+                let off = (&total - &value).abs();
+                assert!(off <= Paid::half_a_step(decimals), "{kind} {paid:?}: {total}");
                 let expected = if code == home { 1.0 } else { RATE };
                 assert!((rate - expected).abs() < 1e-12, "{kind} {paid:?}: rate {rate}");
             }
             (Booked::Document { total, .. }, None) => panic!("{kind} {paid:?}: booked {total}"),
             (Booked::Skipped(why), money) => {
                 let nothing = !value.is_positive() && !value.is_negative();
-                let dust = money.is_some_and(|(_, decimals)| {
-                    value.abs().to_f64().unwrap() <= Paid::tolerance(decimals)
-                });
+                let dust =
+                    money.is_some_and(|(_, decimals)| value.abs() <= Paid::half_a_step(decimals));
                 assert!(nothing || dust, "{kind} {paid:?}: skipped, {why}");
                 assert_eq!(nothing, why == "the amount is zero", "{kind} {paid:?}: {why}");
             }
