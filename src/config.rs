@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use url::Url;
 
 use crate::{
-    delivery::{MAX_DEFERRED_AGE, RetryPolicy},
+    delivery::{HOLD, MAX_DEFERRED_AGE, RetryPolicy},
     destination::ConnectorType,
     egress::EgressPolicy,
     kafka::{Connection, StartFrom},
@@ -70,6 +70,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("destinations.<type>.timeout", "how long an answer may take"),
     ("delivery.retry_tiers", "the delays of the retry topics"),
     ("delivery.max_deferred_age", "how long a delivery may be put off without a request"),
+    ("delivery.hold", "how long the deliveries of a suspended connector wait for its owner"),
     ("delivery.max_in_flight", "deliveries at once per instance"),
     ("delivery.attempt_log", "all, failures or off"),
     ("delivery.shutdown_grace", "how long in-flight work may take at shutdown"),
@@ -329,6 +330,9 @@ pub enum AttemptLogging {
     Off,
 }
 
+/// The longest `delivery.hold`: the topic of held deliveries keeps its records so long.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// `delivery.*`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
@@ -339,6 +343,9 @@ pub struct DeliverySettings {
     /// How long a delivery may be put off without a request.
     #[serde(deserialize_with = "duration")]
     pub max_deferred_age: Duration,
+    /// How long the deliveries of a suspended connector wait for its owner.
+    #[serde(deserialize_with = "hold")]
+    pub hold: Duration,
     /// Deliveries at once per instance.
     pub max_in_flight: u32,
     /// Which attempts are recorded.
@@ -353,6 +360,7 @@ impl Default for DeliverySettings {
         Self {
             retry_tiers: RetryPolicy::default(),
             max_deferred_age: MAX_DEFERRED_AGE,
+            hold: HOLD,
             max_in_flight: 4096,
             attempt_log: AttemptLogging::All,
             // With five seconds for the rest it is below the 30 s that Kubernetes waits by default.
@@ -365,7 +373,7 @@ impl DeliverySettings {
     /// The retry policy.
     #[must_use]
     pub fn policy(&self) -> RetryPolicy {
-        self.retry_tiers.clone().with_max_deferred_age(self.max_deferred_age)
+        self.retry_tiers.clone().with_max_deferred_age(self.max_deferred_age).with_hold(self.hold)
     }
 
     /// What works and is hardly meant so, in a sentence.
@@ -607,6 +615,7 @@ impl Config {
                 "delivery.max_deferred_age",
                 humantime::format_duration(self.delivery.max_deferred_age),
             ),
+            row("delivery.hold", humantime::format_duration(self.delivery.hold)),
             row("delivery.max_in_flight", self.delivery.max_in_flight),
             row("delivery.attempt_log", format!("{:?}", self.delivery.attempt_log).to_lowercase()),
             row(
@@ -923,6 +932,18 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     let text = text(deserializer)?;
     humantime::parse_duration(&text)
         .map_err(|error| de::Error::custom(format!("{text:?}: {error}; write for example 30s")))
+}
+
+fn hold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let hold = duration(deserializer)?;
+    if hold.is_zero() || hold > LONGEST_HOLD {
+        return Err(de::Error::custom(format!(
+            "{}: write 1s to {}",
+            humantime::format_duration(hold),
+            humantime::format_duration(LONGEST_HOLD)
+        )));
+    }
+    Ok(hold)
 }
 
 fn optional_duration<'de, D: Deserializer<'de>>(

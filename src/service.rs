@@ -29,8 +29,8 @@ use crate::{
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
-        DeliveryEvents, DispatchOptions, Dispatcher, Registrar, RegistrarEvents, Supervisor,
-        TypeLimits, ViewFeed, watch_view_ends,
+        DeliveryEvents, DispatchOptions, Dispatcher, HeldEvents, Registrar, RegistrarEvents,
+        Supervisor, TypeLimits, ViewFeed, watch_view_ends,
     },
     secrets::Keyring,
     telemetry::Traces,
@@ -110,7 +110,7 @@ impl Service {
         let connection = config.connection()?;
         let keyring =
             Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
         let metrics = Arc::new(Metrics::new().context("metrics")?);
         let listener =
             admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;
@@ -341,6 +341,20 @@ impl Service {
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(&events) as _)?;
             self.groups.push((name, consumer));
         }
+        // The keepers read the whole topic, wherever the group's position is.
+        let options = GroupOptions {
+            group: named(".held"),
+            topics: vec![topics.name(TopicKind::Held)],
+            revoke_timeout: group.revoke_timeout,
+            metrics: self.metrics.kafka_client(KafkaClient::Held),
+        };
+        let keepers = Arc::new(HeldEvents {
+            dispatcher: Arc::clone(&dispatcher),
+            connection: connection.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let consumer = GroupConsumer::start(connection, &options, keepers)?;
+        self.groups.push(("the held group's partitions", consumer));
         self.dispatcher = Some(dispatcher);
         Ok(())
     }

@@ -233,9 +233,7 @@ fn a_gone_connector_is_suspended_until_its_configuration_changes() {
 
     // Both the one that found it gone and a later one wait, without a request.
     stage.events(&[event("evt_2", "payment.settled", "proj_1")]);
-    wait_until("both are put off", PATIENCE, || {
-        serve.count("dunmore_deliveries_total", &[("outcome", "deferred")]) >= 2
-    });
+    wait_until("both are held", PATIENCE, || held(&serve) == 2);
     assert_eq!(sink.count(), 1, "no request may go to a gone connector");
 
     let patch = json!({"config": {"webhookUrl": sink.url("/webhook/new")}});
@@ -253,6 +251,77 @@ fn a_gone_connector_is_suspended_until_its_configuration_changes() {
     assert_eq!(sink.hits_on("/webhook/conn_1").len(), 1);
     serve.stop();
     assert_eq!(stage.kafka.read(&stage.topic("deliveries.dead")).len(), 0);
+}
+
+fn held(serve: &support::serve::Serve) -> usize {
+    serve.count("dunmore_deliveries_held", &[("type", "n8n")])
+}
+
+/// Whatever their number they wait without being written again, and nothing of them is lost when
+/// the instance is killed while they are released.
+#[test]
+fn deliveries_of_a_suspended_connector_are_held_and_released_once_it_is_resumed() {
+    const EVENTS: usize = 3_000;
+    const MOST_REPEATED: usize = 200;
+    let Some((stage, sink)) = stage("300ms,1s", "") else {
+        return;
+    };
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"]), n8n(&sink, "conn_2", &["*"])]);
+    sink.script("/webhook/conn_1", &[], Reply::Status(410));
+    stage.events(&[event("evt_first", "payment.settled", "proj_1")]);
+    wait_until("the first one is held", PATIENCE, || held(&serve) == 1);
+    let events = (0..EVENTS).map(|n| event(&format!("evt_{n}"), "payment.settled", "proj_1"));
+    stage.events(&events.collect::<Vec<_>>());
+    wait_until("all are held", PATIENCE, || held(&serve) == EVENTS + 1);
+    assert_eq!(sink.hits_on("/webhook/conn_1").len(), 1, "no request without its owner");
+    serve.stop();
+    assert_eq!(stage.kafka.read(&stage.topic("deliveries.held")).len(), EVENTS + 1);
+
+    // What is held is known again after a start.
+    let serve = stage.serve("two");
+    wait_until("all are counted", PATIENCE, || held(&serve) == EVENTS + 1);
+    sink.script("/webhook/conn_1", &[], Reply::Status(200));
+    stage.set_up(&[json!({"id": "cmd_resume", "type": "connector.resume",
+        "projectId": "proj_1", "connectorId": "conn_1"})]);
+    let arrived = || sink.hits_on("/webhook/conn_1").len() - 1;
+    wait_until("some arrive", PATIENCE, || arrived() > 100);
+    serve.kill();
+    let serve = stage.serve("three");
+    let each = |path: &str, refused: usize| {
+        let hits = sink.hits_on(path);
+        hits.into_iter().skip(refused).map(|hit| hit.event).collect::<BTreeSet<_>>().len()
+    };
+    wait_until("all have arrived", PATIENCE, || each("/webhook/conn_1", 1) == EVENTS + 1);
+    wait_until("nothing is held", PATIENCE, || held(&serve) == 0);
+    wait_until("nothing is under way", PATIENCE, || stage.is_committed("deliveries.replay"));
+    serve.stop();
+    // Beside what was being released there is what was under way when the instance was killed.
+    let repeated = arrived() - (EVENTS + 1);
+    println!("{repeated} repeated");
+    assert!(repeated <= MOST_REPEATED + 1_000, "{repeated}");
+    assert_eq!(each("/webhook/conn_2", 0), EVENTS + 1, "its neighbour got everything");
+    assert_eq!(stage.kafka.read(&stage.topic("deliveries.dead")).len(), 0);
+}
+
+#[test]
+fn what_is_held_for_too_long_is_a_dead_letter_that_says_so() {
+    let Some((stage, sink)) = stage("300ms,1s", "delivery.hold = \"3s\"") else { return };
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+    sink.script("/webhook/conn_1", &[], Reply::Status(410));
+    let events = (0..20).map(|n| event(&format!("evt_{n}"), "payment.settled", "proj_1"));
+    stage.events(&events.collect::<Vec<_>>());
+    let dead = || stage.kafka.read(&stage.topic("deliveries.dead"));
+    wait_until("all are dead letters", PATIENCE, || dead().len() == 20);
+    for letter in dead() {
+        let reason = letter.header("dunmore-error-reason");
+        let detail = letter.header("dunmore-error-detail");
+        assert_eq!(reason, "suspended", "{detail}");
+        assert!(detail.starts_with("held for 3s"), "{detail}");
+    }
+    wait_until("nothing is held", PATIENCE, || held(&serve) == 0);
+    serve.stop();
 }
 
 #[test]

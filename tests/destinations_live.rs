@@ -340,7 +340,7 @@ fn a_service_that_asks_to_slow_down_is_left_alone_as_long_as_it_asked() {
 fn refused_credentials_suspend_the_connector() {
     // A bare 403 says less than a 401: once is no reason to suspend.
     const DOUBTFUL: &[T] = &[T::Ga4, T::N8n];
-    let more = "delivery.max_deferred_age = \"2s\"";
+    let more = "delivery.max_deferred_age = \"2s\"\ndelivery.hold = \"2s\"";
     let Some(world) = World::start("200ms,400ms", more) else { return };
     world.connect(&one_of_each("proj_1"));
     for &kind in T::ALL {

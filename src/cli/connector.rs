@@ -261,7 +261,7 @@ async fn send(common: &Common, mut command: Value) -> anyhow::Result<CommandResu
     start_logs(common, "error")?;
     let config = load(common)?;
     let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     let command = match Command::from_value(command) {
         Ok(command) => command,
         Err(Refused::Rejected { id, project, problem, .. }) => {

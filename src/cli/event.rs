@@ -233,7 +233,7 @@ async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
     start_logs(common, "error")?;
     let config = load(common)?;
     let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     crate::kafka::Admin::new(&connection)?.require(&topics)?;
     let topic = topics.name(TopicKind::Events);
     let codec = super::codec(&config, &topics).await?;

@@ -266,7 +266,7 @@ fn reading_codec(config: &Config) -> anyhow::Result<Codec> {
 async fn operations(config: &Config) -> anyhow::Result<Operations> {
     // Refused before anybody is asked.
     config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     Ok(Operations::new(config, codec(config, &topics).await?)?)
 }
 

@@ -112,7 +112,7 @@ pub async fn run(common: &Common, command: SecretsCommand) -> anyhow::Result<()>
 
 /// Asks for each of these connectors to be encrypted anew.
 async fn round(config: &Config, todo: &[ConnectorKey], report: &mut Report) -> anyhow::Result<()> {
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     let codec = super::codec(config, &topics).await?;
     let client = ControlClient::new(&config.connection()?, &topics, codec)?;
     let command = |key: &ConnectorKey| Command {

@@ -33,7 +33,7 @@ pub async fn run(
     // Both live until the service has stopped.
     let (mut _broker, mut _folder) = (None, None);
     if embedded {
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
         let broker = EmbeddedBroker::start(&topics, config.topics.partitions)?;
         let folder = tempfile::tempdir()?;
         config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());

@@ -23,7 +23,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// The connectors of a project, or of all, as they are now.
 pub async fn read(config: &Config, project: Option<&ProjectId>) -> anyhow::Result<Vec<Connector>> {
     let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     let (topic, project) = (topics.name(TopicKind::State), project.cloned());
     let codec = reading_codec(config)?;
     Ok(blocking(move || fold(&connection, &topic, &codec, project.as_ref())).await?)

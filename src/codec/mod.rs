@@ -336,7 +336,7 @@ pub const fn kind_of(topic: TopicKind) -> RecordKind {
         TopicKind::State => RecordKind::State,
         TopicKind::Results => RecordKind::Result,
         TopicKind::Events => RecordKind::Event,
-        TopicKind::Retry(_) | TopicKind::Replay => RecordKind::Delivery,
+        TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => RecordKind::Delivery,
         TopicKind::Dead => RecordKind::DeadLetter,
         TopicKind::Attempts => RecordKind::Attempt,
     }

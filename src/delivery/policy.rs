@@ -2,14 +2,14 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::Reason;
+use super::{HOLD, Reason};
 
 /// How long a delivery may go round the tiers without a request, from the first time it was put off,
 /// if the settings say nothing else. It is also the longest wait that a destination may ask for.
 pub const MAX_DEFERRED_AGE: Duration = Duration::from_secs(3 * 24 * 3600);
-/// A delivery of a connector that cannot work at present waits in the longest tier up to this, so
-/// that it is not much later than the repair.
-pub const SUSPENDED_ROUND: Duration = Duration::from_secs(3600);
+/// A delivery of a connector that this release cannot use waits in the longest tier up to this, so
+/// that it is not much later than the upgrade.
+pub const UNUSABLE_ROUND: Duration = Duration::from_secs(3600);
 
 /// A delivery that an open circuit puts off waits at least this part of the time since it was first
 /// put off: else each would be written again many times for each probe of a destination that is down
@@ -42,6 +42,7 @@ impl Tier {
 pub struct RetryPolicy {
     tiers: Vec<Tier>,
     max_deferred_age: Duration,
+    hold: Duration,
 }
 
 /// Where a delivery goes that was not delivered.
@@ -54,6 +55,8 @@ pub enum Next {
         /// The steps taken, this one included.
         steps: u32,
     },
+    /// Into the topic of held deliveries, until the connector's suspension is lifted.
+    Hold,
     /// Into the dead-letter topic: there is no tier left.
     Dead,
 }
@@ -75,6 +78,18 @@ impl RetryPolicy {
     #[must_use]
     pub fn with_max_deferred_age(self, max_deferred_age: Duration) -> Self {
         Self { max_deferred_age, ..self }
+    }
+
+    /// How long a delivery waits for its suspended connector's owner.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        self.hold
+    }
+
+    /// The same tiers with another time for deliveries of suspended connectors.
+    #[must_use]
+    pub fn with_hold(self, hold: Duration) -> Self {
+        Self { hold, ..self }
     }
 
     /// All tiers together: how long a destination may fail until its first delivery is dead.
@@ -111,7 +126,8 @@ impl RetryPolicy {
 
     /// Without an attempt: the connector's lane would not take it.
     ///
-    /// No step is used up, because nothing was asked; `expected_wait` picks the tier. Only what was
+    /// What finds its connector suspended is held. Of the rest no step is used up, because nothing
+    /// was asked; `expected_wait` picks the tier. Only what was
     /// put off for too long gets a step further each time, so that it ends some day.
     #[must_use]
     pub fn after_deferral(
@@ -121,11 +137,14 @@ impl RetryPolicy {
         expected_wait: Duration,
         deferred_for: Duration,
     ) -> Next {
+        if reason == Reason::Suspended {
+            return if deferred_for >= self.hold { Next::Dead } else { Next::Hold };
+        }
         if deferred_for >= self.max_deferred_age {
             return self.after_failure(steps, None);
         }
         let wait = match reason {
-            Reason::Suspended | Reason::Unusable => SUSPENDED_ROUND,
+            Reason::Unusable => UNUSABLE_ROUND,
             Reason::CircuitOpen => expected_wait.max(deferred_for / PART_OF_OUTAGE),
             _ => expected_wait,
         };
@@ -157,7 +176,7 @@ impl Default for RetryPolicy {
             tier("1h", 3600),
             tier("6h", 21600),
         ];
-        Self { tiers, max_deferred_age: MAX_DEFERRED_AGE }
+        Self { tiers, max_deferred_age: MAX_DEFERRED_AGE, hold: HOLD }
     }
 }
 
@@ -185,7 +204,7 @@ impl FromStr for RetryPolicy {
         if tiers.is_empty() || tiers.len() > 12 {
             return Err("list 1 to 12 retry tiers, for example 5s,30s,2m,10m,1h,6h".to_owned());
         }
-        Ok(Self { tiers, max_deferred_age: MAX_DEFERRED_AGE })
+        Ok(Self { tiers, max_deferred_age: MAX_DEFERRED_AGE, hold: HOLD })
     }
 }
 
@@ -251,8 +270,12 @@ mod tests {
         for steps in [0, 5, 6, 7] {
             let open = put_off(Reason::CircuitOpen, steps, secs(0));
             assert_eq!(open, Next::Wait { tier: 1, steps });
-            let held = put_off(Reason::Suspended, steps, MAX_DEFERRED_AGE / 2);
-            assert_eq!(held, Next::Wait { tier: 4, steps });
+            let unusable = put_off(Reason::Unusable, steps, MAX_DEFERRED_AGE / 2);
+            assert_eq!(unusable, Next::Wait { tier: 4, steps });
+            for age in [secs(0), MAX_DEFERRED_AGE, HOLD / 2] {
+                assert_eq!(put_off(Reason::Suspended, steps, age), Next::Hold);
+            }
+            assert_eq!(put_off(Reason::Suspended, steps, HOLD), Next::Dead);
         }
         // In an outage of hours it is not written again every few seconds.
         let long = put_off(Reason::CircuitOpen, 0, secs(8 * 3600));
@@ -260,7 +283,7 @@ mod tests {
         let old = |reason, steps| put_off(reason, steps, MAX_DEFERRED_AGE);
         assert_eq!(old(Reason::CircuitOpen, 5), Next::Wait { tier: 5, steps: 6 });
         assert_eq!(old(Reason::CircuitOpen, 6), Next::Dead);
-        assert_eq!(old(Reason::Suspended, 6), Next::Dead);
+        assert_eq!(old(Reason::Unusable, 6), Next::Dead);
     }
 
     #[test]

@@ -149,11 +149,20 @@ impl History {
         now: Timestamp,
     ) -> Park {
         // The destination's own wait is no time in which it could have been tried.
-        let next = if let Some(left) = self.left_to_ask(now) {
+        let next = if reason != Reason::Suspended
+            && let Some(left) = self.left_to_ask(now)
+        {
             policy.next_round(self.steps, left)
         } else {
             let since = *self.deferred_since.get_or_insert(now);
             policy.after_deferral(reason, self.steps, wait, now.since(since))
+        };
+        let detail = match (next, reason) {
+            (Next::Dead, Reason::Suspended) => {
+                let hold = humantime::format_duration(policy.hold());
+                format!("held for {hold}, and the connector is still suspended: {detail}")
+            }
+            _ => detail,
         };
         self.park(policy, next, Outcome::Deferred, reason, detail, now)
     }
@@ -174,6 +183,11 @@ impl History {
                 self.steps = steps;
                 let delay = policy.tiers().get(tier).map_or(Duration::ZERO, super::Tier::delay);
                 Park { next, due_at: now.plus(delay), outcome: step, reason, detail }
+            }
+            Next::Hold => {
+                let since = self.deferred_since.unwrap_or(now);
+                let due_at = since.plus(policy.hold());
+                Park { next, due_at, outcome: step, reason, detail }
             }
             Next::Dead => {
                 let detail = match step {
@@ -205,7 +219,7 @@ pub fn left_to_wait(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::MAX_DEFERRED_AGE;
+    use crate::delivery::HOLD;
 
     const START: i64 = 1_700_000_000_000;
 
@@ -251,10 +265,10 @@ mod tests {
         let is_dead = |ending| matches!(ending, Ending::Parked(Park { next: Next::Dead, .. }));
         assert!(!is_dead(history.after_attempt(&policy, gone(), took, start)));
         // The owner says that it works, and it does not: it counts from the first time.
-        let late = start.plus(MAX_DEFERRED_AGE / 2);
+        let late = start.plus(HOLD / 2);
         assert!(!is_dead(history.after_attempt(&policy, gone(), took, late)));
         assert_eq!(history.steps, 2);
-        let too_late = start.plus(MAX_DEFERRED_AGE);
+        let too_late = start.plus(HOLD);
         assert!(is_dead(history.after_attempt(&policy, gone(), took, too_late)));
     }
 

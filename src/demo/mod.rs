@@ -179,7 +179,7 @@ impl Stage {
         let mut config = settings(&sink.base_url())?;
         config.data_dir = folder.path().to_owned();
         config.secrets.keys = vec![Keyring::generate().into()];
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
         let broker = EmbeddedBroker::start(&topics, PARTITIONS)?;
         config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());
         let connection = config.connection()?;
@@ -308,6 +308,7 @@ fn settings(sink: &str) -> anyhow::Result<Config> {
         egress.allow_http = true
         delivery.retry_tiers = "{RETRY_TIERS}"
         delivery.max_deferred_age = "{MAX_DEFERRED_AGE}"
+        delivery.hold = "{MAX_DEFERRED_AGE}"
         delivery.shutdown_grace = "2s"
         destinations.slack.base_url = "{sink}"
         destinations.zapier.base_url = "{sink}"

@@ -1,9 +1,13 @@
 //! The topics: their names and how they must be configured.
 
+use std::time::Duration;
+
 use crate::{
     delivery::RetryPolicy,
     view::{COMPACTION_LAG, TOMBSTONE_RETENTION},
 };
+
+const DAY: u64 = 24 * 3600;
 
 /// What a topic is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +24,8 @@ pub enum TopicKind {
     Retry(usize),
     /// Deliveries to be replayed.
     Replay,
+    /// Deliveries of suspended connectors.
+    Held,
     /// Dead letters.
     Dead,
     /// The record of every attempt.
@@ -51,13 +57,14 @@ pub struct TopicPlan {
 pub struct Topics {
     prefix: String,
     tiers: Vec<String>,
+    hold: Duration,
 }
 
 impl Topics {
     /// The topics under a prefix, with one retry topic per tier.
     pub fn new(prefix: &str, policy: &RetryPolicy) -> Self {
         let tiers = policy.tiers().iter().map(|tier| tier.name().to_owned()).collect();
-        Self { prefix: prefix.to_owned(), tiers }
+        Self { prefix: prefix.to_owned(), tiers, hold: policy.hold() }
     }
 
     /// A topic's full name.
@@ -72,6 +79,7 @@ impl Topics {
                 format!("{prefix}deliveries.retry.{}", self.tiers.get(tier).map_or("", |t| t))
             }
             TopicKind::Replay => format!("{prefix}deliveries.replay"),
+            TopicKind::Held => format!("{prefix}deliveries.held"),
             TopicKind::Dead => format!("{prefix}deliveries.dead"),
             TopicKind::Attempts => format!("{prefix}deliveries.attempts"),
         }
@@ -93,7 +101,7 @@ impl Topics {
         let mut kinds =
             vec![TopicKind::Commands, TopicKind::State, TopicKind::Results, TopicKind::Events];
         kinds.extend((0..self.tiers.len()).map(TopicKind::Retry));
-        kinds.extend([TopicKind::Replay, TopicKind::Dead, TopicKind::Attempts]);
+        kinds.extend([TopicKind::Replay, TopicKind::Held, TopicKind::Dead, TopicKind::Attempts]);
         kinds
     }
 
@@ -119,6 +127,10 @@ impl Topics {
                 (Cleanup::DeleteAfterDays(30), vec![large, append])
             }
             TopicKind::Retry(_) | TopicKind::Replay => (Cleanup::DeleteAfterDays(7), vec![large]),
+            // What was held for too long is still there when that is noticed after a standstill.
+            TopicKind::Held => {
+                (Cleanup::DeleteAfterDays(self.hold.as_secs().div_ceil(DAY) + 2), vec![large])
+            }
             TopicKind::Dead => (Cleanup::DeleteAfterDays(30), vec![large]),
             TopicKind::Attempts => (Cleanup::DeleteAfterDays(7), Vec::new()),
         };

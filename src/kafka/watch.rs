@@ -194,7 +194,7 @@ fn replaced(kind: TopicKind, name: &str) -> String {
         }
         TopicKind::Commands => "its commands are decided from its beginning",
         TopicKind::Results => "commands under way may get no answer; send them again",
-        TopicKind::Events | TopicKind::Retry(_) | TopicKind::Replay => {
+        TopicKind::Events | TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => {
             "it is read from its beginning"
         }
         TopicKind::Dead | TopicKind::Attempts => "what it held is gone",

@@ -32,6 +32,7 @@ clients! {
     Events => "events", "Reads the payment events.";
     Retry => "retry", "Reads the retry tiers.";
     Replay => "replay", "Reads what is to be replayed.";
+    Held => "held", "Reads the held deliveries.";
     Registrar => "registrar", "Reads the connector commands.";
     Producer => "producer", "Writes retries, dead letters, results and commands.";
     State => "state", "Writes the connectors' state.";

@@ -35,6 +35,7 @@ pub(super) struct LaneGauges {
     all: IntGaugeVec,
     open: IntGaugeVec,
     in_line: IntGaugeVec,
+    held: IntGaugeVec,
 }
 
 impl LaneGauges {
@@ -51,7 +52,20 @@ impl LaneGauges {
                 "Lanes that could send a request and wait for this program to let them.",
                 &["type"],
             )?,
+            held: make.gauges(
+                "dunmore_deliveries_held",
+                "Deliveries that wait until their connector's suspension is lifted, as far as this \
+                 instance keeps them.",
+                &["type"],
+            )?,
         })
+    }
+
+    pub(super) fn set_held(&self, counts: &[u64]) {
+        for (kind, count) in ConnectorType::ALL.iter().zip(counts) {
+            let count = i64::try_from(*count).unwrap_or(i64::MAX);
+            self.held.with_label_values(&[kind.as_str()]).set(count);
+        }
     }
 
     pub(super) fn set(&self, counts: &[LaneCounts]) {

@@ -409,6 +409,11 @@ impl Metrics {
         self.lanes.set(counts);
     }
 
+    /// How many deliveries are held for suspended connectors, by type.
+    pub fn set_held(&self, counts: &[u64]) {
+        self.lanes.set_held(counts);
+    }
+
     /// How many deliveries may be in memory.
     pub fn set_in_flight_limit(&self, count: usize) {
         self.in_flight_limit.set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -275,7 +275,7 @@ impl Operations {
                 let record = Record::unwritten(value.clone(), headers);
                 self.codec.event(&record, || false).await.map_err(refused)?;
             }
-            TopicKind::Retry(_) | TopicKind::Replay => {
+            TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => {
                 DeliveryRecord::from_json(&decode(RecordKind::Delivery).await?)?;
             }
             TopicKind::Commands => {

@@ -19,7 +19,7 @@ use crate::{
     clock,
     codec::Codec,
     config::AttemptLogging,
-    delivery::{Reason, RetryPolicy},
+    delivery::{Held, Reason, RetryPolicy},
     destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
     kafka::{AttemptLog, Partition, Producer, TopicKind, Topics},
@@ -89,6 +89,7 @@ pub struct Dispatcher {
     pub(super) options: DispatchOptions,
     pub(super) retry_topics: Vec<String>,
     pub(super) dead_topic: String,
+    pub(super) held_topic: String,
     pub(super) commands_topic: String,
     lanes: Mutex<Lanes<ConnectorKey, Delivery>>,
     lane_limits: Vec<(LaneLimits, LaneLimits)>,
@@ -103,6 +104,8 @@ pub struct Dispatcher {
     /// By connector, the version of which a change was asked for.
     asked: Mutex<BTreeMap<ConnectorKey, i64>>,
     suspicions: Mutex<Suspicions<ConnectorKey>>,
+    /// What is held in each partition of the held deliveries that this instance owns.
+    pub(super) held: Mutex<BTreeMap<i32, Held>>,
 }
 
 impl Dispatcher {
@@ -118,6 +121,7 @@ impl Dispatcher {
         });
         let dispatcher = Arc::new(Self {
             retry_topics,
+            held_topic: options.topics.name(TopicKind::Held),
             dead_topic: options.topics.name(TopicKind::Dead),
             commands_topic: options.topics.name(TopicKind::Commands),
             lanes: Mutex::new(Lanes::new(permits, max_near())),
@@ -130,6 +134,7 @@ impl Dispatcher {
             budgets: Budgets::new(permits),
             asked: Mutex::new(BTreeMap::new()),
             suspicions: Mutex::default(),
+            held: Mutex::default(),
             options,
         });
         dispatcher.options.metrics.set_in_flight_limit(dispatcher.budgets.limit());

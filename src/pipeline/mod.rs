@@ -5,6 +5,7 @@ mod account;
 mod attempt;
 mod budget;
 mod dispatch;
+mod held;
 #[cfg(test)]
 mod panic_tests;
 mod park;
@@ -18,6 +19,7 @@ mod work;
 mod worker;
 
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
+pub use held::HeldEvents;
 pub use registrar::{Registrar, RegistrarEvents};
 pub use sender::test_send;
 pub use supervisor::Supervisor;

@@ -14,8 +14,8 @@ use crate::{
     clock,
     connector::{Command, CommandBody, OWN_ACTOR, Patch},
     delivery::{
-        Ask, AttemptRecord, DeliveryRecord, Ending, Next, Outcome, Park, Reason, Source, Tier,
-        Verdict,
+        Ask, AttemptRecord, DeliveryRecord, Ending, HELD, Next, Outcome, Park, Reason, Source,
+        Tier, Verdict,
     },
     destination::cut,
     id::CommandId,
@@ -50,6 +50,9 @@ pub mod header {
     pub const VALUE_OMITTED: &str = "dunmore-value-omitted";
     /// How many of the record's own headers are left out.
     pub const HEADERS_OMITTED: &str = "dunmore-headers-omitted";
+    /// Up to which offset the connector's held deliveries were released, and how many.
+    pub const RELEASED_TO: &str = "dunmore-released-to";
+    pub const RELEASED: &str = "dunmore-released";
     /// When a record was put back into its tier for the first time, in milliseconds since 1970.
     pub const DEFERRED_SINCE: &str = "dunmore-deferred-since";
 }
@@ -206,6 +209,13 @@ async fn write_and_complete(
             let topic = &dispatcher.retry_topics[tier];
             write(&dispatcher, &delivery, topic, &value, trace_header(&delivery)).await
         }
+        Next::Hold => {
+            let value = delivery.record(due_at).to_json();
+            let value = dispatcher.codec().encode(TopicKind::Held, value);
+            let mut headers = connector_headers(&delivery);
+            headers.extend(trace_header(&delivery));
+            write(&dispatcher, &delivery, &dispatcher.held_topic, &value, headers).await
+        }
         Next::Dead => Written::TooLarge,
     };
     if written == Written::TooLarge {
@@ -220,6 +230,7 @@ async fn write_and_complete(
     }
     let tier = match park.next {
         Next::Wait { tier, .. } => dispatcher.options.policy.tiers().get(tier).map(Tier::name),
+        Next::Hold => Some(HELD),
         Next::Dead => None,
     };
     let metrics = dispatcher.metrics();
@@ -277,10 +288,16 @@ fn dead_headers(delivery: &Delivery, park: &Park) -> Vec<(&'static str, Vec<u8>)
         delivery.origin.offset,
         delivery.history.attempts,
     );
-    headers.push((header::CONNECTOR_ID, delivery.target.key.connector.as_str().into()));
-    headers.push((header::CONNECTOR_TYPE, delivery.target.kind.as_str().into()));
+    headers.extend(connector_headers(delivery));
     headers.extend(trace_header(delivery));
     headers
+}
+
+fn connector_headers(delivery: &Delivery) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (header::CONNECTOR_ID, delivery.target.key.connector.as_str().into()),
+        (header::CONNECTOR_TYPE, delivery.target.kind.as_str().into()),
+    ]
 }
 
 pub fn error_headers(

@@ -63,35 +63,46 @@ pub async fn refuse(
     if !partition.enter() {
         return;
     }
-    let Refused { reason, detail } = refused;
-    tracing::warn!(
-        topic = %partition.topic(), partition = record.partition, offset = record.offset,
-        %reason, detail = cut(&detail, MAX_DETAIL_CHARS),
-        "record refused; it is in the dead letters"
-    );
     let (writer, partition) = (Arc::clone(dispatcher), Arc::clone(partition));
     dispatcher.spawn("writing the dead letter of a record", async move {
         let _memory = memory;
-        let topic = &writer.dead_topic;
-        let mut owned = record_headers(reason, &detail, partition.topic(), &record);
-        let value = record.value.as_deref().unwrap_or_default();
-        let key = record.key.as_deref().unwrap_or_default();
-        let mut written = write_owned(&writer, &partition, topic, (key, value), &owned).await;
-        if written == Written::TooLarge {
-            let omitted = (header::VALUE_OMITTED.to_owned(), value.len().to_string().into_bytes());
-            owned.push(omitted);
-            written = write_owned(&writer, &partition, topic, (key, b""), &owned).await;
-        }
-        if written == Written::TooLarge {
-            // Nothing but where it stands: an own header or the key may be large as well.
-            owned.retain(|(key, _)| key.starts_with("dunmore-"));
-            written = write_owned(&writer, &partition, topic, (b"", b""), &owned).await;
-        }
+        let written = write_refused(&writer, &partition, &record, &refused).await;
         if written == Written::Durable {
             partition.complete(record.offset);
         }
         partition.leave();
     });
+}
+
+/// Writes a record to the dead letters as it is, without what does not fit.
+pub async fn write_refused(
+    dispatcher: &Arc<Dispatcher>,
+    partition: &Partition,
+    record: &Record,
+    refused: &Refused,
+) -> Written {
+    let Refused { reason, detail } = refused;
+    tracing::warn!(
+        topic = %partition.topic(), partition = record.partition, offset = record.offset,
+        %reason, detail = cut(detail, MAX_DETAIL_CHARS),
+        "record refused; it is in the dead letters"
+    );
+    let topic = &dispatcher.dead_topic;
+    let mut owned = record_headers(*reason, detail, partition.topic(), record);
+    let value = record.value.as_deref().unwrap_or_default();
+    let key = record.key.as_deref().unwrap_or_default();
+    let mut written = write_owned(dispatcher, partition, topic, (key, value), &owned).await;
+    if written == Written::TooLarge {
+        let omitted = (header::VALUE_OMITTED.to_owned(), value.len().to_string().into_bytes());
+        owned.push(omitted);
+        written = write_owned(dispatcher, partition, topic, (key, b""), &owned).await;
+    }
+    if written == Written::TooLarge {
+        // Nothing but where it stands: an own header or the key may be large as well.
+        owned.retain(|(key, _)| key.starts_with("dunmore-"));
+        written = write_owned(dispatcher, partition, topic, (b"", b""), &owned).await;
+    }
+    written
 }
 
 async fn write_owned(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{ConnectorName, DeadLetter, Marks, Position};
 use crate::{
     clock::Timestamp,
-    delivery::{AttemptRecord, Origin, Outcome, Reason, Source},
+    delivery::{AttemptRecord, HELD, Origin, Outcome, Reason, Source},
     destination::ConnectorType,
     event::EventType,
     id::{ConnectorKey, DeliveryId, ProjectId},
@@ -108,6 +108,9 @@ impl Place {
             Self::Skipped => "skipped: the destination has nothing to do for it".to_owned(),
             Self::Cancelled { reason } => {
                 format!("cancelled: {}", reason.map_or("not wanted any more", Reason::help))
+            }
+            Self::Waiting { tier, since } if tier == HELD => {
+                format!("held since {since}, until the connector's suspension is lifted")
             }
             Self::Waiting { tier, since } => format!("in retry tier {tier} since {since}"),
             Self::Dead { position, redriven } => {

@@ -73,7 +73,7 @@ pub async fn topics(bootstrap: &str, prefix: &str) {
 
 pub async fn topics_with(bootstrap: &str, prefix: &str, more: &str) {
     let config = config(bootstrap, prefix, more, "/nowhere");
-    let topics = Topics::new(prefix, &config.delivery.retry_tiers);
+    let topics = Topics::new(prefix, &config.delivery.policy());
     let admin = Admin::new(&config.connection().unwrap()).unwrap();
     admin.ensure(&topics, 2, 1).await.unwrap();
     // The broker's answer comes before everybody knows the topics.

@@ -465,8 +465,17 @@ impl Live {
             return;
         }
         let write = &self.writes[at];
-        let record = write.item.delivery.record(write.park.due_at);
-        if let Next::Wait { tier, .. } = write.park.next {
+        // The keeper of held deliveries is played by the longest tier.
+        let longest = shared.policy.tiers().len() - 1;
+        let (tier, due_at) = match write.park.next {
+            Next::Wait { tier, .. } => (Some(tier), write.park.due_at),
+            Next::Hold => {
+                (Some(longest), shared.time().plus(shared.policy.tiers()[longest].delay()))
+            }
+            Next::Dead => (None, write.park.due_at),
+        };
+        let record = write.item.delivery.record(due_at);
+        if let Some(tier) = tier {
             let log = &mut shared.broker.tiers[tier];
             log.append(shared.now, record.clone(), &mut shared.chance);
             shared.note(|| {

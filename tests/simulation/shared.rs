@@ -78,7 +78,7 @@ impl Shared {
         let policy: RetryPolicy = profile.tiers.parse().unwrap();
         // Days of going round in short tiers would be all that a run shows.
         let max_deferred_age = 2 * policy.total() + Duration::from_secs(30);
-        let policy = policy.with_max_deferred_age(max_deferred_age);
+        let policy = policy.with_max_deferred_age(max_deferred_age).with_hold(max_deferred_age);
         let key = "k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned();
         Self {
             now: 0,
