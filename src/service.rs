@@ -22,8 +22,8 @@ use crate::{
     console::Console,
     health::{ServiceHealth, watch_kafka},
     kafka::{
-        Admin, AttemptLog, Connection, GroupConsumer, GroupHandle, GroupOptions, GroupTopics,
-        Producer, TopicKind, Topics, Watch, recover_lost_offsets,
+        Admin, AttemptLog, Connection, GroupConsumer, GroupEvents, GroupHandle, GroupOptions,
+        GroupTopics, Producer, TopicKind, Topics, Watch, recover_lost_offsets,
     },
     listen,
     metrics::{KafkaClient, Metrics},
@@ -280,14 +280,8 @@ impl Service {
                 self.metrics.attempts_dropped(),
             )?));
         }
-        let limits = self.config.destinations.iter().map(|(kind, set)| {
-            let limits = TypeLimits {
-                rate_per_second: set.rate_per_second,
-                concurrency: set.concurrency,
-                timeout: set.timeout,
-            };
-            (*kind, limits)
-        });
+        let limits = self.config.destinations.iter();
+        let limits = limits.map(|(kind, set)| (*kind, TypeLimits::from(set)));
         if let Some(warning) = delivery.warning() {
             tracing::warn!("{warning}");
         }
@@ -308,7 +302,10 @@ impl Service {
             traces: self.traces.clone(),
             metrics: Arc::clone(&self.metrics),
         });
-        let events = Arc::new(DeliveryEvents::new(Arc::clone(&dispatcher), topics));
+        let events: Arc<dyn GroupEvents> =
+            Arc::new(DeliveryEvents::new(Arc::clone(&dispatcher), topics));
+        let keepers: Arc<dyn GroupEvents> =
+            Arc::new(HeldEvents::new(Arc::clone(&dispatcher), connection.clone()));
         // A group for each kind of topic: the sticky assignment shares out the partitions of all of
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
@@ -327,34 +324,23 @@ impl Service {
             GroupTopics { group: &replay_group, topics: &replay },
         ];
         recover_lost_offsets(connection, &groups, &topics.name(TopicKind::Attempts), group.start)?;
-        for (name, suffix, client, topics) in [
-            ("the delivery group's partitions", "", KafkaClient::Events, live),
-            ("the retry group's partitions", ".retry", KafkaClient::Retry, retry),
-            ("the replay group's partitions", ".replay", KafkaClient::Replay, replay),
+        let held = vec![topics.name(TopicKind::Held)];
+        for (name, suffix, client, topics, events) in [
+            ("the delivery group's partitions", "", KafkaClient::Events, live, &events),
+            ("the retry group's partitions", ".retry", KafkaClient::Retry, retry, &events),
+            ("the replay group's partitions", ".replay", KafkaClient::Replay, replay, &events),
+            // The keepers read the whole topic, wherever the group's position is.
+            ("the held group's partitions", ".held", KafkaClient::Held, held, &keepers),
         ] {
             let options = GroupOptions {
-                group: format!("{}{suffix}", self.config.group.id),
+                group: named(suffix),
                 topics,
-                revoke_timeout: self.config.group.revoke_timeout,
+                revoke_timeout: group.revoke_timeout,
                 metrics: self.metrics.kafka_client(client),
             };
-            let consumer = GroupConsumer::start(connection, &options, Arc::clone(&events) as _)?;
+            let consumer = GroupConsumer::start(connection, &options, Arc::clone(events))?;
             self.groups.push((name, consumer));
         }
-        // The keepers read the whole topic, wherever the group's position is.
-        let options = GroupOptions {
-            group: named(".held"),
-            topics: vec![topics.name(TopicKind::Held)],
-            revoke_timeout: group.revoke_timeout,
-            metrics: self.metrics.kafka_client(KafkaClient::Held),
-        };
-        let keepers = Arc::new(HeldEvents {
-            dispatcher: Arc::clone(&dispatcher),
-            connection: connection.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        });
-        let consumer = GroupConsumer::start(connection, &options, keepers)?;
-        self.groups.push(("the held group's partitions", consumer));
         self.dispatcher = Some(dispatcher);
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock,
     codec::Codec,
-    config::AttemptLogging,
+    config::{AttemptLogging, DestinationSettings},
     delivery::{Held, Reason, RetryPolicy},
     destination::{ConnectorType, Rate, Response},
     id::{ConnectorKey, ProjectId},
@@ -50,6 +50,16 @@ pub struct TypeLimits {
     pub concurrency: Option<u32>,
     /// How long an answer may take.
     pub timeout: Option<Duration>,
+}
+
+impl From<&DestinationSettings> for TypeLimits {
+    fn from(set: &DestinationSettings) -> Self {
+        Self {
+            rate_per_second: set.rate_per_second,
+            concurrency: set.concurrency,
+            timeout: set.timeout,
+        }
+    }
 }
 
 /// What a dispatcher is made of.
