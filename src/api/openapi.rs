@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::MAX_BODY_BYTES;
 use crate::{
-    connector::ProblemCode,
+    connector::{MAX_NAME_CHARS, ProblemCode},
     delivery::{Outcome, Reason, Source},
     destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
     event::EventType,
@@ -251,6 +251,9 @@ fn schemas() -> Value {
             "type": "array", "minItems": 1, "maxItems": EventType::ALL.len() + 1, "uniqueItems": true,
             "items": { "anyOf": [reference("schemas", "EventType"), { "const": "*" }] },
         },
+        "Name": { "type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS,
+            "description": "What its owner calls it; no line breaks or other control characters.",
+            "examples": ["Sales channel"] },
         "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Connector": {
             "type": "object",
@@ -262,6 +265,7 @@ fn schemas() -> Value {
                 "config": { "type": "object", "description": "As it was given, secrets masked." },
                 "eventTypes": reference("schemas", "EventTypes"),
                 "isActive": { "type": "boolean" },
+                "name": reference("schemas", "Name"),
                 "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
                 "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
                 "createdAt": time,
@@ -281,7 +285,9 @@ fn schemas() -> Value {
             "properties": {
                 "config": { "type": "object", "description": "Fields of the connector's type; null removes an optional one." },
                 "eventTypes": reference("schemas", "EventTypes"),
-                "isActive": { "type": "boolean" },
+                "isActive": { "type": "boolean", "description": "Switches the connector on or off." },
+                "name": { "description": "Null, or an empty text, removes it.",
+                    "anyOf": [reference("schemas", "Name"), { "type": "null" }, { "const": "" }] },
             },
         },
         "Problem": {
@@ -314,6 +320,8 @@ fn schemas() -> Value {
                 "type": { "const": name },
                 "config": reference("schemas", &config),
                 "eventTypes": reference("schemas", "EventTypes"),
+                "name": reference("schemas", "Name"),
+                "isActive": { "type": "boolean", "default": true },
             },
         });
         kinds.push(reference("schemas", &new));
