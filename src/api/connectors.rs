@@ -266,7 +266,7 @@ fn no_such(id: &ConnectorId) -> Problem {
     Problem::new(ProblemCode::ConnectorNotFound, detail)
 }
 
-fn project_id(text: &str) -> Result<ProjectId, Failure> {
+pub(super) fn project_id(text: &str) -> Result<ProjectId, Failure> {
     ProjectId::parse(text).map_err(|error| {
         let errors = vec![FieldError::new("projectId", error.to_string())];
         Problem::with_fields(ProblemCode::ValidationFailed, errors).into()

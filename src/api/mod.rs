@@ -5,6 +5,7 @@
 //! that whoever reads next at this instance sees what was written.
 
 pub mod audit;
+mod catalog;
 mod commands;
 mod connectors;
 mod deliveries;
@@ -166,6 +167,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
         .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::list))
+        .route("/api/projects/{projectId}", get(catalog::project).layer(no_query()))
+        .route("/api/connector-types", get(catalog::connector_types).layer(no_query()))
+        .route("/api/event-types", get(catalog::event_types).layer(no_query()))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), edge::admit))
         .route("/openapi.json", get(document))
         .fallback(nothing_here)

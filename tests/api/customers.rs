@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::{
     broker::broker,
-    rest::{ids, set_tier},
-    stage::{connectors, slack, start, topics},
+    rest::{ids, set_tier, suspend},
+    stage::{OF_A, connectors, slack, start, topics},
 };
 
 fn fields(problem: &Value) -> Vec<&str> {
@@ -15,7 +15,7 @@ fn fields(problem: &Value) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connectors_are_named_and_a_patch_that_changes_nothing_makes_no_version() {
+async fn a_connector_is_named_and_an_empty_patch_changes_nothing() {
     let Some(broker) = broker() else { return };
     let prefix = broker.unique_prefix();
     topics(&broker.bootstrap, &prefix).await;
@@ -74,6 +74,79 @@ async fn connectors_are_named_and_a_patch_that_changes_nothing_makes_no_version(
     for (list, cursor) in [(connectors("proj_b"), cursor), (list.clone(), &tampered)] {
         let refused = client.get(&format!("{list}?cursor={cursor}")).await.is(400);
         assert_eq!((refused.code(), fields(&refused.body)), ("validation_failed", vec!["cursor"]));
+    }
+    instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_finds_its_project_and_what_there_is_to_choose() {
+    let Some(broker) = broker() else { return };
+    let prefix = broker.unique_prefix();
+    topics(&broker.bootstrap, &prefix).await;
+    let limited = "api.requests_per_second = 100";
+    let roles = [Role::Api, Role::Registrar];
+    let instance = start(&broker.bootstrap, &prefix, limited, &roles).await;
+    let client = &instance.client;
+    let project = "/api/projects/proj_a";
+    let unnamed = client.get(project).await.is(200).body;
+    let none = json!({ "total": 0, "active": 0, "suspended": 0 });
+    assert_eq!(
+        unnamed,
+        json!({ "id": "proj_a", "tier": "starter", "limit": 0, "connectors": none })
+    );
+    set_tier(&broker.bootstrap, &prefix, "proj_a", "pro").await;
+    let made = client.create("proj_a", &slack()).await.is(201);
+    let mut off = slack();
+    off["isActive"] = json!(false);
+    client.create("proj_a", &off).await.is(201);
+    let id = made.body["id"].as_str().unwrap();
+    suspend(&broker.bootstrap, &prefix, "proj_a", id).await;
+    // The view of this instance has the suspension once it has what came after it.
+    client.json("PATCH", &format!("{}/{id}", connectors("proj_a")), &[], &json!({})).await.is(200);
+    let told = client.get(project).await.is(200);
+    let counts = json!({ "total": 2, "active": 1, "suspended": 1 });
+    assert_eq!(
+        told.body,
+        json!({ "id": "proj_a", "tier": "pro", "limit": 5, "connectors": counts })
+    );
+    set_tier(&broker.bootstrap, &prefix, "proj_e", "enterprise").await;
+    client.create("proj_e", &slack()).await.is(201);
+    let unlimited = client.get("/api/projects/proj_e").await.is(200).body;
+    assert_eq!((&unlimited["tier"], &unlimited["limit"]), (&json!("enterprise"), &Value::Null));
+
+    // Lists that are the same for all are for every token, and for no one without.
+    let of_a = client.with_token(OF_A);
+    for path in ["/api/connector-types", "/api/event-types", project] {
+        for name in ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"] {
+            let answer = of_a.get(path).await.is(200);
+            assert!(answer.header(name).parse::<u32>().is_ok(), "{path} {name}");
+        }
+        let refused = client.with_token("wrong").get(path).await.is(401);
+        assert_eq!(refused.code(), "unauthorized");
+        let refused = of_a.get(&format!("{path}?limit=1")).await.is(400);
+        assert_eq!(fields(&refused.body), ["limit"]);
+    }
+    of_a.get("/api/projects/proj_b").await.is(403);
+
+    let types = of_a.get("/api/connector-types").await.body;
+    let types = types["connectorTypes"].as_array().unwrap();
+    assert_eq!(types.len(), 20);
+    let field = |kind: &str, name: &str| {
+        let of_type = types.iter().find(|one| one["type"] == kind).unwrap();
+        let fields = of_type["fields"].as_array().unwrap();
+        fields.iter().find(|field| field["name"] == name).unwrap()
+    };
+    assert_eq!(field("slack", "webhookUrl")["secret"], true);
+    assert_eq!(field("mixpanel", "region")["enum"], json!(["us", "eu", "in"]));
+    assert_eq!(field("mixpanel", "region")["required"], false);
+    assert_eq!(field("email", "to")["shape"], "list");
+    assert!(field("email", "to")["example"].is_array());
+    let events = of_a.get("/api/event-types").await.body;
+    let events = events["eventTypes"].as_array().unwrap();
+    assert_eq!(events.len(), 8);
+    for event in events {
+        assert_eq!(event["sample"]["type"], event["type"]);
+        assert!(event["description"].as_str().unwrap().ends_with('.'), "{event}");
     }
     instance.stop().await;
 }
