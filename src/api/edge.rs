@@ -31,10 +31,10 @@ use crate::{
     tokens::Caller,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
-const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
-const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+pub(super) const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+pub(super) const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 /// Callers whose rates are remembered; beyond that, those that have been idle are forgotten.
 const MAX_CALLERS: usize = 10_000;
 
@@ -186,7 +186,7 @@ fn check(
     who: &mut Option<Caller>,
 ) -> Result<(), Failure> {
     let token = bearer(request.headers()).map_err(Failure::unauthorized)?;
-    let Some(caller) = shared.tokens.caller(token) else {
+    let Some(caller) = shared.callers.caller(token) else {
         return Err(match shared.limits.wrong_token(listen::peer(request)) {
             Ok(()) => Failure::unauthorized("The token is not known, or no longer valid."),
             Err(wait) => too_often(wait, "Too many wrong tokens came from this address.", left),

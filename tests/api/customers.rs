@@ -150,3 +150,94 @@ async fn a_page_finds_its_project_and_what_there_is_to_choose() {
     }
     instance.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_of_named_origins_may_call() {
+    let Some(broker) = broker() else { return };
+    let prefix = broker.unique_prefix();
+    topics(&broker.bootstrap, &prefix).await;
+    let mine = "https://dashboard.example.com";
+    let settings = format!("api.cors_origins = [\"{mine}\", \"http://localhost:3000\"]");
+    let roles = [Role::Api];
+    let instance = start(&broker.bootstrap, &prefix, &settings, &roles).await;
+    let list = connectors("proj_a");
+    let client = instance.client.with_token("");
+    let question = |origin: &'static str| {
+        let (client, list) = (client.clone(), list.clone());
+        async move {
+            let asked = [
+                ("origin", origin),
+                ("access-control-request-method", "PATCH"),
+                ("access-control-request-headers", "authorization,content-type,if-match"),
+            ];
+            client.send("OPTIONS", &list, &asked, None).await
+        }
+    };
+    for origin in ["https://dashboard.example.com", "http://localhost:3000"] {
+        let allowed = question(origin).await.is(200);
+        assert_eq!(allowed.header("access-control-allow-origin"), origin);
+        assert!(allowed.header("access-control-allow-methods").contains("PATCH"));
+        for name in ["authorization", "content-type", "if-match", "idempotency-key"] {
+            assert!(allowed.header("access-control-allow-headers").contains(name), "{name}");
+        }
+        assert_eq!(allowed.header("access-control-allow-credentials"), "");
+        assert!(allowed.header("vary").contains("origin"));
+    }
+    for origin in ["https://evil.example", "https://dashboard.example.com.evil.example", "null"] {
+        let refused = question(origin).await;
+        assert_eq!(refused.header("access-control-allow-origin"), "", "{origin}");
+    }
+    // An answer says what a page may read of it; so does an error.
+    let from_page = [("origin", mine)];
+    let listed = instance.client.send("GET", &list, &from_page, None).await.is(200);
+    assert_eq!(listed.header("access-control-allow-origin"), mine);
+    let exposed = listed.header("access-control-expose-headers");
+    let names = ["etag", "location", "retry-after", "ratelimit-limit", "ratelimit-remaining"];
+    assert!(names.iter().all(|name| exposed.contains(name)), "{exposed}");
+    let refused = client.send("GET", &list, &from_page, None).await.is(401);
+    assert_eq!(refused.header("access-control-allow-origin"), mine);
+    instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_a_file_are_taken_without_a_restart() {
+    let Some(broker) = broker() else { return };
+    let prefix = broker.unique_prefix();
+    topics(&broker.bootstrap, &prefix).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("tokens.toml");
+    let entry = |token: &str| {
+        let sha256 = dunmore_connectors::tokens::digest_of(token);
+        format!(
+            "[[api.tokens]]\nname = \"{token}\"\nsha256 = \"{sha256}\"\nprojects = [\"proj_b\"]\n"
+        )
+    };
+    std::fs::write(&path, entry("first")).unwrap();
+    let settings = format!("api.tokens_file = \"{}\"", path.display());
+    let instance = start(&broker.bootstrap, &prefix, &settings, &[Role::Api]).await;
+    let client = &instance.client;
+    client.get("/api/projects/proj_b").await.is(200);
+    let (first, second) = (client.with_token("first"), client.with_token("second"));
+    first.get("/api/projects/proj_b").await.is(200);
+    first.get("/api/projects/proj_a").await.is(403);
+    second.get("/api/projects/proj_b").await.is(401);
+
+    std::fs::write(&path, entry("second")).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while second.get("/api/projects/proj_b").await.status != 200 {
+        assert!(std::time::Instant::now() < until, "the file is not read again");
+    }
+    first.get("/api/projects/proj_b").await.is(401);
+
+    std::fs::write(&path, "[[api.tokens]]\nname = 1").unwrap();
+    let ready = format!("http://{}/readyz", instance.service.admin_address());
+    loop {
+        let told = reqwest::get(&ready).await.unwrap().text().await.unwrap();
+        if told.contains("tokens.toml") {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{told}");
+    }
+    second.get("/api/projects/proj_b").await.is(200);
+    instance.stop().await;
+}
