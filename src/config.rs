@@ -15,7 +15,7 @@ use figment::{
 };
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
 use crate::{
@@ -25,6 +25,10 @@ use crate::{
     kafka::{Connection, StartFrom},
     lane::FIRST_REST,
 };
+
+mod api;
+
+pub use api::{ApiSettings, JwtSettings, MAX_CORS_ORIGINS, TokenSettings, read_tokens};
 
 /// The prefix of environment variables; `__` stands between levels.
 pub const ENV_PREFIX: &str = "DUNMORE_";
@@ -52,6 +56,8 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("data_dir", "where the view is kept"),
     ("api.listen", "address of the REST API"),
     ("api.tokens", "who may call the API: a list of { name, sha256, projects }"),
+    ("api.tokens_file", "a file with more [[api.tokens]], read again when it changes"),
+    ("api.cors_origins", "the origins whose pages may call the API, exactly as browsers send them"),
     ("api.requests_per_second", "of one caller; 0 = no limit"),
     ("api.jwt.key_file", "the key of signed tokens: a public key in PEM, or the shared key"),
     ("api.jwt.jwks_file", "the keys of signed tokens as a JWK set, instead of one key"),
@@ -208,62 +214,6 @@ impl Default for GroupSettings {
             revoke_timeout: Duration::from_secs(60),
         }
     }
-}
-
-/// `api.*`
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct ApiSettings {
-    /// Where the API listens.
-    pub listen: SocketAddr,
-    /// Who may call it.
-    #[serde(deserialize_with = "token_list")]
-    pub tokens: Vec<TokenSettings>,
-    /// Who may call it, by signed tokens.
-    pub jwt: JwtSettings,
-    /// Requests per second of one caller; 0 = no limit.
-    pub requests_per_second: u32,
-}
-
-impl Default for ApiSettings {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            tokens: Vec::new(),
-            jwt: JwtSettings::default(),
-            requests_per_second: 100,
-        }
-    }
-}
-
-/// One entry of `api.tokens`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenSettings {
-    /// Whose it is, for logs.
-    pub name: String,
-    /// The token's SHA-256 in hexadecimal digits.
-    pub sha256: String,
-    /// The projects that it may touch, or `*`.
-    pub projects: Vec<String>,
-}
-
-/// `api.jwt.*`
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct JwtSettings {
-    /// A public key in PEM, or the shared key of HS256.
-    pub key_file: Option<PathBuf>,
-    /// A JWK set, instead of one key.
-    pub jwks_file: Option<PathBuf>,
-    /// `HS256`, `RS256`, `ES256` or `EdDSA`.
-    pub algorithm: Option<String>,
-    /// Who signs.
-    pub issuer: Option<String>,
-    /// For whom.
-    pub audience: Option<String>,
-    /// The claim with the caller's projects.
-    pub projects_claim: Option<String>,
 }
 
 /// `admin.*`
@@ -544,6 +494,7 @@ impl Config {
                 "admin.token_sha256 must be 64 hexadecimal digits; `dunmore token create --admin` makes a token and prints them",
             );
         }
+        self.api.check()?;
         for (kind, settings) in &self.destinations {
             if let Some(url) = &settings.base_url
                 && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
@@ -602,9 +553,6 @@ impl Config {
             row("group.start", self.group.start.map(|start| start.to_string()).unwrap_or_default()),
             row("group.revoke_timeout", humantime::format_duration(self.group.revoke_timeout)),
             row("data_dir", self.data_dir.display()),
-            row("api.listen", self.api.listen),
-            row("api.tokens", self.shown_tokens()),
-            row("api.requests_per_second", self.api.requests_per_second),
             row("admin.listen", self.admin.listen),
             row("admin.token_sha256", self.admin.token_sha256.as_deref().unwrap_or_default()),
             row("secrets.keys", self.shown_keys()),
@@ -645,18 +593,7 @@ impl Config {
         if let Some(count) = self.topics.state_partitions {
             rows.push(row("topics.state_partitions", count));
         }
-        let jwt = &self.api.jwt;
-        let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        for (name, value) in [
-            ("key_file", file(&jwt.key_file)),
-            ("jwks_file", file(&jwt.jwks_file)),
-            ("algorithm", jwt.algorithm.clone()),
-            ("issuer", jwt.issuer.clone()),
-            ("audience", jwt.audience.clone()),
-            ("projects_claim", jwt.projects_claim.clone()),
-        ] {
-            rows.extend(value.map(|value| row(&format!("api.jwt.{name}"), value)));
-        }
+        rows.extend(self.api.rows());
         for (key, value) in &self.kafka.properties {
             // Which properties are secrets is librdkafka's business; the harmless ones are known.
             let harmless = ["protocol", "mechanism", "mechanisms", "location", "timeout.ms"];
@@ -677,13 +614,6 @@ impl Config {
         }
         rows.sort();
         rows
-    }
-
-    fn shown_tokens(&self) -> String {
-        let tokens = &self.api.tokens;
-        let shown =
-            tokens.iter().map(|token| format!("{} ({})", token.name, list(&token.projects)));
-        shown.collect::<Vec<_>>().join("; ")
     }
 
     fn shown_keys(&self) -> String {
@@ -876,18 +806,6 @@ fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
 
 fn secret_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretString>, D::Error> {
     Ok(strings(deserializer)?.into_iter().map(SecretString::from).collect())
-}
-
-/// A list of tables, or one text of JSON (environment).
-fn token_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TokenSettings>, D::Error> {
-    match <Value as Deserialize>::deserialize(deserializer)? {
-        Value::String(_, text) => serde_json::from_str(&text).map_err(|error| {
-            de::Error::custom(format!(
-                "must be a JSON list of objects with name, sha256 and projects: {error}"
-            ))
-        }),
-        value => value.deserialize().map_err(|error| de::Error::custom(error.to_string())),
-    }
 }
 
 /// A text, also one that looks like a number. Its errors never quote it: it may be a password.

@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     admin::{self, Health as _},
-    api::{Api, ApiOptions},
+    api::{Api, ApiOptions, Callers},
     codec::Codec,
     config::{AttemptLogging, Config},
     console::Console,
@@ -34,7 +34,6 @@ use crate::{
     },
     secrets::Keyring,
     telemetry::Traces,
-    tokens::Tokens,
     view::View,
 };
 
@@ -118,10 +117,9 @@ impl Service {
 
         // Refused at once, before anything is joined.
         let api = if roles.contains(&Role::Api) {
-            let tokens =
-                Tokens::new(&config.api.tokens, &config.api.jwt).map_err(|e| anyhow!(e))?;
+            let callers = Arc::new(Callers::new(&config.api).map_err(|e| anyhow!(e))?);
             let address = config.api.listen;
-            Some((tokens, admin::bind("api.listen", address).await.map_err(|e| anyhow!(e))?))
+            Some((callers, admin::bind("api.listen", address).await.map_err(|e| anyhow!(e))?))
         } else {
             None
         };
@@ -202,10 +200,11 @@ impl Service {
         if roles.contains(&Role::Delivery) {
             service.start_delivery(&connection, &topics)?;
         }
-        if let Some((tokens, listener)) = api {
-            service.start_api(&connection, &topics, partitions, tokens, listener).await?;
+        let callers = api.as_ref().map(|(callers, _)| Arc::clone(callers));
+        if let Some((callers, listener)) = api {
+            service.start_api(&connection, &topics, partitions, callers, listener).await?;
         }
-        service.watch();
+        service.watch(callers);
         Ok(service)
     }
 
@@ -251,9 +250,11 @@ impl Service {
         connection: &Connection,
         topics: &Topics,
         partitions: i32,
-        tokens: Tokens,
+        callers: Arc<Callers>,
         listener: TcpListener,
     ) -> anyhow::Result<()> {
+        let keeping_up = Callers::keep_up(Arc::downgrade(&callers));
+        self.supervisor.spawn_endless("reading api.tokens_file", keeping_up);
         let options = ApiOptions {
             connection: connection.clone(),
             topics: topics.clone(),
@@ -262,7 +263,8 @@ impl Service {
             view: Arc::clone(&self.view),
             dispatcher: self.dispatcher.clone(),
             egress: self.config.egress_policy(),
-            tokens,
+            callers,
+            cors_origins: self.config.api.cors_origins.clone(),
             requests_per_second: self.config.api.requests_per_second,
             metrics: Arc::clone(&self.metrics),
         };
@@ -346,7 +348,7 @@ impl Service {
     }
 
     /// Keeps readiness and the figures that need looking up to date.
-    fn watch(&mut self) {
+    fn watch(&mut self, callers: Option<Arc<Callers>>) {
         let groups: Vec<(&'static str, GroupHandle)> =
             self.groups.iter().map(|(name, consumer)| (*name, consumer.handle())).collect();
         let handles: Vec<GroupHandle> = groups.iter().map(|(_, handle)| handle.clone()).collect();
@@ -388,6 +390,7 @@ impl Service {
                     );
                 }
             }
+            warnings.extend(callers.as_ref().and_then(|callers| callers.warning()));
             health.wait_for(waiting_for);
             health.warn(warnings);
         };

@@ -143,12 +143,16 @@ fn the_command_line_does_the_same() {
         &url,
         "--events",
         "payment.settled,payment.failed",
+        "--name",
+        "Sales",
     ]);
     assert_eq!(created["outcome"], "accepted");
+    assert_eq!(created["connector"]["name"], "Sales");
     let listed = stage.run_json(&["connector", "list", "proj_1"]);
     assert_eq!(listed["connectors"][0], created["connector"]);
-    let changed = ["connector", "update", "proj_1", "conn_1", "--active", "false"];
-    assert_eq!(stage.run_json(&changed)["connector"]["isActive"], false);
+    let changed = ["connector", "update", "proj_1", "conn_1", "--active", "false", "--name", ""];
+    let changed = &stage.run_json(&changed)["connector"];
+    assert_eq!((&changed["isActive"], changed.get("name")), (&json!(false), None));
     let shown = stage.run_json(&["connector", "get", "proj_1", "conn_1"]);
     assert_eq!(shown["isActive"], false);
     assert_eq!(shown["eventTypes"], json!(["payment.settled", "payment.failed"]));

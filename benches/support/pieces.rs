@@ -73,6 +73,7 @@ fn project(connectors: usize) -> ProjectState {
             config,
             event_types: EventTypes::Some(vec![EventType::PaymentSettled]),
             is_active: true,
+            name: None,
             suspended_reason: None,
             suspended_at: None,
             later: Later::default(),

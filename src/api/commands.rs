@@ -52,14 +52,6 @@ pub struct Commands {
     stop: Arc<AtomicBool>,
 }
 
-/// A command that was carried out.
-pub struct Done {
-    /// The number of the command: the connector's version.
-    pub version: i64,
-    /// The connector as the result shows it.
-    pub connector: Option<serde_json::Value>,
-}
-
 impl Commands {
     /// Starts the reader; projects are spread over so many partitions of the commands. It stands at the end of the results when this returns.
     pub async fn start(
@@ -116,7 +108,7 @@ impl Commands {
 
     /// Sends a command whose secrets are encrypted, and returns when the view shows what became
     /// of it.
-    pub async fn run(&self, command: &Command, view: &View) -> Result<Done, Problem> {
+    pub async fn run(&self, command: &Command, view: &View) -> Result<(), Problem> {
         let deadline = Instant::now() + COMMAND_TIMEOUT;
         // Dropped last: it looks which receivers are gone.
         let _waiting = Waiting { commands: self, id: &command.id };
@@ -149,7 +141,7 @@ impl Commands {
         if tokio::time::timeout_at(deadline, seen).await.is_err() {
             return Err(no_result("It was carried out, but this instance does not see it yet"));
         }
-        Ok(Done { version, connector: result.connector })
+        Ok(())
     }
 
     fn wait_for(&self, id: &CommandId) -> Result<oneshot::Receiver<CommandResult>, Problem> {

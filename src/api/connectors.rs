@@ -23,13 +23,15 @@ use crate::{
     destination::{ConnectorType, cut},
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
     secrets::Keyring,
-    tokens::Caller,
+    tokens::{Caller, digest_of},
 };
 
 /// Connectors on a page of the list unless the caller says how many.
 pub const DEFAULT_PAGE: usize = 100;
 /// The most connectors on a page.
 pub const MAX_PAGE: usize = 1000;
+/// Of the hash by which a cursor's project is told, in characters.
+const CURSOR_CHECK_CHARS: usize = 16;
 /// The longest `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 /// The namespace of the ids that come from idempotency keys (a `UUIDv4` chosen once).
@@ -50,9 +52,9 @@ pub async fn list(
     let limit = query.number("limit", 1..=MAX_PAGE, DEFAULT_PAGE);
     let kind = query.parsed::<ConnectorType>("type");
     let (is_active, suspended) = (query.boolean("isActive"), query.boolean("suspended"));
-    let after = query.text("cursor").map(read_cursor);
+    let after = query.text("cursor").map(|text| read_cursor(&project, text));
     if after == Some(None) {
-        query.refuse("cursor", "is no cursor of this list: use nextCursor as it is");
+        query.refuse("cursor", "is no cursor of this project's list: use nextCursor as it is");
     }
     query.check()?;
     let after = after.flatten();
@@ -80,13 +82,22 @@ fn place_of(connector: &Connector) -> (i64, &str) {
 /// Says where the next page begins, whatever is created or deleted meanwhile.
 fn cursor(last: &Connector) -> String {
     let (created_at, id) = place_of(last);
-    URL_SAFE_NO_PAD.encode(format!("{created_at}:{id}"))
+    let place = format!("{created_at}:{id}");
+    URL_SAFE_NO_PAD.encode(format!("{}:{place}", check_of(&last.key.project, &place)))
 }
 
-fn read_cursor(text: &str) -> Option<(i64, String)> {
+fn read_cursor(project: &ProjectId, text: &str) -> Option<(i64, String)> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (created_at, id) = text.split_once(':')?;
-    Some((created_at.parse().ok()?, ConnectorId::parse(id).ok()?.as_str().to_owned()))
+    let (check, place) = text.split_once(':')?;
+    let (created_at, id) = place.split_once(':')?;
+    let is_its = check == check_of(project, place);
+    is_its.then_some((created_at.parse().ok()?, ConnectorId::parse(id).ok()?.as_str().to_owned()))
+}
+
+/// Tells a cursor of another project, and one that was not made here. It protects nothing: what a
+/// cursor can reach is what its caller may read anyway.
+fn check_of(project: &ProjectId, place: &str) -> String {
+    digest_of(&format!("{project}:{place}"))[..CURSOR_CHECK_CHARS].to_owned()
 }
 
 /// `GET …/connectors/:id`
@@ -121,17 +132,19 @@ pub async fn create(
         }
     };
     let key = ConnectorKey { project: project.clone(), connector: connector.clone() };
-    let mut command = read_command(json!({
+    let nothing_yet = unlimited(&project);
+    let command = json!({
         "id": command,
         "type": "connector.create",
         "projectId": project,
         "connectorId": connector,
         "connector": body,
         "actor": actor(&caller),
-    }))?;
+    });
+    let mut command = read_command(&shared, &nothing_yet, command)?;
     // What is wrong with the request itself is told at once. Whether there is room is the
     // registrar's decision.
-    let Change::ConnectorSet(wanted) = judge(&shared, &unlimited(&project), &command)? else {
+    let Change::ConnectorSet(wanted) = judge(&shared, &nothing_yet, &command)? else {
         return Err(Problem::new(ProblemCode::Internal, "A create creates nothing.").into());
     };
     if let Some(existing) = shared.view.connector(&key).map_err(unavailable)? {
@@ -166,16 +179,13 @@ pub async fn update(
         "actor": actor(&caller),
     });
     let is_conditional = if_version(&headers, &found, &mut command)?;
-    let mut command = read_command(command)?;
     let state = shared.view.project(&found.key.project).map_err(unavailable)?;
+    let mut command = read_command(&shared, &state, command)?;
     judge(&shared, &state, &command).map_err(|problem| precondition(problem, is_conditional))?;
     shared.view.keyring().seal_command(&mut command, found.kind);
     let done = shared.commands.run(&command, &shared.view).await;
-    let done = done.map_err(|problem| precondition(problem, is_conditional))?;
-    match done.connector {
-        Some(connector) => Ok(shown(StatusCode::OK, done.version, connector)),
-        None => Err(Problem::new(ProblemCode::Internal, "The result shows no connector.").into()),
-    }
+    done.map_err(|problem| precondition(problem, is_conditional))?;
+    as_it_is(&shared, &found.key)
 }
 
 /// `DELETE …/connectors/:id`
@@ -194,7 +204,7 @@ pub async fn delete(
         "actor": actor(&caller),
     });
     let is_conditional = if_version(&headers, &found, &mut command)?;
-    let command = read_command(command)?;
+    let command = Command::from_value(command).map_err(refused)?;
     let done = shared.commands.run(&command, &shared.view).await;
     done.map_err(|problem| precondition(problem, is_conditional))?;
     Ok(StatusCode::NO_CONTENT)
@@ -208,9 +218,14 @@ pub async fn resume(
 ) -> Result<Response, Failure> {
     let found = find(&shared, &project, &connector)?;
     lift(&shared, &found.key, &caller).await?;
-    let resumed = shared.view.connector(&found.key).map_err(unavailable)?;
-    let resumed = resumed.ok_or_else(|| no_such(&found.key.connector))?;
-    Ok(shown(StatusCode::OK, resumed.version, resumed.to_public_json()))
+    as_it_is(&shared, &found.key)
+}
+
+/// The connector after a command, with its own version: what changed nothing made none.
+fn as_it_is(shared: &Shared, key: &ConnectorKey) -> Result<Response, Failure> {
+    let now = shared.view.connector(key).map_err(unavailable)?;
+    let now = now.ok_or_else(|| no_such(&key.connector))?;
+    Ok(shown(StatusCode::OK, now.version, now.to_public_json()))
 }
 
 /// Lifts a connector's suspension, if there is one.
@@ -251,7 +266,7 @@ fn no_such(id: &ConnectorId) -> Problem {
     Problem::new(ProblemCode::ConnectorNotFound, detail)
 }
 
-fn project_id(text: &str) -> Result<ProjectId, Failure> {
+pub(super) fn project_id(text: &str) -> Result<ProjectId, Failure> {
     ProjectId::parse(text).map_err(|error| {
         let errors = vec![FieldError::new("projectId", error.to_string())];
         Problem::with_fields(ProblemCode::ValidationFailed, errors).into()
@@ -281,11 +296,44 @@ pub(super) fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> 
     if value.is_object() { Ok(value) } else { Err(wrong("The body is no JSON object.".to_owned())) }
 }
 
-fn read_command(command: Value) -> Result<Command, Failure> {
-    Command::from_value(command).map_err(|refused| match refused {
-        Refused::Rejected { problem, .. } => problem.into(),
-        Refused::Unanswerable(detail) => Problem::new(ProblemCode::ValidationFailed, detail).into(),
-    })
+/// Reads a command that creates or changes a connector. Where it has errors, those that only the
+/// decision would find are told with them: what is asked for is corrected in one round.
+fn read_command(shared: &Shared, state: &ProjectState, command: Value) -> Result<Command, Failure> {
+    let mut problem = match Command::from_value(command.clone()) {
+        Ok(command) => return Ok(command),
+        Err(refusal) => refused(refusal),
+    };
+    let rest = without(command, &problem.errors);
+    if let Some(Ok(rest)) = rest.map(Command::from_value)
+        && let Err(found) = judge(shared, state, &rest)
+        && found.code == ProblemCode::ValidationFailed
+    {
+        problem.errors.extend(found.errors);
+        problem = Problem::with_fields(ProblemCode::ValidationFailed, problem.errors);
+    }
+    Err(problem.into())
+}
+
+/// What is asked for without the fields that are wrong; nothing where the others cannot be judged
+/// without them.
+fn without(mut command: Value, errors: &[FieldError]) -> Option<Value> {
+    let asked = ["connector", "patch"].into_iter().find(|name| command.get(name).is_some())?;
+    let body = command[asked].as_object_mut()?;
+    for error in errors {
+        match error.field.as_str() {
+            "type" | "config" => return None,
+            "eventTypes" => body.insert(error.field.clone(), json!(["*"])),
+            name => body.shift_remove(name),
+        };
+    }
+    Some(command)
+}
+
+fn refused(refused: Refused) -> Problem {
+    match refused {
+        Refused::Rejected { problem, .. } => problem,
+        Refused::Unanswerable(detail) => Problem::new(ProblemCode::ValidationFailed, detail),
+    }
 }
 
 /// A project without connectors that may have any number: what is wrong for it is wrong for all.
@@ -344,6 +392,7 @@ fn is_same(keyring: &Keyring, wanted: &Connector, existing: &Connector) -> bool 
     };
     wanted.kind == existing.kind
         && wanted.event_types == existing.event_types
+        && (&wanted.name, wanted.is_active) == (&existing.name, existing.is_active)
         && plain(wanted).is_some_and(|config| plain(existing) == Some(config))
 }
 

@@ -31,10 +31,10 @@ use crate::{
     tokens::Caller,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
-const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
-const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+pub(super) const RATE_REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+pub(super) const RATE_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 /// Callers whose rates are remembered; beyond that, those that have been idle are forgotten.
 const MAX_CALLERS: usize = 10_000;
 
@@ -143,7 +143,8 @@ fn take<K: std::hash::Hash + Eq + Clone>(
     }
 }
 
-/// Lets a request in whose token is for the project of its path, and writes down what it changed.
+/// Lets a request in whose token is for the project of its path, if the path names one, and writes
+/// down what it changed.
 pub async fn admit(
     State(shared): State<Arc<Shared>>,
     params: RawPathParams,
@@ -152,13 +153,13 @@ pub async fn admit(
 ) -> Response {
     let param = |wanted: &str| {
         let found = params.iter().find(|(name, _)| *name == wanted);
-        found.map_or_else(String::new, |(_, value)| value.to_owned())
+        found.map(|(_, value)| value.to_owned())
     };
-    let (project, connector) = (param("projectId"), param("connectorId"));
+    let (project, connector) = (param("projectId"), param("connectorId").unwrap_or_default());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let mut entry = audit::Entry::of(&request, route.as_deref().unwrap_or_default());
     let (mut left, mut caller) = (None, None);
-    let mut response = match check(&shared, &request, &project, &mut left, &mut caller) {
+    let mut response = match check(&shared, &request, project.as_deref(), &mut left, &mut caller) {
         Ok(()) => {
             if let Some(caller) = caller.clone() {
                 request.extensions_mut().insert(caller);
@@ -171,7 +172,7 @@ pub async fn admit(
         left.write(response.headers_mut());
     }
     entry.actor = caller.as_ref().map(|caller| &*caller.name);
-    entry.project = &project;
+    entry.project = project.as_deref().unwrap_or_default();
     entry.connector = &connector;
     entry.write(&response);
     response
@@ -180,12 +181,12 @@ pub async fn admit(
 fn check(
     shared: &Shared,
     request: &Request,
-    project: &str,
+    project: Option<&str>,
     left: &mut Option<Left>,
     who: &mut Option<Caller>,
 ) -> Result<(), Failure> {
     let token = bearer(request.headers()).map_err(Failure::unauthorized)?;
-    let Some(caller) = shared.tokens.caller(token) else {
+    let Some(caller) = shared.callers.caller(token) else {
         return Err(match shared.limits.wrong_token(listen::peer(request)) {
             Ok(()) => Failure::unauthorized("The token is not known, or no longer valid."),
             Err(wait) => too_often(wait, "Too many wrong tokens came from this address.", left),
@@ -196,6 +197,8 @@ fn check(
         .limits
         .caller(name)
         .map_err(|wait| too_often(wait, "This token has called too often.", left))?;
+    // What is the same for every project, every caller may read.
+    let Some(project) = project else { return Ok(()) };
     if !name.grant.covers(project) {
         // The same words whether the project exists or not.
         let detail = "The token is not for this project.";

@@ -5,8 +5,11 @@
 //! that whoever reads next at this instance sees what was written.
 
 pub mod audit;
+mod callers;
+mod catalog;
 mod commands;
 mod connectors;
+mod cors;
 mod deliveries;
 mod edge;
 mod error;
@@ -27,6 +30,7 @@ use axum::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub use callers::{Callers, MAX_FILE_BYTES};
 pub use connectors::{DEFAULT_PAGE, MAX_PAGE};
 pub use deliveries::{MAX_RECENT, MAX_RECENT_PER_CONNECTOR};
 
@@ -39,7 +43,6 @@ use crate::{
     metrics::Metrics,
     pipeline::Dispatcher,
     telemetry,
-    tokens::Tokens,
     view::View,
 };
 use commands::Commands;
@@ -73,7 +76,9 @@ pub struct ApiOptions {
     /// Where users' URLs may point.
     pub egress: EgressPolicy,
     /// Who may call.
-    pub tokens: Tokens,
+    pub callers: Arc<Callers>,
+    /// The pages that browsers may call from.
+    pub cors_origins: Vec<String>,
     /// Requests per second of one caller; 0 is no limit.
     pub requests_per_second: u32,
     /// The metrics.
@@ -85,7 +90,7 @@ struct Shared {
     view: Arc<View>,
     dispatcher: Option<Arc<Dispatcher>>,
     egress: EgressPolicy,
-    tokens: Tokens,
+    callers: Arc<Callers>,
     limits: Limits,
     commands: Commands,
     recent: Recent,
@@ -104,9 +109,9 @@ pub struct Api {
 impl Api {
     /// Starts to serve. It returns when results of commands can be waited for.
     pub async fn start(listener: TcpListener, options: ApiOptions) -> anyhow::Result<Self> {
-        if options.tokens.is_empty() {
+        if options.callers.is_empty() {
             tracing::warn!(
-                "neither api.tokens nor api.jwt is set: every call of the API gets 401; \
+                "neither api.tokens nor api.tokens_file nor api.jwt is set: every call of the API gets 401; \
                  `dunmore token create` makes a token"
             );
         }
@@ -122,7 +127,7 @@ impl Api {
             view: options.view,
             dispatcher: options.dispatcher,
             egress: options.egress,
-            tokens: options.tokens,
+            callers: options.callers,
             limits: Limits::new(options.requests_per_second),
             commands,
             recent,
@@ -130,7 +135,8 @@ impl Api {
             metrics: options.metrics,
         });
         let stop = CancellationToken::new();
-        let (app, stopped) = (router(Arc::clone(&shared)), stop.clone());
+        let app = router(Arc::clone(&shared), &options.cors_origins);
+        let stopped = stop.clone();
         let task = tokio::spawn(async move {
             listen::serve(listener, app, stopped).await;
         });
@@ -154,25 +160,32 @@ impl Api {
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+fn router(shared: Arc<Shared>, origins: &[String]) -> Router {
     const CONNECTORS: &str = "/api/projects/{projectId}/connectors";
     let path = |rest: &str| format!("{CONNECTORS}{rest}");
     let connector = get(connectors::read).patch(connectors::update).delete(connectors::delete);
     let no_query = || middleware::from_fn(query::none);
     let create = post(connectors::create).layer(no_query());
-    Router::new()
+    let routes = Router::new()
         .route(CONNECTORS, get(connectors::list).merge(create))
         .route(&path("/{connectorId}"), connector.layer(no_query()))
         .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
         .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::list))
+        .route("/api/projects/{projectId}", get(catalog::project).layer(no_query()))
+        .route("/api/connector-types", get(catalog::connector_types).layer(no_query()))
+        .route("/api/event-types", get(catalog::event_types).layer(no_query()))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), edge::admit))
         .route("/openapi.json", get(document))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(Arc::clone(&shared), edge::watch))
-        .with_state(shared)
+        .with_state(Arc::clone(&shared));
+    let routes = match cors::layer(origins) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes.layer(middleware::from_fn_with_state(shared, edge::watch))
 }
 
 async fn document() -> impl IntoResponse {

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::MAX_BODY_BYTES;
 use crate::{
-    connector::ProblemCode,
+    connector::{MAX_NAME_CHARS, ProblemCode, Tier},
     delivery::{Outcome, Reason, Source},
-    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    destination::{Category, ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
     event::EventType,
     id::MAX_ID_CHARS,
 };
@@ -94,6 +94,22 @@ fn paths() -> Value {
             ok(200, "The attempts.", "DeliveryList"), &["404", "503"],
             json!({ "parameters": [reference("parameters", "limit")] })),
     }));
+    paths.insert("/api/projects/{projectId}".to_owned(), json!({
+        "parameters": [project],
+        "get": operation("readProject", "Read a project's tier and how many connectors it has. A project that was never named is on the smallest tier.",
+            ok(200, "The project.", "Project"), &["503"], json!({})),
+    }));
+    paths.insert("/api/connector-types".to_owned(), json!({
+        "get": operation("listConnectorTypes", "List the connector types and the fields of their configurations: what a form needs.",
+            ok(200, "The types.", "ConnectorTypeList"), &[], json!({})),
+    }));
+    paths.insert(
+        "/api/event-types".to_owned(),
+        json!({
+            "get": operation("listEventTypes", "List the event types, each with a sample.",
+                ok(200, "The types.", "EventTypeList"), &[], json!({})),
+        }),
+    );
     paths.insert(
         "/openapi.json".to_owned(),
         json!({
@@ -251,6 +267,9 @@ fn schemas() -> Value {
             "type": "array", "minItems": 1, "maxItems": EventType::ALL.len() + 1, "uniqueItems": true,
             "items": { "anyOf": [reference("schemas", "EventType"), { "const": "*" }] },
         },
+        "Name": { "type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS,
+            "description": "What its owner calls it; no line breaks or other control characters.",
+            "examples": ["Sales channel"] },
         "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Connector": {
             "type": "object",
@@ -262,6 +281,7 @@ fn schemas() -> Value {
                 "config": { "type": "object", "description": "As it was given, secrets masked." },
                 "eventTypes": reference("schemas", "EventTypes"),
                 "isActive": { "type": "boolean" },
+                "name": reference("schemas", "Name"),
                 "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
                 "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
                 "createdAt": time,
@@ -281,7 +301,9 @@ fn schemas() -> Value {
             "properties": {
                 "config": { "type": "object", "description": "Fields of the connector's type; null removes an optional one." },
                 "eventTypes": reference("schemas", "EventTypes"),
-                "isActive": { "type": "boolean" },
+                "isActive": { "type": "boolean", "description": "Switches the connector on or off." },
+                "name": { "description": "Null, or an empty text, removes it.",
+                    "anyOf": [reference("schemas", "Name"), { "type": "null" }, { "const": "" }] },
             },
         },
         "Problem": {
@@ -299,10 +321,12 @@ fn schemas() -> Value {
             },
         },
     });
-    if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), attempt_schemas()) {
-        schemas.extend(more);
+    for more in [attempt_schemas(), catalog_schemas()] {
+        if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
+            schemas.extend(more);
+        }
     }
-    let mut kinds = Vec::new();
+    let (mut kinds, mut mapping) = (Vec::new(), Map::new());
     for kind in ConnectorType::ALL {
         let name = kind.as_str();
         let (config, new) = (format!("{name}Config"), format!("{name}Connector"));
@@ -314,11 +338,15 @@ fn schemas() -> Value {
                 "type": { "const": name },
                 "config": reference("schemas", &config),
                 "eventTypes": reference("schemas", "EventTypes"),
+                "name": reference("schemas", "Name"),
+                "isActive": { "type": "boolean", "default": true },
             },
         });
+        mapping.insert(name.to_owned(), json!(format!("#/components/schemas/{new}")));
         kinds.push(reference("schemas", &new));
     }
-    schemas["NewConnector"] = json!({ "oneOf": kinds });
+    schemas["NewConnector"] =
+        json!({ "oneOf": kinds, "discriminator": { "propertyName": "type", "mapping": mapping } });
     schemas
 }
 
@@ -377,6 +405,69 @@ fn attempt_schemas() -> Value {
     })
 }
 
+/// What a project and the lists of types look like.
+fn catalog_schemas() -> Value {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let text = json!({ "type": "string" });
+    let flag = json!({ "type": "boolean" });
+    let categories = names(Category::ALL.iter().map(|category| category.as_str()).collect());
+    json!({
+        "Project": {
+            "type": "object", "required": ["id", "tier", "limit", "connectors"],
+            "properties": {
+                "id": reference("schemas", "Id"),
+                "tier": names(Tier::ALL.iter().map(|tier| tier.as_str()).collect()),
+                "limit": { "type": ["integer", "null"], "minimum": 0, "description": "How many connectors it may have; null is no limit." },
+                "connectors": {
+                    "type": "object", "required": ["total", "active", "suspended"],
+                    "properties": {
+                        "total": count,
+                        "active": { "type": "integer", "minimum": 0, "description": "Those that are switched on, suspended ones too." },
+                        "suspended": count,
+                    },
+                },
+            },
+        },
+        "ConnectorTypeList": {
+            "type": "object", "required": ["connectorTypes"],
+            "properties": { "connectorTypes": { "type": "array", "items": {
+                "type": "object", "required": ["type", "title", "category", "docs", "fields"],
+                "properties": {
+                    "type": reference("schemas", "ConnectorType"),
+                    "title": text,
+                    "category": categories,
+                    "docs": { "type": "string", "format": "uri", "description": "The vendor's documentation." },
+                    "fields": { "type": "array", "items": reference("schemas", "ConfigField") },
+                },
+            } } },
+        },
+        "ConfigField": {
+            "type": "object", "required": ["name", "description", "shape", "required", "secret", "example"],
+            "properties": {
+                "name": text,
+                "description": text,
+                "shape": names(vec!["text", "list"]),
+                "required": flag,
+                "secret": { "type": "boolean", "description": "Comes back masked." },
+                "example": { "type": ["string", "array"], "items": text },
+                "enum": { "type": "array", "items": text, "description": "The only values, where there are few." },
+            },
+        },
+        "EventTypeList": {
+            "type": "object", "required": ["eventTypes"],
+            "properties": { "eventTypes": { "type": "array", "items": {
+                "type": "object", "required": ["type", "title", "description", "sample"],
+                "properties": {
+                    "type": reference("schemas", "EventType"),
+                    "title": text,
+                    "description": text,
+                    "sample": { "type": "object", "description": "An event as its producer writes it." },
+                },
+            } } },
+        },
+    })
+}
+
 fn config_schema(kind: ConnectorType) -> Value {
     let spec = kind.spec();
     let required: Vec<&str> =
@@ -392,16 +483,18 @@ fn config_schema(kind: ConnectorType) -> Value {
 }
 
 fn field_schema(field: &Field) -> Value {
-    let text = json!({ "type": "string", "minLength": 1, "maxLength": MAX_FIELD_BYTES });
-    let (mut schema, example) = match field.shape {
-        Shape::Text => (text, json!(field.example)),
-        Shape::List => (
-            json!({ "type": "array", "minItems": 1, "maxItems": MAX_LIST_ITEMS, "items": text }),
-            json!([field.example]),
-        ),
+    let text = match field.words {
+        [] => json!({ "type": "string", "minLength": 1, "maxLength": MAX_FIELD_BYTES }),
+        words => names(words.to_vec()),
+    };
+    let mut schema = match field.shape {
+        Shape::Text => text,
+        Shape::List => {
+            json!({ "type": "array", "minItems": 1, "maxItems": MAX_LIST_ITEMS, "items": text })
+        }
     };
     schema["description"] = json!(field.help);
-    schema["examples"] = json!([example]);
+    schema["examples"] = json!([field.example_value()]);
     if field.secret {
         schema["x-secret"] = json!(true);
     }

@@ -65,12 +65,18 @@ pub enum ConnectorCommand {
         /// The event types, or * for all.
         #[arg(long, value_delimiter = ',', required = true, value_name = "TYPES")]
         events: Vec<String>,
+        /// What you call it, at most 80 characters.
+        #[arg(long)]
+        name: Option<String>,
+        /// Whether it is switched on from the beginning.
+        #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+        active: bool,
         #[command(flatten)]
         config: ConfigFlags,
     },
     /// Change a connector.
     #[command(
-        after_help = "Examples:\n  dunmore connector update proj_1 conn_1 --active false\n  dunmore connector update proj_1 conn_1 --set accessToken=new"
+        after_help = "Examples:\n  dunmore connector update proj_1 conn_1 --active false\n  dunmore connector update proj_1 conn_1 --name \"Sales channel\"\n  dunmore connector update proj_1 conn_1 --set accessToken=new"
     )]
     Update {
         /// The project's id.
@@ -83,6 +89,9 @@ pub enum ConnectorCommand {
         /// Switch the connector on or off.
         #[arg(long, value_name = "BOOL")]
         active: Option<bool>,
+        /// What you call it; an empty text removes the name.
+        #[arg(long)]
+        name: Option<String>,
         #[command(flatten)]
         config: ConfigFlags,
     },
@@ -176,7 +185,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             let found = found.ok_or_else(|| no_connector(&project, &connector))?;
             output::json(&found.to_public_json())
         }
-        ConnectorCommand::Create { project, kind, id, events, config } => {
+        ConnectorCommand::Create { project, kind, id, events, name, active, config } => {
             let id = id.unwrap_or_else(|| ConnectorId::from_uuid(Uuid::now_v7()));
             let command = json!({
                 "id": new_command_id(),
@@ -187,12 +196,14 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
                     "type": kind,
                     "config": config.read()?.unwrap_or_default(),
                     "eventTypes": events,
+                    "name": name,
+                    "isActive": active,
                 },
             });
             let result = send(common, command).await?;
             report(common, &result, &format!("connector {id} created"))
         }
-        ConnectorCommand::Update { project, connector, events, active, config } => {
+        ConnectorCommand::Update { project, connector, events, active, name, config } => {
             let mut patch = Map::new();
             if let Some(events) = events {
                 patch.insert("eventTypes".to_owned(), events.into());
@@ -200,13 +211,17 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             if let Some(active) = active {
                 patch.insert("isActive".to_owned(), active.into());
             }
+            if let Some(name) = name {
+                patch.insert("name".to_owned(), name.into());
+            }
             if let Some(config) = config.read()? {
                 patch.insert("config".to_owned(), config.into());
             }
             if patch.is_empty() {
-                return Err(
-                    Usage("nothing to change: give --set, --events or --active".into()).into()
-                );
+                return Err(Usage(
+                    "nothing to change: give --set, --events, --active or --name".into(),
+                )
+                .into());
             }
             let command = json!({
                 "id": new_command_id(),
@@ -345,13 +360,14 @@ fn list(common: &Common, connectors: &[Connector]) -> anyhow::Result<()> {
         };
         [
             connector.key.connector.to_string(),
+            connector.name.clone().unwrap_or_default(),
             connector.type_name().to_owned(),
             connector.event_type_names().join(", "),
             state,
             connector.updated_at.to_string(),
         ]
     });
-    output::table(["id", "type", "event types", "state", "updated"], rows);
+    output::table(["id", "name", "type", "event types", "state", "updated"], rows);
     Ok(())
 }
 

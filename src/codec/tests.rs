@@ -18,7 +18,9 @@ use crate::event::{Event, EventType, sample};
 
 const RECORDS: &[(RecordKind, &str)] = &[
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-create-1.json")),
+    (RecordKind::Command, include_str!("../../tests/fixtures/records/command-create-2.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-update-1.json")),
+    (RecordKind::Command, include_str!("../../tests/fixtures/records/command-update-2.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-delete-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-suspend-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-resume-1.json")),
@@ -26,6 +28,7 @@ const RECORDS: &[(RecordKind, &str)] = &[
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-set-tier-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-2.json")),
+    (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-3.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-project-1.json")),
     (RecordKind::Result, include_str!("../../tests/fixtures/records/result-1.json")),
     (RecordKind::Result, include_str!("../../tests/fixtures/records/result-2.json")),

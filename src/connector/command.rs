@@ -7,11 +7,14 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::{FieldError, Problem, ProblemCode, Tier, did_you_mean, problem::MAX_FIELD_ERRORS};
+use super::{
+    FieldError, Problem, ProblemCode, Tier, did_you_mean,
+    fields::{Fields, quoted},
+};
 use crate::{
-    destination::{ConnectorType, cut},
+    destination::ConnectorType,
     event::EventTypes,
-    id::{CommandId, ConnectorId, IdError, ProjectId},
+    id::{CommandId, ConnectorId, ProjectId},
     json,
 };
 
@@ -47,6 +50,10 @@ pub enum CommandBody {
         config: Map<String, Value>,
         /// The event types that it wants.
         event_types: EventTypes,
+        /// What its owner calls it.
+        name: Option<String>,
+        /// Whether it is switched on from the beginning.
+        is_active: bool,
     },
     /// Change a connector.
     Update {
@@ -101,6 +108,8 @@ pub struct Patch {
     pub event_types: Option<EventTypes>,
     /// Switches the connector on or off.
     pub is_active: Option<bool>,
+    /// The name that replaces the current one, or nothing in its place.
+    pub name: Option<Option<String>>,
 }
 
 /// Why a record's value is no command that could be decided.
@@ -264,9 +273,17 @@ impl Command {
             json["connectorId"] = json!(connector);
         }
         match &self.body {
-            CommandBody::Create { kind, config, event_types, .. } => {
-                json["connector"] =
+            CommandBody::Create { kind, config, event_types, name, is_active, .. } => {
+                let mut connector =
                     json!({ "type": kind, "config": config, "eventTypes": event_types });
+                if let Some(name) = name {
+                    connector["name"] = json!(name);
+                }
+                // Left out where it says nothing, so that releases before it accept the command.
+                if !is_active {
+                    connector["isActive"] = json!(false);
+                }
+                json["connector"] = connector;
             }
             CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
             CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
@@ -295,6 +312,9 @@ impl Patch {
         }
         if let Some(is_active) = self.is_active {
             patch.insert("isActive".to_owned(), json!(is_active));
+        }
+        if let Some(name) = &self.name {
+            patch.insert("name".to_owned(), json!(name.as_deref().unwrap_or_default()));
         }
         Value::Object(patch)
     }
@@ -336,13 +356,16 @@ fn read_create(fields: &mut Fields) -> Option<CommandBody> {
     let kind = body.connector_type();
     let config = body.required_object("config");
     let event_types = body.event_types(true);
-    body.finish(&["type", "config", "eventTypes"]);
+    let (name, is_active) = (body.name(), body.boolean("isActive"));
+    body.finish(&["type", "config", "eventTypes", "name", "isActive"]);
     fields.errors.append(&mut body.errors);
     Some(CommandBody::Create {
         connector: connector?,
         kind: kind?,
         config: config?,
         event_types: event_types?,
+        name: name.flatten(),
+        is_active: is_active.unwrap_or(true),
     })
 }
 
@@ -356,8 +379,9 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
         config: body.optional_object("config"),
         event_types: body.event_types(false),
         is_active: body.boolean("isActive"),
+        name: body.name(),
     };
-    body.finish(&["config", "eventTypes", "isActive"]);
+    body.finish(&["config", "eventTypes", "isActive", "name"]);
     fields.errors.append(&mut body.errors);
     Some(CommandBody::Update { connector: connector?, patch, if_version })
 }
@@ -402,150 +426,6 @@ fn read_set_tier(fields: &mut Fields) -> Option<CommandBody> {
     Some(CommandBody::SetTier { tier: tier? })
 }
 
-/// The fields of a JSON object that were not read yet, and what is wrong with those that were.
-struct Fields {
-    map: Map<String, Value>,
-    errors: Vec<FieldError>,
-}
-
-impl Fields {
-    fn new(map: Map<String, Value>) -> Self {
-        Self { map, errors: Vec::new() }
-    }
-
-    fn error(&mut self, field: &str, message: impl Into<String>) {
-        self.errors.push(FieldError::new(field, message));
-    }
-
-    fn text(&mut self, field: &str) -> Option<String> {
-        match self.map.shift_remove(field) {
-            Some(Value::String(text)) => return Some(text),
-            Some(_) => self.error(field, "must be a string"),
-            None => self.error(field, "is missing"),
-        }
-        None
-    }
-
-    fn id<T>(&mut self, field: &str, parse: fn(&str) -> Result<T, IdError>) -> Option<T> {
-        let text = self.text(field)?;
-        parse(&text).map_err(|error| self.error(field, error.to_string())).ok()
-    }
-
-    fn boolean(&mut self, field: &str) -> Option<bool> {
-        match self.map.shift_remove(field)? {
-            Value::Bool(value) => return Some(value),
-            _ => self.error(field, "must be true or false"),
-        }
-        None
-    }
-
-    /// Every command may have one.
-    fn actor(&mut self) -> Option<String> {
-        match self.map.shift_remove("actor")? {
-            Value::String(actor) if actor.chars().count() <= MAX_ACTOR_CHARS => return Some(actor),
-            Value::String(_) => {
-                self.error("actor", format!("must have at most {MAX_ACTOR_CHARS} characters"));
-            }
-            _ => self.error("actor", "must be a string"),
-        }
-        None
-    }
-
-    fn version(&mut self) -> Option<i64> {
-        let value = self.map.shift_remove("ifVersion")?;
-        let version = value.as_i64();
-        if version.is_none() {
-            self.error("ifVersion", "must be a whole number");
-        }
-        version
-    }
-
-    fn required_object(&mut self, field: &str) -> Option<Map<String, Value>> {
-        if !self.map.contains_key(field) {
-            self.error(field, "is missing");
-        }
-        self.optional_object(field)
-    }
-
-    fn optional_object(&mut self, field: &str) -> Option<Map<String, Value>> {
-        match self.map.shift_remove(field)? {
-            Value::Object(map) => return Some(map),
-            _ => self.error(field, "must be an object"),
-        }
-        None
-    }
-
-    fn connector_type(&mut self) -> Option<ConnectorType> {
-        let text = self.text("type")?;
-        if let Ok(kind) = text.parse() {
-            return Some(kind);
-        }
-        let hint = did_you_mean(&text, ConnectorType::ALL.iter().map(|kind| kind.as_str()));
-        self.error("type", format!("is unknown: {}{hint}", quoted(&text)));
-        None
-    }
-
-    fn event_types(&mut self, required: bool) -> Option<EventTypes> {
-        const FIELD: &str = "eventTypes";
-        let items = match self.map.shift_remove(FIELD) {
-            Some(Value::Array(items)) => items,
-            Some(_) => {
-                self.error(FIELD, "must be a list of event types");
-                return None;
-            }
-            None => {
-                if required {
-                    self.error(FIELD, "is missing");
-                }
-                return None;
-            }
-        };
-        // Before any of them is looked at: each unknown one is compared with all that are known.
-        if items.len() > MAX_EVENT_TYPES {
-            self.error(FIELD, format!("must have at most {MAX_EVENT_TYPES} entries"));
-            return None;
-        }
-        let names: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
-        let Some(names) = names else {
-            self.error(FIELD, "must be a list of strings");
-            return None;
-        };
-        // A huge name would come back in the message.
-        if let Some(long) = names.iter().find(|name| name.len() > MAX_QUOTED_CHARS) {
-            self.error(FIELD, format!("has an unknown event type {}", quoted(long)));
-            return None;
-        }
-        match EventTypes::parse(&names) {
-            Ok(event_types) => Some(event_types),
-            Err(messages) => {
-                for message in messages {
-                    self.error(FIELD, message);
-                }
-                None
-            }
-        }
-    }
-
-    /// Whatever was not read is unknown.
-    fn finish(&mut self, known: &[&str]) {
-        // No more are named in the problem, so no more are compared with what is known.
-        let room = MAX_FIELD_ERRORS.saturating_sub(self.errors.len());
-        for (name, _) in std::mem::take(&mut self.map).into_iter().take(room + 1) {
-            let hint = did_you_mean(&name, known.iter().copied());
-            self.error(&cut(&name, MAX_QUOTED_CHARS), format!("is no known field{hint}"));
-        }
-    }
-}
-
-/// The most entries of `eventTypes`: room for every type twice, and for those to come.
-pub const MAX_EVENT_TYPES: usize = 64;
-/// The longest name of a sender that a message repeats, in characters.
-const MAX_QUOTED_CHARS: usize = 64;
-
-fn quoted(text: &str) -> String {
-    format!("{:?}", cut(text, MAX_QUOTED_CHARS))
-}
-
 /// The names of a configuration's fields, without their values.
 struct Names<'a>(&'a Map<String, Value>);
 
@@ -561,6 +441,7 @@ impl fmt::Debug for Patch {
             .field("config", &self.config.as_ref().map(Names))
             .field("event_types", &self.event_types)
             .field("is_active", &self.is_active)
+            .field("name", &self.name)
             .finish()
     }
 }
@@ -572,9 +453,10 @@ impl fmt::Debug for CommandBody {
             out.field("connector", connector);
         }
         match self {
-            Self::Create { kind, config, event_types, .. } => {
+            Self::Create { kind, config, event_types, name, is_active, .. } => {
                 out.field("kind", kind).field("config", &Names(config));
-                out.field("event_types", event_types);
+                out.field("event_types", event_types).field("name", name);
+                out.field("is_active", is_active);
             }
             Self::Update { patch, .. } => {
                 out.field("patch", patch);
@@ -597,6 +479,7 @@ impl fmt::Debug for CommandBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connector::{MAX_EVENT_TYPES, MAX_FIELD_ERRORS};
 
     fn errors(text: &str) -> Vec<String> {
         match Command::read(text.as_bytes()) {
@@ -611,7 +494,9 @@ mod tests {
     fn recorded_commands_are_read_and_written_for_ever() {
         for (record, name) in [
             (include_str!("../../tests/fixtures/records/command-create-1.json"), CREATE),
+            (include_str!("../../tests/fixtures/records/command-create-2.json"), CREATE),
             (include_str!("../../tests/fixtures/records/command-update-1.json"), UPDATE),
+            (include_str!("../../tests/fixtures/records/command-update-2.json"), UPDATE),
             (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
             (include_str!("../../tests/fixtures/records/command-resume-1.json"), RESUME),
@@ -679,6 +564,38 @@ mod tests {
         for wrong in [format!("\"{actor}x\""), "7".to_owned()] {
             let errors = errors(&text(&format!(",\"actor\":{wrong}")));
             assert!(errors.len() == 1 && errors[0].starts_with("actor: "), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_short_and_has_no_control_characters() {
+        let text = |name: &str| {
+            format!(
+                r#"{{"id":"c","type":"connector.update","projectId":"p","connectorId":"c",
+                "patch":{{"name":{name}}}}}"#
+            )
+        };
+        let read = |name: &str| {
+            let command = Command::read(text(name).as_bytes()).unwrap();
+            // What is written says the same, also to a reader that drops nulls.
+            assert_eq!(Command::read(&command.to_json()).as_ref(), Ok(&command));
+            let CommandBody::Update { patch, .. } = command.body else { panic!() };
+            patch.name
+        };
+        assert_eq!(read("\"Sales – Größe\""), Some(Some("Sales – Größe".to_owned())));
+        let longest = "é".repeat(80);
+        assert_eq!(read(&format!("{longest:?}")), Some(Some(longest.clone())));
+        assert_eq!((read("null"), read("\"\"")), (Some(None), Some(None)));
+        for (wrong, message) in [
+            (format!("\"{longest}x\""), "at most 80 characters"),
+            ("7".to_owned(), "must be a string"),
+            ("\"a\\nb\"".to_owned(), "control characters"),
+            ("\"a\\u202eb\"".to_owned(), "control characters"),
+            ("\"  \"".to_owned(), "spaces"),
+        ] {
+            let errors = errors(&text(&wrong));
+            assert_eq!(errors.len(), 1);
+            assert!(errors[0].starts_with("name: ") && errors[0].contains(message), "{errors:?}");
         }
     }
 

@@ -49,9 +49,7 @@ pub enum Decision {
 pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) -> Decision {
     let case = Case { state, command, context };
     let decided = match &command.body {
-        CommandBody::Create { connector, kind, config, event_types } => {
-            case.create(connector, *kind, config, event_types)
-        }
+        CommandBody::Create { connector, .. } => case.create(connector, &command.body),
         CommandBody::Update { connector, patch, if_version } => {
             case.update(connector, patch, *if_version)
         }
@@ -76,13 +74,11 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn create(
-        &self,
-        id: &ConnectorId,
-        kind: ConnectorType,
-        given: &Map<String, Value>,
-        event_types: &EventTypes,
-    ) -> Result<Change, Problem> {
+    fn create(&self, id: &ConnectorId, asked: &CommandBody) -> Result<Change, Problem> {
+        let CommandBody::Create { kind, config: given, event_types, name, is_active, .. } = asked
+        else {
+            return Err(Problem::new(ProblemCode::Internal, "This creates nothing."));
+        };
         let existing = self.state.connectors.get(id);
         if let Some(same) = existing.and_then(|connector| self.repeated(connector)) {
             return Ok(same);
@@ -94,13 +90,14 @@ impl Case<'_> {
                 format!("The project has a connector {id}. Update it, or choose another id."),
             ));
         }
-        let (config, _) = self.merge(kind, &Config::default(), Some(given), event_types)?;
+        let (config, _) = self.merge(*kind, &Config::default(), Some(given), event_types)?;
         Ok(Change::ConnectorSet(Connector {
             key: self.key(id),
-            kind,
+            kind: *kind,
             config,
             event_types: event_types.clone(),
-            is_active: true,
+            is_active: *is_active,
+            name: name.clone(),
             suspended_reason: None,
             suspended_at: None,
             created_at: self.context.at,
@@ -142,7 +139,11 @@ impl Case<'_> {
             next.is_active = is_active;
             next.later.forget("isActive");
         }
-        Ok(Change::ConnectorSet(next))
+        if let Some(name) = &patch.name {
+            next.name.clone_from(name);
+            next.later.forget("name");
+        }
+        Ok(Change::ConnectorSet(unless_same(connector, next)))
     }
 
     fn delete(&self, id: &ConnectorId, if_version: Option<i64>) -> Result<Change, Problem> {
@@ -309,6 +310,13 @@ impl Case<'_> {
             Err(Problem::with_fields(ProblemCode::ValidationFailed, merge.errors))
         }
     }
+}
+
+/// The next version; or the present one where the two differ in nothing that their owner sees.
+fn unless_same(connector: &Connector, next: Connector) -> Connector {
+    let Connector { updated_at, version, ref command_id, .. } = *connector;
+    let same = Connector { updated_at, version, command_id: command_id.clone(), ..next.clone() };
+    if same == *connector { same } else { next }
 }
 
 /// The sender looked at a version of the connector and means no later one.
@@ -640,6 +648,33 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_that_changes_nothing_makes_no_new_version() {
+        let mut named = create("c1", "conn_1");
+        named["connector"]["name"] = json!("Sales");
+        named["connector"]["isActive"] = json!(false);
+        let mut story = given(&[tier("t1", "pro"), named, suspend("s1", None)]);
+        let before = story.connector("conn_1").clone();
+        assert_eq!((before.name.as_deref(), before.is_active), (Some("Sales"), false));
+        let mask = before.config.get("webhookUrl").unwrap().mask();
+        for (n, patch) in [
+            json!({}),
+            json!({"config": {}}),
+            json!({"config": {"webhookUrl": mask}}),
+            json!({"name": "Sales", "isActive": false, "eventTypes": ["payment.settled"]}),
+        ]
+        .iter()
+        .enumerate()
+        {
+            let change = accepted(story.when(update(&format!("u{n}"), "conn_1", patch)));
+            assert_eq!(change, Change::ConnectorSet(before.clone()), "{patch}");
+        }
+        accepted(story.when(update("u9", "conn_1", &json!({"name": null}))));
+        let after = story.connector("conn_1");
+        assert!(after.name.is_none() && after.version > before.version);
+        assert!(after.suspended_reason.is_some());
+    }
+
+    #[test]
     fn a_mask_that_comes_back_keeps_the_secret_and_another_one_is_refused() {
         let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1"), suspend("s1", None)]);
         let config = story.connector("conn_1").config.clone();
@@ -759,7 +794,7 @@ mod tests {
     fn a_suspension_of_an_older_version_is_refused() {
         let mut story = given(&[tier("t1", "pro"), create("c1", "conn_1")]);
         let failed = story.connector("conn_1").version;
-        accepted(story.when(update("u1", "conn_1", &json!({"isActive": true}))));
+        accepted(story.when(update("u1", "conn_1", &json!({"isActive": false}))));
         assert_eq!(code(story.when(suspend("s1", Some(failed)))), ProblemCode::ConnectorChanged);
         let current = story.connector("conn_1").version;
         accepted(story.when(suspend("s2", Some(current))));
@@ -816,13 +851,15 @@ mod tests {
         let config = prop_oneof![Just(HOOK), Just(OTHER_HOOK), Just("wrong"), Just("…")]
             .prop_map(|url| json!({"webhookUrl": url}).as_object().unwrap().clone());
         let patch = (proptest::option::of(config.clone()), proptest::option::of(any::<bool>()))
-            .prop_map(|(config, is_active)| Patch { config, event_types: None, is_active });
+            .prop_map(|(config, is_active)| Patch { config, is_active, ..Patch::default() });
         prop_oneof![
             6 => (connector.clone(), config).prop_map(|(connector, config)| CommandBody::Create {
                 connector,
                 kind: ConnectorType::Slack,
                 config,
                 event_types: EventTypes::All,
+                name: None,
+                is_active: true,
             }),
             2 => (connector.clone(), patch)
                 .prop_map(|(connector, patch)| CommandBody::Update { connector, patch, if_version: None }),
@@ -872,6 +909,9 @@ mod tests {
                         (Change::ConnectorSet(connector), CommandBody::Reencrypt { .. }) => {
                             prop_assert_eq!(Some(&connector), known.as_ref());
                         }
+                        // A patch that changes nothing makes no new version.
+                        (Change::ConnectorSet(connector), CommandBody::Update { .. })
+                            if known.as_ref() == Some(&connector) => {}
                         (Change::ConnectorSet(connector), _) => {
                             prop_assert_eq!(connector.version, offset);
                             prop_assert_eq!(connector.command_id, command.id);

@@ -11,6 +11,7 @@ mod batch_tests;
 mod command;
 mod config;
 mod decide;
+mod fields;
 mod later;
 mod number;
 mod partition;
@@ -25,6 +26,7 @@ pub use command::{Command, CommandBody, MAX_ACTOR_CHARS, OWN_ACTOR, Patch, Refus
 pub(crate) use config::to_setting;
 pub use config::{Config, ConfigValue, SEALED, Sealed, mask};
 pub use decide::{Context, Decision, MAX_SUSPENDED_REASON_CHARS, decide};
+pub use fields::{MAX_EVENT_TYPES, MAX_NAME_CHARS};
 pub use later::Later;
 pub use number::{CommandsLog, MAX_REMEMBERED_TOPICS, Progress, epoch_of, number, offset_of};
 pub use partition::partition_of;

@@ -40,6 +40,8 @@ pub struct Connector {
     pub event_types: EventTypes,
     /// Whether its owner has it switched on.
     pub is_active: bool,
+    /// What its owner calls it.
+    pub name: Option<String>,
     /// Why its deliveries are held, if they are.
     pub suspended_reason: Option<String>,
     /// Since when, unless the release that suspended it did not say.
@@ -68,6 +70,8 @@ struct ConnectorWire {
     event_types: Vec<String>,
     is_active: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_at: Option<Timestamp>,
@@ -81,7 +85,7 @@ impl ConnectorWire {
     /// Takes the known fields of what a later version wrote.
     fn from_later(mut map: Map<String, Value>) -> Result<(Self, Later), StateError> {
         let mut later = Later::default();
-        for optional in ["suspendedReason", "suspendedAt"] {
+        for optional in ["name", "suspendedReason", "suspendedAt"] {
             map.entry(optional).or_insert(Value::Null);
         }
         let wire = Self {
@@ -92,6 +96,7 @@ impl ConnectorWire {
             // Events that wait are better than events that are lost.
             event_types: later.known(&mut map, "eventTypes", vec!["*".to_owned()])?,
             is_active: later.known(&mut map, "isActive", true)?,
+            name: later.known(&mut map, "name", None)?,
             suspended_reason: later.known(&mut map, "suspendedReason", None)?,
             suspended_at: later.known(&mut map, "suspendedAt", None)?,
             created_at: later.known(&mut map, "createdAt", Timestamp::default())?,
@@ -115,6 +120,7 @@ impl Connector {
             config: self.config.clone(),
             event_types: self.event_type_names().into_iter().map(str::to_owned).collect(),
             is_active: self.is_active,
+            name: self.name.clone(),
             suspended_reason: self.suspended_reason.clone(),
             suspended_at: self.suspended_at,
             created_at: self.created_at,
@@ -140,6 +146,7 @@ impl Connector {
             config: wire.config,
             event_types,
             is_active: wire.is_active,
+            name: wire.name,
             suspended_reason: wire.suspended_reason,
             suspended_at: wire.suspended_at,
             created_at: wire.created_at,
@@ -180,6 +187,9 @@ impl Connector {
             "eventTypes": self.event_type_names(),
             "isActive": self.is_active,
         });
+        if let Some(name) = &self.name {
+            json["name"] = json!(name);
+        }
         if let Some(reason) = &self.suspended_reason {
             json["suspendedReason"] = json!(reason);
         }
@@ -436,7 +446,12 @@ mod tests {
         assert_eq!(String::from_utf8(connector.to_json()).unwrap(), CONNECTOR.trim());
         let suspended = include_str!("../../tests/fixtures/records/state-connector-2.json");
         let connector = Connector::from_json(suspended.as_bytes()).unwrap();
-        assert!(connector.suspended_at.is_some());
+        assert!(connector.suspended_at.is_some() && connector.name.is_none());
+        let named = include_str!("../../tests/fixtures/records/state-connector-3.json");
+        let connector = Connector::from_json(named.as_bytes()).unwrap();
+        assert_eq!(connector.name.as_deref(), Some("Sales – Größe"));
+        assert_eq!(String::from_utf8(connector.to_json()).unwrap(), named.trim());
+        let connector = Connector::from_json(suspended.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(connector.to_json()).unwrap(), suspended.trim());
         let project = Project::from_json(PROJECT.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(project.to_json()).unwrap(), PROJECT.trim());
@@ -492,6 +507,7 @@ mod tests {
             ("config", json!("canary")),
             ("eventTypes", json!({"all": true})),
             ("isActive", json!("weekdays")),
+            ("name", json!({"en": "canary"})),
             ("suspendedReason", json!({"code": 1})),
             ("suspendedAt", json!(1)),
             ("createdAt", json!(1)),

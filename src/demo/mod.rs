@@ -330,6 +330,8 @@ fn commands(sink: &str) -> anyhow::Result<Vec<Command>> {
             kind: part.kind,
             config: part.config(sink),
             event_types: part.subscription(),
+            name: None,
+            is_active: true,
         };
         Ok((key.project, body))
     });

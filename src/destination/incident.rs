@@ -1,6 +1,6 @@
 //! Which failed payments are one incident, and when it is over: for services that page people.
 
-use super::{Field, Item, Settings, identity, one_of};
+use super::{Field, Item, Settings, identity};
 use crate::event::{Event, EventData, EventType, EventTypes};
 
 /// The longest key of an incident: what the strictest service takes.
@@ -24,7 +24,7 @@ pub const DEDUP: Field = Field::text(
      (\"endpoint_reason\", default), those of one \"endpoint\", or each \"event\".",
     "endpoint_reason",
 )
-.checked(|value, _| one_of(value, &["endpoint_reason", "endpoint", "event"]))
+.one_of(&["endpoint_reason", "endpoint", "event"])
 .optional();
 
 /// The setting that says what ends an incident.
@@ -34,7 +34,7 @@ pub const RESOLVE: Field = Field::text(
      is \"settled\"; that needs dedup \"endpoint\" and payment.settled among the event types.",
     "settled",
 )
-.checked(|value, _| one_of(value, &["manual", "settled"]))
+.one_of(&["manual", "settled"])
 .optional();
 
 /// How a connector makes incidents of failed payments.

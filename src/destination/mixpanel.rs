@@ -11,7 +11,7 @@ use url::Url;
 use super::{
     BatchLimits, Batching, Category, Destination, Field, Item, Record, Request, Response,
     SettingError, Settings, Spec, identity, judge_alone, judge_status, judge_together,
-    one_of, wire::basic_user,
+    wire::basic_user,
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -30,7 +30,7 @@ pub const SPEC: Spec = Spec {
             "Where the project's data is: \"us\" (default), \"eu\" or \"in\".",
             "us",
         )
-        .checked(|value, _| one_of(value, &["us", "eu", "in"]))
+        .one_of(&["us", "eu", "in"])
         .optional(),
     ],
     // 2 GB or about 1.8 million events a minute: no limit that a connector of ours reaches.

@@ -164,6 +164,17 @@ pub enum Category {
 }
 
 impl Category {
+    /// Every category, in the order of the documentation.
+    pub const ALL: &[Self] = &[
+        Self::Communication,
+        Self::Analytics,
+        Self::Automation,
+        Self::Monitoring,
+        Self::Data,
+        Self::Crm,
+        Self::Accounting,
+    ];
+
     /// The name in the documentation.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

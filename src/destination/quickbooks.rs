@@ -18,7 +18,7 @@ use super::{
     Category, Checks, Currency, Destination, Field, Item, Rate, Request, Response, SettingError,
     Settings, Setup, Spec,
     accounting::{self, Booking, Books},
-    cut, is_word, judge_status, one_of,
+    cut, is_word, judge_status,
 };
 use crate::{
     delivery::{Reason, Skip, Verdict},
@@ -57,7 +57,7 @@ pub const SPEC: Spec = Spec {
             "Where the company is: \"production\" (default) or \"sandbox\".",
             "production",
         )
-        .checked(|value, _| one_of(value, &["production", SANDBOX]))
+        .one_of(&["production", SANDBOX])
         .optional(),
     ],
     // 10 per second for one company, and 500 a minute; a receipt may need the day's rate first.

@@ -46,6 +46,8 @@ pub struct Field {
     pub help: &'static str,
     /// A value that passes the check.
     pub example: &'static str,
+    /// The only words that it may be; empty where it may be others.
+    pub words: &'static [&'static str],
     /// Checks one text.
     pub check: fn(&str, &Checks<'_>) -> Result<(), String>,
 }
@@ -65,6 +67,7 @@ impl Field {
             required: true,
             help,
             example,
+            words: &[],
             check: token,
         }
     }
@@ -73,13 +76,28 @@ impl Field {
     /// without an error, and nothing else in a configuration tells the region.
     pub const REGION: Self =
         Self::text("region", "Where the account is: \"us\" (default) or \"eu\".", "us")
-            .checked(|value, _| one_of(value, &["us", "eu"]))
+            .one_of(&["us", "eu"])
             .optional();
 
     /// The same with a check of its own.
     pub const fn checked(mut self, check: fn(&str, &Checks<'_>) -> Result<(), String>) -> Self {
         self.check = check;
         self
+    }
+
+    /// The same, but one of a few words.
+    pub const fn one_of(mut self, words: &'static [&'static str]) -> Self {
+        self.words = words;
+        self
+    }
+
+    /// The example in the field's shape.
+    #[must_use]
+    pub fn example_value(&self) -> Value {
+        match self.shape {
+            Shape::Text => self.example.into(),
+            Shape::List => vec![self.example].into(),
+        }
     }
 
     /// The same, but it may be absent.
@@ -221,6 +239,9 @@ impl Settings {
         let check = |text: &str| {
             if text.len() > MAX_FIELD_BYTES {
                 return Err(format!("must have at most {MAX_FIELD_BYTES} bytes"));
+            }
+            if !field.words.is_empty() {
+                return one_of(text, field.words);
             }
             (field.check)(text, checks)
         };

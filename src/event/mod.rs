@@ -35,10 +35,10 @@ pub const MAX_EVENT_BYTES: usize = 1 << 20;
 const MAX_NAMES: usize = 100;
 
 macro_rules! event_types {
-    ($($(#[$doc:meta])* $name:ident => $text:literal, $title:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident => $text:literal, $title:literal;)*) => {
         /// What happened.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-        pub enum EventType { $($(#[$doc])* #[serde(rename = $text)] $name,)* }
+        pub enum EventType { $($(#[doc = $doc])* #[serde(rename = $text)] $name,)* }
 
         impl EventType {
             /// Every event type, in the order of the documentation.
@@ -54,6 +54,12 @@ macro_rules! event_types {
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self { $(Self::$name => $title,)* }
+            }
+
+            /// What happened, in a sentence.
+            #[must_use]
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
             }
         }
 

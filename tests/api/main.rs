@@ -5,6 +5,7 @@
 
 #[path = "../support/broker.rs"]
 mod broker;
+mod customers;
 mod egress;
 mod limits;
 mod openapi;

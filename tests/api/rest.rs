@@ -25,6 +25,12 @@ pub async fn set_tier(bootstrap: &str, prefix: &str, project: &str, tier: &str) 
     command(bootstrap, prefix, tier).await;
 }
 
+pub async fn suspend(bootstrap: &str, prefix: &str, project: &str, connector: &str) {
+    let suspend = json!({ "id": format!("suspend_{connector}"), "type": "connector.suspend",
+        "projectId": project, "connectorId": connector, "reason": "HTTP 404" });
+    command(bootstrap, prefix, suspend).await;
+}
+
 pub fn ids(list: &Value) -> Vec<String> {
     let connectors = list["connectors"].as_array().unwrap();
     connectors.iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
@@ -240,7 +246,7 @@ async fn errors(instance: &Instance) {
     let json = ("content-type", "application/json");
     for (method, path, headers, body, status, code) in [
         ("GET", "/", vec![], "", 404, "not_found"),
-        ("GET", "/api/projects/proj_a", vec![], "", 404, "not_found"),
+        ("GET", "/api/projects", vec![], "", 404, "not_found"),
         ("PUT", list.as_str(), vec![json], "{}", 405, "method_not_allowed"),
         ("POST", &list, vec![], "{}", 415, "unsupported_media_type"),
         ("POST", &list, vec![("content-type", "text/plain")], "{}", 415, "unsupported_media_type"),
