@@ -3,7 +3,7 @@
 //! Ids from outside are non-empty, at most [`MAX_ID_CHARS`] characters of `[A-Za-z0-9_.:-]`, so
 //! that they can stand in a Kafka key, a header and a log line without escaping.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -175,6 +175,14 @@ impl DeliveryId {
     #[must_use]
     pub fn uuid(self) -> Uuid {
         self.0
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        Uuid::parse_str(text).map(Self)
     }
 }
 

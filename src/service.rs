@@ -266,6 +266,7 @@ impl Service {
             callers,
             cors_origins: self.config.api.cors_origins.clone(),
             requests_per_second: self.config.api.requests_per_second,
+            operations: self.console.operations().clone(),
             metrics: Arc::clone(&self.metrics),
         };
         self.api = Some(Api::start(listener, options).await?);

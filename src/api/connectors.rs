@@ -31,7 +31,7 @@ pub const DEFAULT_PAGE: usize = 100;
 /// The most connectors on a page.
 pub const MAX_PAGE: usize = 1000;
 /// Of the hash by which a cursor's project is told, in characters.
-const CURSOR_CHECK_CHARS: usize = 16;
+pub(super) const CURSOR_CHECK_CHARS: usize = 16;
 /// The longest `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 /// The namespace of the ids that come from idempotency keys (a `UUIDv4` chosen once).
@@ -70,7 +70,7 @@ pub async fn list(
     let next = connectors.len() > limit;
     connectors.truncate(limit);
     let next = connectors.last().filter(|_| next).map(|last| cursor(last));
-    let connectors: Vec<Value> = connectors.into_iter().map(Connector::to_public_json).collect();
+    let connectors: Vec<Value> = connectors.into_iter().map(|one| public(&shared, one)).collect();
     Ok(Json(json!({ "connectors": connectors, "nextCursor": next })))
 }
 
@@ -106,7 +106,17 @@ pub async fn read(
     Path((project, connector)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
     let found = find(&shared, &project, &connector)?;
-    Ok(shown(StatusCode::OK, found.version, found.to_public_json()))
+    Ok(shown(StatusCode::OK, found.version, public(&shared, &found)))
+}
+
+/// A connector as its owner sees it; with what is held, where this instance keeps that.
+fn public(shared: &Shared, connector: &Connector) -> Value {
+    let mut json = connector.to_public_json();
+    let dispatcher = shared.dispatcher.as_ref();
+    if let Some(count) = dispatcher.and_then(|dispatcher| dispatcher.held_count(&connector.key)) {
+        json["heldCount"] = json!(count);
+    }
+    json
 }
 
 /// `POST …/connectors`

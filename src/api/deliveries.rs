@@ -1,134 +1,370 @@
-//! The latest attempts of a connector: a bounded store in memory, fed by the attempts topic from
-//! where it ended when this instance started.
+//! A project's deliveries: looked up in the attempts topic, and sent again.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{collections::HashSet, num::NonZeroU32, str::FromStr, sync::Arc};
 
 use axum::{
     Json,
     extract::{Path, RawQuery, State},
+    http::{HeaderMap, StatusCode},
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    blocking,
-    commands::follow,
-    connectors::{Shares, find},
+    connectors::{Body, CURSOR_CHECK_CHARS, Shares, find, object, project_id},
     error::Failure,
     query::Query,
+    unavailable,
 };
 use crate::{
-    codec::{Codec, RecordKind},
-    delivery::AttemptRecord,
-    id::{ConnectorId, ConnectorKey, ProjectId},
-    kafka::{Connection, Offset, Reader},
+    clock::{self, Timestamp},
+    connector::{Connector, FieldError, Problem, ProblemCode, Tier, did_you_mean},
+    delivery::{Outcome, Reason},
+    event::EventType,
+    id::{DeliveryId, EventId, ProjectId},
+    operations::{AttemptPages, NotThere, Operations, Progress, Run},
+    replay::{AttemptFilter, ConnectorName, Selection},
+    tokens::digest_of,
 };
 
-/// Attempts that are kept in all, about half a KiB each.
-pub const MAX_RECENT: usize = 50_000;
-/// Attempts that are kept of one connector.
-pub const MAX_RECENT_PER_CONNECTOR: usize = 100;
-/// Attempts that are shown unless the caller says how many.
-pub const DEFAULT_LIMIT: usize = 20;
+/// Attempts on a page unless the caller says how many.
+pub const DEFAULT_PAGE: usize = 100;
+/// The most attempts on a page.
+pub const MAX_PAGE: usize = 1000;
+/// Requests that may read the logs at once; the rest wait.
+const MAX_READS: usize = 4;
+/// Deliveries of one project that may be sent again at once after a pause; one more each second.
+pub const RESENDS: u32 = 60;
+/// Deliveries per second that a recovery asks for.
+const RECOVERY_RATE: f64 = 200.0;
+/// Projects whose resends are remembered; beyond that, idle ones are forgotten.
+const MAX_REMEMBERED: usize = 10_000;
 
-/// The latest attempts.
-pub struct Recent {
-    store: Arc<Mutex<Store>>,
-    stop: Arc<AtomicBool>,
+/// What sends again.
+pub struct Logs {
+    operations: Operations,
+    pages: Arc<AttemptPages>,
+    reads: Semaphore,
+    resends: DefaultKeyedRateLimiter<ProjectId>,
+    /// Projects with a recovery under way on this instance.
+    recovering: Arc<Mutex<HashSet<ProjectId>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
-#[derive(Default)]
-struct Store {
-    next: u64,
-    /// Every attempt in the order of its arrival, also those that are gone already.
-    order: VecDeque<(u64, ConnectorKey)>,
-    attempts: HashMap<ConnectorKey, VecDeque<(u64, AttemptRecord<'static>)>>,
+impl Logs {
+    /// Of these logs.
+    pub fn new(operations: Operations) -> anyhow::Result<Self> {
+        let pages = Arc::new(AttemptPages::new(&operations)?);
+        let burst = NonZeroU32::new(RESENDS).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(NonZeroU32::MIN).allow_burst(burst);
+        Ok(Self {
+            operations,
+            pages,
+            reads: Semaphore::new(MAX_READS),
+            resends: RateLimiter::keyed(quota),
+            recovering: Arc::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Ends recoveries; each can be asked for again, and leaves out what was sent.
+    pub async fn stopped(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Operations, &AttemptPages) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let _permit = self.reads.acquire().await.map_err(unavailable)?;
+        let pages = Arc::clone(&self.pages);
+        let read = self.operations.blocking(move |own| read(own, &pages)).await;
+        read.map_err(|error| failure(&error))
+    }
 }
 
-impl Store {
-    fn add(&mut self, key: ConnectorKey, attempt: AttemptRecord<'static>) {
-        let number = self.next;
-        self.next += 1;
-        let of_connector = self.attempts.entry(key.clone()).or_default();
-        of_connector.push_back((number, attempt));
-        if of_connector.len() > MAX_RECENT_PER_CONNECTOR {
-            of_connector.pop_front();
-        }
-        self.order.push_back((number, key));
-        while self.order.len() > MAX_RECENT {
-            let Some((number, key)) = self.order.pop_front() else { return };
-            let Some(of_connector) = self.attempts.get_mut(&key) else { continue };
-            if of_connector.front().is_some_and(|(oldest, _)| *oldest == number) {
-                of_connector.pop_front();
-            }
-            if of_connector.is_empty() {
-                self.attempts.remove(&key);
-            }
-        }
+fn failure(error: &anyhow::Error) -> Failure {
+    if let Some(missing) = error.downcast_ref::<NotThere>() {
+        return Problem::new(ProblemCode::NotFound, missing.to_string()).into();
     }
-
-    fn latest(&self, key: &ConnectorKey, limit: usize) -> Vec<AttemptRecord<'static>> {
-        let of_connector = self.attempts.get(key).into_iter().flatten().rev();
-        of_connector.take(limit).map(|(_, attempt)| attempt.clone()).collect()
-    }
-}
-
-impl Recent {
-    /// Starts to follow the topic.
-    pub async fn start(
-        connection: &Connection,
-        topic: String,
-        codec: &Codec,
-    ) -> anyhow::Result<Self> {
-        let (to, codec) = (connection.clone(), codec.clone());
-        let store = Arc::new(Mutex::new(Store::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let recent = Self { store: Arc::clone(&store), stop: Arc::clone(&stop) };
-        let (make_to, make_topic) = (to.clone(), topic.clone());
-        let reader = blocking(move || Reader::all(&make_to, &make_topic, Offset::End)).await?;
-        thread::Builder::new().name("attempts".to_owned()).spawn(move || {
-            let make = || Reader::all(&to, &topic, Offset::End);
-            follow(reader, make, &stop, |_, value| {
-                let stopping = || stop.load(Ordering::Relaxed);
-                let json = codec.decode_blocking(RecordKind::Attempt, value, stopping);
-                let attempt = json
-                    .ok()
-                    .and_then(|json| serde_json::from_slice::<AttemptRecord<'static>>(&json).ok());
-                // What cannot be read is of a later version, and of no use here.
-                let Some(attempt) = attempt else { return };
-                let project = ProjectId::parse(&attempt.project_id);
-                let connector = ConnectorId::parse(&attempt.connector_id);
-                if let (Ok(project), Ok(connector)) = (project, connector) {
-                    store.lock().add(ConnectorKey { project, connector }, attempt);
-                }
-            });
-        })?;
-        Ok(recent)
-    }
-
-    /// Ends the reader.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+    tracing::warn!(error = format!("{error:#}"), "the logs cannot be read for the API");
+    Problem::new(ProblemCode::Unavailable, "Kafka cannot be read now. Try again soon.").into()
 }
 
 /// `GET …/connectors/:id/deliveries`
-pub async fn list(
+pub async fn of_connector(
     State(shared): Shares,
     Path((project, connector)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Failure> {
     let found = find(&shared, &project, &connector)?;
-    let mut query = Query::read(query.as_deref(), &["limit"])?;
-    let limit = query.number("limit", 1..=MAX_RECENT_PER_CONNECTOR, DEFAULT_LIMIT);
+    let scope = found.key.to_string();
+    list(&shared.logs, found.key.project, Some(name_of(&scope)?), &scope, query.as_deref()).await
+}
+
+/// `GET /api/projects/:id/deliveries`
+pub async fn of_project(
+    State(shared): Shares,
+    Path(project): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Failure> {
+    let project = project_id(&project)?;
+    let scope = project.to_string();
+    list(&shared.logs, project, None, &scope, query.as_deref()).await
+}
+
+fn name_of(key: &str) -> Result<ConnectorName, Failure> {
+    ConnectorName::from_str(key).map_err(|error| {
+        tracing::error!(error, "a connector's key is no name; please report this bug");
+        Problem::new(ProblemCode::Internal, "The connector's id cannot be used.").into()
+    })
+}
+
+async fn list(
+    logs: &Logs,
+    project: ProjectId,
+    connector: Option<ConnectorName>,
+    scope: &str,
+    query: Option<&str>,
+) -> Result<Json<Value>, Failure> {
+    let known = ["limit", "cursor", "outcome", "eventType", "reason", "eventId", "from", "to"];
+    let mut query = Query::read(query, &known)?;
+    let limit = query.number("limit", 1..=MAX_PAGE, DEFAULT_PAGE);
+    let outcomes = named(&mut query, "outcome", Outcome::ALL, Outcome::as_str);
+    let reasons = named(&mut query, "reason", Reason::ALL, Reason::as_str);
+    let event_types = named(&mut query, "eventType", EventType::ALL, EventType::as_str);
+    let event = query.parsed::<EventId>("eventId").map(|id| id.to_string());
+    let (from, to) = (query.parsed::<Timestamp>("from"), query.parsed::<Timestamp>("to"));
+    let cursor = query.text("cursor").map(str::to_owned);
+    let place = cursor.as_deref().map(place_in);
+    if place == Some(None) {
+        query.refuse("cursor", NO_CURSOR);
+    }
     query.check()?;
-    let deliveries = shared.recent.store.lock().latest(&found.key, limit);
-    Ok(Json(json!({ "deliveries": deliveries })))
+    let filter = AttemptFilter {
+        event,
+        projects: vec![project.clone()],
+        connectors: connector.into_iter().collect(),
+        event_types,
+        outcomes,
+        reasons,
+        ..AttemptFilter::default()
+    };
+    let scope = scope.to_owned();
+    let read = logs.read(move |operations, pages| {
+        let topic = pages.topic()?;
+        let before = match place.flatten() {
+            Some((check, offset)) if check == check_of(&scope, &topic, offset) => Some(offset),
+            Some(_) => return Ok(None),
+            None => None,
+        };
+        let page = pages.page(operations, &project, &filter, (from, to), before, limit)?;
+        let next = page.next.map(|offset| cursor_at(&scope, &topic, offset));
+        Ok(Some(json!({ "deliveries": page.attempts, "nextCursor": next })))
+    });
+    let Some(page) = read.await? else {
+        let errors = vec![FieldError::new("cursor", NO_CURSOR)];
+        return Err(Problem::with_fields(ProblemCode::ValidationFailed, errors).into());
+    };
+    Ok(Json(page))
+}
+
+const NO_CURSOR: &str =
+    "is no cursor of this list (any more): use nextCursor as it is, or begin without one";
+
+fn named<T: Copy>(
+    query: &mut Query,
+    name: &str,
+    all: &[T],
+    as_str: impl Fn(T) -> &'static str,
+) -> Vec<T> {
+    let Some(text) = query.text(name).map(str::to_owned) else { return Vec::new() };
+    let found = all.iter().copied().find(|one| as_str(*one) == text);
+    if found.is_none() {
+        let hint = did_you_mean(&text, all.iter().map(|one| as_str(*one)));
+        query.refuse(name, &format!("is no known {name}{hint}"));
+    }
+    found.into_iter().collect()
+}
+
+/// Says where the next page begins. It is a position in the log, so it is the same on every
+/// instance; a topic that was created anew has other positions.
+fn cursor_at(scope: &str, topic: &str, offset: i64) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{}:{offset}", check_of(scope, topic, offset)))
+}
+
+fn place_in(cursor: &str) -> Option<(String, i64)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (check, offset) = text.split_once(':')?;
+    Some((check.to_owned(), offset.parse().ok()?))
+}
+
+/// Tells a cursor of another list. It protects nothing: a page has what its caller may read.
+fn check_of(scope: &str, topic: &str, offset: i64) -> String {
+    digest_of(&format!("{scope}:{topic}:{offset}"))[..CURSOR_CHECK_CHARS].to_owned()
+}
+
+/// `POST …/connectors/:id/deliveries/:deliveryId/resend`
+pub async fn resend(
+    State(shared): Shares,
+    Path((project, connector, delivery)): Path<(String, String, String)>,
+) -> Result<(StatusCode, Json<Value>), Failure> {
+    let found = find(&shared, &project, &connector)?;
+    let Ok(id) = delivery.parse::<DeliveryId>() else {
+        let detail = "The path names no delivery's id, such as the list of deliveries has.";
+        return Err(Problem::new(ProblemCode::NotFound, detail).into());
+    };
+    let logs = &shared.logs;
+    if logs.resends.len() > MAX_REMEMBERED {
+        logs.resends.retain_recent();
+    }
+    if logs.resends.check_key(&found.key.project).is_err() {
+        let detail = "Too many single deliveries of this project were sent again: use recover.";
+        return Err(Problem::new(ProblemCode::RateLimited, detail).into());
+    }
+    let asked = found.clone();
+    let again = logs.read(move |operations, pages| operations.again(pages, &asked, id)).await?;
+    let kind = again.event().kind;
+    if !found.is_active || !found.event_types.contains(kind) {
+        let detail = format!(
+            "The connector is switched off or does not want {kind} any more: the delivery would be \
+             cancelled."
+        );
+        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+    }
+    let job = logs.operations.send_again(again).await.map_err(|error| failure(&error))?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "deliveryId": id, "job": job }))))
+}
+
+/// The most deliveries that one recovery may send.
+const fn most_recovered(tier: Tier) -> u64 {
+    match tier {
+        Tier::Starter => 100,
+        Tier::Pro => 10_000,
+        Tier::Business => 100_000,
+        Tier::Enterprise => 1_000_000,
+    }
+}
+
+/// `POST …/connectors/:id/recover`
+pub async fn recover(
+    State(shared): Shares,
+    Path((project, connector)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Value>), Failure> {
+    let found = find(&shared, &project, &connector)?;
+    let (since, dry_run) = recovery(&object(&headers, body)?)?;
+    let logs = &shared.logs;
+    let under_way = UnderWay::begin(logs, &found)?;
+    let selection = Selection {
+        from: Some(since),
+        projects: vec![found.key.project.clone()],
+        connectors: vec![name_of(&found.key.to_string())?],
+        only_missing: true,
+        ..Selection::default()
+    };
+    let chosen = selection.clone();
+    let (survey, choice, history) =
+        logs.read(move |operations, _| operations.prepare(&chosen, &[], true)).await?;
+    let plan = &survey.plan;
+    let mut told = json!({
+        "since": since, "dryRun": dry_run, "deliveries": plan.send(),
+        "delivered": plan.delivered(), "waiting": plan.waiting(), "unknown": plan.unknown(),
+    });
+    if dry_run || plan.send() == 0 {
+        return Ok((StatusCode::OK, Json(told)));
+    }
+    let state = shared.view.project(&found.key.project).map_err(unavailable)?;
+    let tier = state.project.map(|project| project.tier).unwrap_or_default();
+    if plan.send() > most_recovered(tier) {
+        let detail = format!(
+            "{} deliveries would be sent, and the tier {tier} allows {} at once: choose a later \
+             moment, or ask support.",
+            plan.send(),
+            most_recovered(tier)
+        );
+        return Err(Problem::new(ProblemCode::Conflict, detail).into());
+    }
+    let job = Operations::new_replay(clock::now());
+    told["job"] = json!(job);
+    let (operations, stop) = (logs.operations.clone(), logs.stop.clone());
+    logs.tasks.spawn(async move {
+        let _under_way = under_way;
+        let progress = Arc::new(Progress::default());
+        let run = Run { rate: RECOVERY_RATE, stop, progress };
+        let spans = survey.spans.clone();
+        let ended = operations.replay(&job, selection, spans, choice, history, &run, || {}).await;
+        match ended {
+            Ok(finished) => tracing::info!(job, sent = finished.sent, "a recovery has ended"),
+            Err(error) => {
+                tracing::warn!(job, error = format!("{error:#}"), "a recovery has failed");
+            }
+        }
+    });
+    Ok((StatusCode::ACCEPTED, Json(told)))
+}
+
+/// Reads `{"since":…,"dryRun":…}`.
+fn recovery(body: &Value) -> Result<(Timestamp, bool), Failure> {
+    let mut errors = Vec::new();
+    let (mut since, mut dry_run) = (None, false);
+    for (name, value) in body.as_object().into_iter().flatten() {
+        match (name.as_str(), value) {
+            ("since", Value::String(text)) => match text.parse::<Timestamp>() {
+                Ok(at) if at > clock::now() => {
+                    errors.push(FieldError::new("since", "lies in the future"));
+                }
+                Ok(at) => since = Some(at),
+                Err(error) => errors.push(FieldError::new("since", error)),
+            },
+            ("dryRun", Value::Bool(is_so)) => dry_run = *is_so,
+            ("since", _) => errors.push(FieldError::new("since", "must be a time as a text")),
+            ("dryRun", _) => errors.push(FieldError::new("dryRun", "must be true or false")),
+            (other, _) => {
+                let hint = did_you_mean(other, ["since", "dryRun"]);
+                errors.push(FieldError::new(other, format!("is no known field{hint}")));
+            }
+        }
+    }
+    match since {
+        Some(since) if errors.is_empty() => Ok((since, dry_run)),
+        _ => {
+            if errors.is_empty() {
+                errors.push(FieldError::new("since", "is missing: from when on?"));
+            }
+            Err(Problem::with_fields(ProblemCode::ValidationFailed, errors).into())
+        }
+    }
+}
+
+/// One recovery of a project at a time: two at once would send the same.
+struct UnderWay {
+    recovering: Arc<Mutex<HashSet<ProjectId>>>,
+    project: ProjectId,
+}
+
+impl UnderWay {
+    fn begin(logs: &Logs, connector: &Connector) -> Result<Self, Failure> {
+        let project = connector.key.project.clone();
+        if !logs.recovering.lock().insert(project.clone()) {
+            let detail = "A recovery of this project is under way: wait for it to end.";
+            return Err(Problem::new(ProblemCode::Conflict, detail).into());
+        }
+        Ok(Self { recovering: Arc::clone(&logs.recovering), project })
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.recovering.lock().remove(&self.project);
+    }
 }

@@ -32,21 +32,22 @@ use tokio_util::sync::CancellationToken;
 
 pub use callers::{Callers, MAX_FILE_BYTES};
 pub use connectors::{DEFAULT_PAGE, MAX_PAGE};
-pub use deliveries::{MAX_RECENT, MAX_RECENT_PER_CONNECTOR};
+pub use deliveries::RESENDS;
 
 use crate::{
     codec::Codec,
     connector::{Problem, ProblemCode},
     egress::EgressPolicy,
-    kafka::{Connection, TopicKind, Topics},
+    kafka::{Connection, Topics},
     listen,
     metrics::Metrics,
+    operations::Operations,
     pipeline::Dispatcher,
     telemetry,
     view::View,
 };
 use commands::Commands;
-use deliveries::Recent;
+use deliveries::Logs;
 use edge::Limits;
 pub(crate) use edge::bearer;
 pub(crate) use error::Failure;
@@ -81,6 +82,8 @@ pub struct ApiOptions {
     pub cors_origins: Vec<String>,
     /// Requests per second of one caller; 0 is no limit.
     pub requests_per_second: u32,
+    /// The logs.
+    pub operations: Operations,
     /// The metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -93,7 +96,7 @@ struct Shared {
     callers: Arc<Callers>,
     limits: Limits,
     commands: Commands,
-    recent: Recent,
+    logs: Logs,
     trials: Trials,
     metrics: Arc<Metrics>,
 }
@@ -121,8 +124,6 @@ impl Api {
         let commands =
             Commands::start(&options.connection, topics, codec, partitions, &options.metrics)
                 .await?;
-        let attempts = topics.name(TopicKind::Attempts);
-        let recent = Recent::start(&options.connection, attempts, codec).await?;
         let shared = Arc::new(Shared {
             view: options.view,
             dispatcher: options.dispatcher,
@@ -130,7 +131,7 @@ impl Api {
             callers: options.callers,
             limits: Limits::new(options.requests_per_second),
             commands,
-            recent,
+            logs: Logs::new(options.operations)?,
             trials: Trials::new(),
             metrics: options.metrics,
         });
@@ -156,7 +157,9 @@ impl Api {
             self.task.abort();
         }
         self.shared.commands.stop();
-        self.shared.recent.stop();
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.shared.logs.stopped()).await.is_err() {
+            tracing::warn!("recoveries were cut off");
+        }
     }
 }
 
@@ -171,7 +174,13 @@ fn router(shared: Arc<Shared>, origins: &[String]) -> Router {
         .route(&path("/{connectorId}"), connector.layer(no_query()))
         .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
         .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
-        .route(&path("/{connectorId}/deliveries"), get(deliveries::list))
+        .route(&path("/{connectorId}/deliveries"), get(deliveries::of_connector))
+        .route(
+            &path("/{connectorId}/deliveries/{deliveryId}/resend"),
+            post(deliveries::resend).layer(no_query()),
+        )
+        .route(&path("/{connectorId}/recover"), post(deliveries::recover).layer(no_query()))
+        .route("/api/projects/{projectId}/deliveries", get(deliveries::of_project))
         .route("/api/projects/{projectId}", get(catalog::project).layer(no_query()))
         .route("/api/connector-types", get(catalog::connector_types).layer(no_query()))
         .route("/api/event-types", get(catalog::event_types).layer(no_query()))

@@ -1,13 +1,15 @@
 //! The API's description, an `OpenAPI` 3.1 document. The shapes of the configurations come from the list of
 //! destinations, so that a new one is described as soon as it exists.
 
+mod catalog;
+mod deliveries;
+
 use serde_json::{Map, Value, json};
 
 use super::MAX_BODY_BYTES;
 use crate::{
-    connector::{MAX_NAME_CHARS, ProblemCode, Tier},
-    delivery::{Outcome, Reason, Source},
-    destination::{Category, ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    connector::{MAX_NAME_CHARS, ProblemCode},
+    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
     event::EventType,
     id::MAX_ID_CHARS,
 };
@@ -88,12 +90,7 @@ fn paths() -> Value {
             ok(200, "The verdict.", "Trial"), &["404", "413", "415", "503"],
             json!({ "requestBody": optional(body("TrialRequest")) })),
     }));
-    paths.insert(format!("{one}/deliveries"), json!({
-        "parameters": [project, connector],
-        "get": operation("listDeliveries", "The latest attempts, the newest first: those that this instance has seen since it started, and only as many as it keeps.",
-            ok(200, "The attempts.", "DeliveryList"), &["404", "503"],
-            json!({ "parameters": [reference("parameters", "limit")] })),
-    }));
+    deliveries::paths(&mut paths, one);
     paths.insert("/api/projects/{projectId}".to_owned(), json!({
         "parameters": [project],
         "get": operation("readProject", "Read a project's tier and how many connectors it has. A project that was never named is on the smallest tier.",
@@ -203,11 +200,6 @@ fn parameters() -> Value {
         "type": { "name": "type", "in": "query", "required": false, "schema": reference("schemas", "ConnectorType") },
         "isActive": { "name": "isActive", "in": "query", "required": false, "schema": { "type": "boolean" } },
         "suspended": { "name": "suspended", "in": "query", "required": false, "schema": { "type": "boolean" } },
-        "limit": {
-            "name": "limit", "in": "query", "required": false,
-            "schema": { "type": "integer", "minimum": 1,
-                "maximum": super::MAX_RECENT_PER_CONNECTOR, "default": super::deliveries::DEFAULT_LIMIT },
-        },
     })
 }
 
@@ -225,7 +217,7 @@ fn headers() -> Value {
 
 /// The codes of this API: others are the admin API's.
 fn public_codes() -> impl Iterator<Item = ProblemCode> {
-    let of_admin = [ProblemCode::AdminDisabled, ProblemCode::Conflict];
+    let of_admin = [ProblemCode::AdminDisabled];
     ProblemCode::ALL.iter().copied().filter(move |code| !of_admin.contains(code))
 }
 
@@ -270,7 +262,6 @@ fn schemas() -> Value {
         "Name": { "type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS,
             "description": "What its owner calls it; no line breaks or other control characters.",
             "examples": ["Sales channel"] },
-        "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Connector": {
             "type": "object",
             "required": ["id", "projectId", "type", "config", "eventTypes", "isActive", "createdAt", "updatedAt"],
@@ -284,6 +275,7 @@ fn schemas() -> Value {
                 "name": reference("schemas", "Name"),
                 "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
                 "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
+                "heldCount": { "type": "integer", "minimum": 0, "description": "How many deliveries are held; left out where the instance that answers does not keep them." },
                 "createdAt": time,
                 "updatedAt": time,
             },
@@ -321,7 +313,7 @@ fn schemas() -> Value {
             },
         },
     });
-    for more in [attempt_schemas(), catalog_schemas()] {
+    for more in [attempt_schemas(), catalog::schemas(), deliveries::schemas()] {
         if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
             schemas.extend(more);
         }
@@ -358,7 +350,6 @@ fn names(items: Vec<&str>) -> Value {
 
 /// What trials and attempts look like.
 fn attempt_schemas() -> Value {
-    let time = json!({ "type": "string", "format": "date-time" });
     json!({
         "TrialRequest": {
             "type": "object", "additionalProperties": false,
@@ -376,94 +367,6 @@ fn attempt_schemas() -> Value {
                 "durationMs": { "type": "integer", "minimum": 0 },
                 "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
             },
-        },
-        "Delivery": {
-            "type": "object",
-            "required": ["deliveryId", "projectId", "connectorId", "connectorType", "eventId", "eventType", "source", "attempt", "outcome", "at"],
-            "properties": {
-                "deliveryId": { "type": "string", "format": "uuid" },
-                "projectId": reference("schemas", "Id"),
-                "connectorId": reference("schemas", "Id"),
-                "connectorType": reference("schemas", "ConnectorType"),
-                "eventId": reference("schemas", "Id"),
-                "eventType": reference("schemas", "EventType"),
-                "source": names(Source::ALL.iter().map(|source| source.as_str()).collect()),
-                "attempt": { "type": "integer", "minimum": 0 },
-                "outcome": names(Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect()),
-                "reason": reference("schemas", "Reason"),
-                "detail": { "type": "string" },
-                "status": { "type": "integer" },
-                "durationMs": { "type": "integer", "minimum": 0 },
-                "tier": { "type": "string" },
-                "at": time,
-            },
-        },
-        "DeliveryList": {
-            "type": "object", "required": ["deliveries"],
-            "properties": { "deliveries": { "type": "array", "items": reference("schemas", "Delivery") } },
-        },
-    })
-}
-
-/// What a project and the lists of types look like.
-fn catalog_schemas() -> Value {
-    let count = json!({ "type": "integer", "minimum": 0 });
-    let text = json!({ "type": "string" });
-    let flag = json!({ "type": "boolean" });
-    let categories = names(Category::ALL.iter().map(|category| category.as_str()).collect());
-    json!({
-        "Project": {
-            "type": "object", "required": ["id", "tier", "limit", "connectors"],
-            "properties": {
-                "id": reference("schemas", "Id"),
-                "tier": names(Tier::ALL.iter().map(|tier| tier.as_str()).collect()),
-                "limit": { "type": ["integer", "null"], "minimum": 0, "description": "How many connectors it may have; null is no limit." },
-                "connectors": {
-                    "type": "object", "required": ["total", "active", "suspended"],
-                    "properties": {
-                        "total": count,
-                        "active": { "type": "integer", "minimum": 0, "description": "Those that are switched on, suspended ones too." },
-                        "suspended": count,
-                    },
-                },
-            },
-        },
-        "ConnectorTypeList": {
-            "type": "object", "required": ["connectorTypes"],
-            "properties": { "connectorTypes": { "type": "array", "items": {
-                "type": "object", "required": ["type", "title", "category", "docs", "fields"],
-                "properties": {
-                    "type": reference("schemas", "ConnectorType"),
-                    "title": text,
-                    "category": categories,
-                    "docs": { "type": "string", "format": "uri", "description": "The vendor's documentation." },
-                    "fields": { "type": "array", "items": reference("schemas", "ConfigField") },
-                },
-            } } },
-        },
-        "ConfigField": {
-            "type": "object", "required": ["name", "description", "shape", "required", "secret", "example"],
-            "properties": {
-                "name": text,
-                "description": text,
-                "shape": names(vec!["text", "list"]),
-                "required": flag,
-                "secret": { "type": "boolean", "description": "Comes back masked." },
-                "example": { "type": ["string", "array"], "items": text },
-                "enum": { "type": "array", "items": text, "description": "The only values, where there are few." },
-            },
-        },
-        "EventTypeList": {
-            "type": "object", "required": ["eventTypes"],
-            "properties": { "eventTypes": { "type": "array", "items": {
-                "type": "object", "required": ["type", "title", "description", "sample"],
-                "properties": {
-                    "type": reference("schemas", "EventType"),
-                    "title": text,
-                    "description": text,
-                    "sample": { "type": "object", "description": "An event as its producer writes it." },
-                },
-            } } },
         },
     })
 }

@@ -82,6 +82,11 @@ impl Console {
         }))
     }
 
+    /// The logs that it reads.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
     /// Its routes.
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new()

@@ -1,6 +1,7 @@
 //! The only room that knows Kafka's client library.
 
 mod admin;
+mod backwards;
 mod bookmarks;
 mod bootstrap;
 mod consumer;
@@ -28,6 +29,7 @@ use rdkafka::{ClientConfig, error::RDKafkaErrorCode};
 pub use rdkafka::Offset;
 
 pub use admin::{Admin, Difference};
+pub use backwards::{Backwards, Budget};
 pub use bookmarks::{Bookmark, BookmarkMap, Bookmarks, MAX_NOTE_BYTES};
 pub use consumer::{Record, headers_of};
 pub use embedded::EmbeddedBroker;

@@ -64,6 +64,10 @@ pub struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
+    pub(super) fn of(message: &'a BorrowedMessage<'a>) -> Self {
+        Self { message }
+    }
+
     /// Its partition.
     pub fn partition(&self) -> i32 {
         self.message.partition()
@@ -313,7 +317,7 @@ fn scan_as(
                 last_progress = Instant::now();
                 let (partition, offset) = (message.partition(), message.offset());
                 let Some(to) = left.get(&partition).copied() else { continue };
-                if offset < to && each(&Seen { message: &message }).is_break() {
+                if offset < to && each(&Seen::of(&message)).is_break() {
                     return Ok(());
                 }
                 if offset + 1 >= to {

@@ -77,7 +77,7 @@ impl Operations {
         Self::new_job(REDRIVE, now)
     }
 
-    fn new_job(prefix: &str, now: Timestamp) -> String {
+    pub(super) fn new_job(prefix: &str, now: Timestamp) -> String {
         let moment: String =
             now.to_string().chars().filter(char::is_ascii_alphanumeric).take(15).collect();
         let chance = uuid::Uuid::new_v4().simple().to_string();

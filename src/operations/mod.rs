@@ -1,6 +1,7 @@
 //! What operators do with the logs: replay, dead letters, attempts, one event's story. The command
 //! line and the admin API both come through here; the decisions are in `replay`.
 
+mod again;
 mod attempts;
 mod jobs;
 mod letters;
@@ -14,6 +15,8 @@ mod trace;
 mod undecodable;
 mod writer;
 
+pub use again::Again;
+pub use attempts::{AttemptPage, AttemptPages};
 pub use jobs::StillRunning;
 pub use letters::{Listed, Purge, Told};
 pub use preview::shown;
@@ -28,6 +31,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::bail;
@@ -45,6 +49,9 @@ pub struct NotThere(String);
 
 /// Deliveries per second that a replay or redrive asks for unless it is told otherwise.
 pub const DEFAULT_RATE: f64 = 500.0;
+
+/// How far the clocks of instances, brokers and producers may be apart.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// Where the logs are.
 #[derive(Clone)]

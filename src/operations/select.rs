@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::Operations;
+use super::{CLOCK_SLACK, Operations};
 use crate::{
     clock::{self, Timestamp},
     delivery::AttemptRecord,
@@ -21,8 +21,6 @@ use crate::{
     replay::{Choice, Connectors, History, Known, Plan, Selection, Warning, warnings},
 };
 
-/// How far the clocks of instances, brokers and producers may be apart.
-const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// An attempt is on record so long after its event was finished with: instances write attempts
 /// without waiting for them.
 const ATTEMPT_LAG: Duration = Duration::from_millis(500);

@@ -326,8 +326,8 @@ async fn trials(instance: &Instance) {
         (&json!("retry"), &json!("dns_failed"))
     );
     let none = client.get(&format!("{path}/deliveries")).await.is(200);
-    assert_eq!(none.body, json!({ "deliveries": [] }));
-    client.get(&format!("{path}/deliveries?limit=101")).await.is(400);
+    assert_eq!(none.body, json!({ "deliveries": [], "nextCursor": null }));
+    client.get(&format!("{path}/deliveries?limit=1001")).await.is(400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,7 +122,6 @@ impl Stage {
         let child = self
             .command(&["serve"])
             .env("DUNMORE_ADMIN__LISTEN", admin.to_string())
-            .env("DUNMORE_API__LISTEN", "127.0.0.1:0")
             .env("DUNMORE_API__LISTEN", free_address().to_string())
             .env("DUNMORE_DATA_DIR", self.data_dir(name))
             .envs(environment.iter().copied())
@@ -355,7 +354,7 @@ impl Drop for Serve {
     }
 }
 
-/// A request to the admin API; the status and the JSON of the answer.
+/// A request to the admin API or the REST API; the status and the JSON of the answer.
 pub(crate) fn call(
     at: SocketAddr,
     token: Option<&str>,
@@ -370,7 +369,7 @@ pub(crate) fn call(
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .unwrap();
