@@ -22,6 +22,7 @@ use support::{
     broker::{broker, own_broker},
     events::{create, delete, event, set_tier},
     foreign::{Foreign, Transactional, members, write_foreign},
+    kafka::{Read, Write},
     scene::{n8n, stage},
     serve::{Serve, Stage},
     sink::{Reply, Sink},
@@ -220,6 +221,73 @@ fn a_topic_created_anew_while_nothing_runs_loses_none_and_repeats_none() {
     created_anew(10, 30, When::Stopped);
 }
 
+/// The topics that deliveries wait in: what a new one holds goes out, whatever was read before.
+#[test]
+fn topics_of_waiting_deliveries_created_anew_lose_none() {
+    for when in [When::Running, When::Stopped] {
+        for (before, after) in [(10, 30), (20, 20), (30, 10)] {
+            waiting_created_anew(before, after, when);
+        }
+    }
+}
+
+fn waiting_created_anew(before: usize, after: usize, when: When) {
+    let Some((stage, sink)) = stage("1s", "topics.partitions = 1") else { return };
+    stage.set_up_with("one", &[n8n(&sink, "conn_1", &["*"])]);
+    let connector = stage.kafka.read(&stage.topic("connectors.state"));
+    let created = connector.iter().map(Read::json).find(|state| state["id"] == "conn_1").unwrap();
+    let record = |number: usize| {
+        let event = &event(&format!("evt_{number}"), "payment.settled", "proj_1");
+        let mut record: Value =
+            serde_json::from_str(include_str!("fixtures/records/delivery-1.json")).unwrap();
+        for (name, value) in [
+            ("projectId", json!("proj_1")),
+            ("connectorId", json!("conn_1")),
+            ("connectorType", json!("n8n")),
+            ("connectorCreatedAt", created["createdAt"].clone()),
+            ("eventId", event["id"].clone()),
+            ("event", event.clone()),
+        ] {
+            record[name] = value;
+        }
+        Write::new("proj_1", record.to_string())
+    };
+    let topics = ["deliveries.retry.1s", "deliveries.replay"].map(|name| stage.topic(name));
+    let write = |from: usize, count: usize| {
+        for (at, topic) in topics.iter().enumerate() {
+            let from = from + 10_000 * at;
+            stage.kafka.write(topic, (from..from + count).map(record));
+        }
+    };
+    let serve = stage.serve("one");
+    write(0, before);
+    wait_until("the first ones arrive", PATIENCE, || sink.delivered_count() == 2 * before);
+    stage.wait_committed(PATIENCE);
+    let anew = || {
+        topics.iter().for_each(|topic| stage.kafka.delete_topic(topic));
+        assert!(stage.run(&["topics", "ensure"]).status.success());
+        write(1000, after);
+    };
+    let serve = match when {
+        When::Running => {
+            anew();
+            serve
+        }
+        When::Stopped => {
+            serve.stop();
+            anew();
+            stage.serve("one")
+        }
+    };
+    let all = 2 * (before + after);
+    wait_until("those of the new topics arrive", PATIENCE, || sink.delivered_count() == all);
+    stage.wait_committed(PATIENCE);
+    let repeated = sink.count() - all;
+    println!("{before} waiting, then {after} in new topics, {when:?}: 0 lost, {repeated} repeated");
+    assert!(repeated <= if matches!(when, When::Running) { 2 * after } else { 0 });
+    serve.stop();
+}
+
 /// A topic of the same name whose offsets were copied with it, as a mirror does.
 #[test]
 fn offsets_that_were_committed_for_another_topic_do_not_count() {
@@ -253,7 +321,7 @@ fn a_graceful_restart_leaves_every_group_and_holds_nothing_up() {
     let one = stage.serve("one");
     stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
     let mut two = stage.serve("two");
-    let groups = ["", ".retry", ".replay", ".registrar"].map(|s| format!("{}{s}", stage.group));
+    let groups = ["", ".retry", ".replay", ".held", ".registrar"].map(|s| format!("{}{s}", stage.group));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let sent = std::sync::Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
