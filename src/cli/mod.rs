@@ -8,14 +8,18 @@ mod deliveries;
 mod destination;
 mod dlq;
 mod event;
+mod history;
+mod many;
 mod openapi;
 mod output;
+mod project;
 mod redrive;
 mod replay;
 mod schemas;
 mod secrets;
 mod serve;
 mod settings;
+mod shell;
 mod state;
 mod token;
 mod topics;
@@ -105,10 +109,10 @@ enum Command {
         #[command(subcommand)]
         command: topics::TopicsCommand,
     },
-    /// Act on a project.
+    /// Look at a project and act on it.
     Project {
         #[command(subcommand)]
-        command: connector::ProjectCommand,
+        command: project::ProjectCommand,
     },
     /// Manage connectors through Kafka.
     Connector {
@@ -159,6 +163,20 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: settings::SettingsCommand,
+    },
+    /// Print a script that completes this program's commands in a shell.
+    #[command(
+        after_help = "Examples:\n  dunmore completions bash > /etc/bash_completion.d/dunmore\n  dunmore completions zsh > ~/.zfunc/_dunmore"
+    )]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command.
+    #[command(after_help = "Example:\n  dunmore man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; made when it is not there.
+        folder: PathBuf,
     },
 }
 
@@ -221,7 +239,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             serve::run(&common, roles, embedded, from).await
         }
         Command::Topics { command } => topics::run(&common, command).await,
-        Command::Project { command } => connector::project(&common, command).await,
+        Command::Project { command } => project::run(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,
         Command::Destination { command } => destination::run(&common, &command),
         Command::Event { command } => event::run(&common, command).await,
@@ -233,6 +251,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token { command } => token::run(&common, command),
         Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),
+        Command::Completions { shell } => {
+            shell::completions(shell);
+            Ok(())
+        }
+        Command::Man { folder } => shell::man(&folder),
     }
 }
 

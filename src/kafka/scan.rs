@@ -84,6 +84,11 @@ impl<'a> Seen<'a> {
         matches!(self.message.timestamp(), MessageTimestamp::CreateTime(_))
     }
 
+    /// Its key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.message.key()
+    }
+
     /// Its value.
     pub fn value(&self) -> Option<&'a [u8]> {
         self.message.payload()

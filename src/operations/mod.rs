@@ -2,6 +2,7 @@
 //! line and the admin API both come through here; the decisions are in `replay`.
 
 mod attempts;
+mod changes;
 mod jobs;
 mod letters;
 mod names;
