@@ -86,6 +86,7 @@ pub struct Metrics {
     registrar_batch: Histogram,
     registrar_seconds: Histogram,
     view_connectors: IntGauge,
+    connectors_suspended: IntGaugeVec,
     view_projects: IntGauge,
     view_lag: IntGauge,
     view_disk: IntGauge,
@@ -272,6 +273,12 @@ impl Metrics {
                 "dunmore_registrar_batch_seconds",
                 "From a batch of commands read to its state applied and its results written.",
                 BATCH_SECONDS_BUCKETS,
+            )?,
+            connectors_suspended: make.gauges(
+                "dunmore_connectors_suspended",
+                "Suspended connectors in the view, by type and reason: the HTTP status of the \
+                 answer, this program's reason, or other.",
+                &["type", "reason"],
             )?,
             view_connectors: make.gauge("dunmore_view_connectors", "Connectors in the view.")?,
             view_projects: make

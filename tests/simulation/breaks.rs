@@ -91,7 +91,10 @@ impl Break {
             &["repeats stay within the stated bound", "every repeat is explained"],
         ),
         (Self::HoardsInMemory, &["memory is bounded", "everything comes to rest"]),
-        (Self::SuspensionForgotten, &["a broken connector is suspended"]),
+        (
+            Self::SuspensionForgotten,
+            &["a broken connector is suspended", "a broken connector is not called"],
+        ),
         (Self::NotDueTaken, &["nothing is tried before it is due"]),
         (Self::DroppedIsDone, &["no commit passes unfinished work", "no pair is lost"]),
         (Self::MapIgnored, &["every repeat is explained", "no commit goes back"]),
