@@ -9,6 +9,7 @@ mod destination;
 mod dlq;
 mod event;
 mod history;
+mod lag;
 mod many;
 mod openapi;
 mod output;
@@ -21,6 +22,7 @@ mod serve;
 mod settings;
 mod shell;
 mod state;
+mod status;
 mod token;
 mod topics;
 mod watch;
@@ -104,6 +106,14 @@ enum Command {
         #[arg(long, value_name = "WHERE")]
         from: Option<StartFrom>,
     },
+    /// Show how the service is, on one screen: who runs, what waits, what is suspended, what fails.
+    #[command(
+        after_help = "Examples:\n  dunmore status\n  dunmore status --admin 10.0.0.7:9464 --within 1h --output json"
+    )]
+    Status(status::StatusFlags),
+    /// Show how far the service is behind in each topic, since when, and how long it will take.
+    #[command(after_help = "Examples:\n  dunmore lag\n  dunmore lag --output json")]
+    Lag,
     /// Create or check the Kafka topics.
     Topics {
         #[command(subcommand)]
@@ -238,6 +248,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve { roles, embedded, from } => {
             serve::run(&common, roles, embedded, from).await
         }
+        Command::Status(flags) => status::run(&common, flags).await,
+        Command::Lag => lag::run(&common).await,
         Command::Topics { command } => topics::run(&common, command).await,
         Command::Project { command } => project::run(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,

@@ -1,5 +1,5 @@
-//! What the owner of a connector must know: the value of a `connectors.notices` record, a CloudEvent
-//! in JSON.
+//! What the owner of a connector must know: the value of a `connectors.notices` record, a
+//! `CloudEvent` in JSON.
 //!
 //! A notice is decided together with the command that causes it, and only a transition causes one:
 //! a connector that is suspended once more has none. Its id is the command's, so that a command

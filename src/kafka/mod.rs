@@ -16,6 +16,7 @@ mod producer;
 mod reader;
 mod refusal;
 mod scan;
+mod standing;
 mod statistics;
 mod topics;
 mod wakeup;
@@ -40,6 +41,7 @@ pub use partition::{NotNow, Partition};
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer, Verbatim};
 pub use reader::{Reader, ReaderEvent};
 pub use scan::{Bounds, SCAN_PATIENCE, Seen, Span, Spans, scan, scan_uncommitted};
+pub use standing::{Standing, Standings};
 pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};
 pub use watch::{Trouble, TroubleKind, Watch};
 

@@ -8,6 +8,7 @@ mod support;
 
 mod connectors;
 mod shell;
+mod status;
 
 use serde_json::Value;
 use support::{broker::broker, events::create, serve::Stage};
