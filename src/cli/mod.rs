@@ -7,6 +7,7 @@ mod control;
 mod deliveries;
 mod destination;
 mod dlq;
+mod doctor;
 mod event;
 mod history;
 mod lag;
@@ -15,6 +16,7 @@ mod openapi;
 mod output;
 mod project;
 mod redrive;
+mod refusals;
 mod replay;
 mod schemas;
 mod secrets;
@@ -114,6 +116,10 @@ enum Command {
     /// Show how far the service is behind in each topic, since when, and how long it will take.
     #[command(after_help = "Examples:\n  dunmore lag\n  dunmore lag --output json")]
     Lag,
+    /// Look at everything that the service needs: settings, brokers, topics, clock, names, the way
+    /// out, registry, disk, keys; exit code 1 when something fails.
+    #[command(after_help = "Examples:\n  dunmore doctor\n  dunmore doctor --output json")]
+    Doctor,
     /// Create or check the Kafka topics.
     Topics {
         #[command(subcommand)]
@@ -250,6 +256,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Status(flags) => status::run(&common, flags).await,
         Command::Lag => lag::run(&common).await,
+        Command::Doctor => doctor::run(&common).await,
         Command::Topics { command } => topics::run(&common, command).await,
         Command::Project { command } => project::run(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,

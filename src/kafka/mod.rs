@@ -82,6 +82,16 @@ impl Connection {
         &self.bootstrap_servers
     }
 
+    /// Whether the client library takes the properties, as far as that shows without a broker.
+    pub fn check_properties(&self) -> Result<(), KafkaError> {
+        use rdkafka::{consumer::BaseConsumer, producer::BaseProducer};
+        let consumer: Result<BaseConsumer, _> =
+            self.client(&[("group.id", "dunmore-reader")]).create();
+        consumer.map_err(|e| KafkaError::settings(&e))?;
+        let producer: Result<BaseProducer, _> = self.client(&[]).create();
+        producer.map(|_| ()).map_err(|e| KafkaError::settings(&e))
+    }
+
     /// The common settings of every client; `own` are this client's, which the operator's
     /// properties may override.
     fn client(&self, own: &[(&str, &str)]) -> ClientConfig {

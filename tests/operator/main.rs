@@ -7,6 +7,7 @@
 mod support;
 
 mod connectors;
+mod doctor;
 mod shell;
 mod status;
 
