@@ -1,6 +1,7 @@
 //! Settings: defaults, then a TOML file, then the environment, then flags. The one room that reads
 //! the environment.
 
+mod example;
 mod wrong;
 
 use std::{
@@ -27,6 +28,8 @@ use crate::{
     kafka::{Connection, StartFrom},
     lane::FIRST_REST,
 };
+
+pub use example::example;
 
 /// The prefix of environment variables; `__` stands between levels.
 pub const ENV_PREFIX: &str = "DUNMORE_";

@@ -8,7 +8,7 @@ use super::{
     output::{self, Output},
     refusals,
 };
-use crate::config::Config;
+use crate::config::{self, Config};
 
 #[derive(Subcommand, Debug)]
 pub enum SettingsCommand {
@@ -18,6 +18,9 @@ pub enum SettingsCommand {
     /// Print the effective settings, secrets masked.
     #[command(after_help = "Example:\n  dunmore config show --output json")]
     Show,
+    /// Print an example settings file: every setting, what it means, and its default.
+    #[command(after_help = "Example:\n  dunmore config example > dunmore.toml")]
+    Example,
 }
 
 /// `dunmore config …`
@@ -25,6 +28,10 @@ pub fn run(common: &Common, command: &SettingsCommand) -> anyhow::Result<()> {
     match command {
         SettingsCommand::Check => check(common),
         SettingsCommand::Show => show(common, &load(common)?),
+        SettingsCommand::Example => {
+            output::line(config::example().trim_end());
+            Ok(())
+        }
     }
 }
 
