@@ -1,6 +1,9 @@
 //! Settings: defaults, then a TOML file, then the environment, then flags. The one room that reads
 //! the environment.
 
+mod example;
+mod wrong;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -29,6 +32,7 @@ use crate::{
 mod api;
 
 pub use api::{ApiSettings, JwtSettings, MAX_CORS_ORIGINS, TokenSettings, read_tokens};
+pub use example::example;
 
 /// The prefix of environment variables; `__` stands between levels.
 pub const ENV_PREFIX: &str = "DUNMORE_";
@@ -409,102 +413,118 @@ pub struct ConfigError(String);
 impl Config {
     /// Reads the file (when one is named) and the environment.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let (config, wrong) = Self::examine(file);
+        if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong.join("; "))) }
+    }
+
+    /// Reads the same, and everything that is wrong with it, in sentences; what is wrong has its
+    /// default.
+    #[must_use]
+    pub fn examine(file: Option<&Path>) -> (Self, Vec<String>) {
+        let names: Vec<String> =
+            std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        let mut wrong = wrong::unknown_variables(names.iter().map(String::as_str));
         let mut figment = Figment::new();
-        if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                ConfigError(format!("cannot read the settings file {}: {error}", path.display()))
-            })?;
-            // Errors of the file are told with its name and line before anything is merged.
-            toml::from_str::<toml::Table>(&text)
-                .map_err(|error| ConfigError(no_toml(path, &text, &error)))?;
-            figment = figment.merge(Toml::string(&text));
+        match file.map(read_toml).transpose() {
+            Ok(Some(text)) => figment = figment.merge(Toml::string(&text)),
+            Ok(None) => {}
+            Err(error) => wrong.push(error),
         }
-        Self::from_figment(&with_texts(figment.merge(environment()), std::env::vars()))
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let figment = with_texts(figment.merge(environment()), variables);
+        let (config, more) = Self::from_figment(&figment);
+        wrong.extend(more);
+        (config, wrong)
     }
 
     /// Reads settings from a TOML text alone, for tests and embedded runs.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Self::from_figment(&Figment::new().merge(Toml::string(text)))
+        let (config, wrong) = Self::from_figment(&Figment::new().merge(Toml::string(text)));
+        if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong.join("; "))) }
     }
 
-    fn from_figment(figment: &Figment) -> Result<Self, ConfigError> {
-        let values: Dict = figment.extract().map_err(|e| ConfigError(e.to_string()))?;
-        let mut unknown = Vec::new();
-        check_names(&values, "", &mut unknown);
-        if !unknown.is_empty() {
-            return Err(ConfigError(unknown.join("; ")));
-        }
-        let config: Self = figment.extract().map_err(|errors| {
-            let lines: Vec<String> = errors
-                .into_iter()
-                .map(|error| format!("{}: {}", error.path.join("."), error.kind))
-                .collect();
-            ConfigError(lines.join("; "))
-        })?;
-        config.check()
+    fn from_figment(figment: &Figment) -> (Self, Vec<String>) {
+        let values: Dict = match figment.extract() {
+            Ok(values) => values,
+            Err(error) => return (Self::default(), vec![error.to_string()]),
+        };
+        let mut wrong = Vec::new();
+        check_names(&values, "", &mut wrong);
+        let (config, values) = wrong::extract(known_only(values, ""));
+        wrong.extend(values);
+        wrong.extend(config.check());
+        (config, wrong)
     }
 
-    fn check(self) -> Result<Self, ConfigError> {
-        let wrong = |text: &str| Err(ConfigError(text.to_owned()));
-        if self.topics.partitions < 1 {
-            return wrong("topics.partitions must be at least 1");
-        }
-        if self.topics.replication_factor < 1 {
-            return wrong("topics.replication_factor must be at least 1");
-        }
-        if self.topics.state_partitions.is_some_and(|count| count < 1) {
-            return wrong("topics.state_partitions must be at least 1");
-        }
-        if self.delivery.max_in_flight < 1 {
-            return wrong("delivery.max_in_flight must be at least 1");
-        }
-        if !(0.0..=1.0).contains(&self.telemetry.sample_ratio) {
-            return wrong("telemetry.sample_ratio must be between 0 and 1");
-        }
-        if let Some(url) = &self.telemetry.otlp_endpoint
-            && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
-        {
-            return wrong(
-                "telemetry.otlp_endpoint must be an http or https URL, for example http://localhost:4318",
-            );
-        }
-        let prefix_ok = self
-            .topics
-            .prefix
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-        if !prefix_ok || self.topics.prefix.len() > 100 {
-            return wrong("topics.prefix may have letters, digits and . _ - only, at most 100");
-        }
-        if let Some(url) = &self.schema_registry.url {
-            if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-                return wrong(
-                    "schema_registry.url must be an http or https URL, for example http://localhost:8081",
-                );
+    /// What no single value shows, or its type does not.
+    fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut refuse = |is_wrong: bool, words: &str| {
+            if is_wrong {
+                wrong.push(words.to_owned());
             }
-            if !url.username().is_empty() || url.password().is_some() {
-                return wrong(
-                    "schema_registry.url must not hold credentials: use schema_registry.username and schema_registry.password",
-                );
-            }
-        }
+        };
+        let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.host().is_some();
+        refuse(self.topics.partitions < 1, "topics.partitions must be at least 1");
+        refuse(self.topics.replication_factor < 1, "topics.replication_factor must be at least 1");
+        refuse(
+            self.topics.state_partitions.is_some_and(|count| count < 1),
+            "topics.state_partitions must be at least 1",
+        );
+        refuse(self.delivery.max_in_flight < 1, "delivery.max_in_flight must be at least 1");
+        refuse(
+            !(0.0..=1.0).contains(&self.telemetry.sample_ratio),
+            "telemetry.sample_ratio must be between 0 and 1",
+        );
+        refuse(
+            self.telemetry.otlp_endpoint.as_ref().is_some_and(|url| !is_web(url)),
+            "telemetry.otlp_endpoint must be an http or https URL, for example http://localhost:4318",
+        );
+        let prefix = &self.topics.prefix;
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        refuse(
+            !prefix.bytes().all(is_plain) || prefix.len() > 100,
+            "topics.prefix may have letters, digits and . _ - only, at most 100",
+        );
+        let registry = self.schema_registry.url.as_ref();
+        refuse(
+            registry.is_some_and(|url| !is_web(url)),
+            "schema_registry.url must be an http or https URL, for example http://localhost:8081",
+        );
+        refuse(
+            registry.is_some_and(|url| !url.username().is_empty() || url.password().is_some()),
+            "schema_registry.url must not hold credentials: use schema_registry.username and schema_registry.password",
+        );
         let digest = self.admin.token_sha256.as_deref();
-        if digest.is_some_and(|d| d.len() != 64 || !d.bytes().all(|b| b.is_ascii_hexdigit())) {
-            return wrong(
-                "admin.token_sha256 must be 64 hexadecimal digits; `dunmore token create --admin` makes a token and prints them",
-            );
+        refuse(
+            digest.is_some_and(|d| d.len() != 64 || !d.bytes().all(|b| b.is_ascii_hexdigit())),
+            "admin.token_sha256 must be 64 hexadecimal digits; `dunmore token create --admin` makes a token and prints them",
+        );
+        if let Err(error) = self.api.check() {
+            refuse(true, &error.to_string());
         }
-        self.api.check()?;
-        for (kind, settings) in &self.destinations {
-            if let Some(url) = &settings.base_url
-                && (!matches!(url.scheme(), "http" | "https") || url.host().is_none())
-            {
-                return Err(ConfigError(format!(
-                    "destinations.{kind}.base_url must be an http or https URL, for example https://gateway.example.com"
-                )));
+        let bases =
+            self.destinations.iter().filter_map(|(kind, set)| Some((kind, set.base_url.as_ref()?)));
+        for (kind, url) in bases {
+            if !is_web(url) {
+                refuse(
+                    true,
+                    &format!(
+                        "destinations.{kind}.base_url must be an http or https URL, for example https://gateway.example.com"
+                    ),
+                );
+            } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+                refuse(
+                    true,
+                    &format!(
+                        "destinations.{kind}.base_url must end with the host and port: it replaces those, and the path stays that of the URL that the type calls"
+                    ),
+                );
             }
         }
-        Ok(self)
+        wrong
     }
 
     /// How to reach Kafka.
@@ -642,8 +662,6 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The environment's settings. Variables of one level are taken only when they are known: others
-/// with the prefix belong to scripts around this program.
 /// The name of the user that runs this program, where the system says it.
 #[must_use]
 pub fn user() -> Option<String> {
@@ -651,13 +669,42 @@ pub fn user() -> Option<String> {
     names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty())
 }
 
+/// The environment's settings; other variables with the prefix are told apart from them.
 fn environment() -> Env {
     Env::prefixed(ENV_PREFIX)
         .filter(|key| {
-            let key = key.as_str().to_ascii_lowercase();
-            key.contains("__") || key == "data_dir"
+            let variable = format!("{ENV_PREFIX}{}", key.as_str().to_ascii_uppercase());
+            wrong::is_setting(&variable)
         })
         .split("__")
+}
+
+/// The text of a settings file that is TOML.
+fn read_toml(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read the settings file {}: {error}", path.display()))?;
+    match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(no_toml(path, &text, &error)),
+    }
+}
+
+/// The values that are settings.
+fn known_only(values: Dict, path: &str) -> Dict {
+    let known = values.into_iter().filter_map(|(key, value)| {
+        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if KNOWN.iter().any(|(known, _)| matches_name(known, &name)) {
+            return Some((key, value));
+        }
+        let is_branch = KNOWN.iter().any(|(known, _)| is_prefix(&name, known));
+        match value {
+            Value::Dict(tag, inner) if is_branch => {
+                Some((key, Value::Dict(tag, known_only(inner, &name))))
+            }
+            _ => None,
+        }
+    });
+    known.collect()
 }
 
 /// Settings that are texts whatever they look like: a password of digits keeps its leading zeros.
@@ -922,7 +969,8 @@ mod tests {
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let figment = Figment::new().merge(Toml::string("schema_registry.password = 7"));
-        let config = Config::from_figment(&with_texts(figment, variables.into_iter())).unwrap();
+        let (config, wrong) = Config::from_figment(&with_texts(figment, variables.into_iter()));
+        assert_eq!(wrong, Vec::<String>::new());
         let password = config.schema_registry.password.unwrap();
         assert_eq!(password.expose_secret(), "007");
         assert_eq!(config.kafka.properties["sasl.password"], "0123");

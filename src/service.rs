@@ -149,7 +149,7 @@ impl Service {
         let supervisor = Supervisor::default();
         let health = Arc::new(ServiceHealth::new(feed, codec.clone(), supervisor.clone()));
         health.wait_for(vec!["the consumers to join their groups"]);
-        let console = Console::new(&config, codec.clone())?;
+        let console = Console::new(&config, &codec, &metrics, Arc::clone(&health) as _)?;
         let mut tasks = Vec::new();
         {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));

@@ -373,9 +373,9 @@ fn wrong_settings_are_one_sentence_and_exit_code_2() {
     let mut command = bare_command(&["serve", "--config", missing.to_str().unwrap()]);
     refuses(&mut command, 2, &["no-such-file.toml"]);
     refuses(
-        bare_command(&["config", "check"]).env("DUNMORE_KAFKA__BOOTSTRAP_SERVER", "x:1"),
+        bare_command(&["serve"]).env("DUNMORE_KAFKA__BOOTSTRAP_SERVER", "x:1"),
         2,
-        &["kafka.bootstrap_server\"", "kafka.bootstrap_servers"],
+        &["DUNMORE_KAFKA__BOOTSTRAP_SERVER,", "did you mean DUNMORE_KAFKA__BOOTSTRAP_SERVERS?"],
     );
     // What the command line's own parser refuses.
     for wrong in [&["serv"][..], &["serve", "--roles", "cook"], &["project", "set-tier", "proj_1"]]

@@ -172,7 +172,7 @@ fn the_command_line_does_the_same() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("connector_not_found"), "{again:?}");
     let wrong = stage.run(&["project", "set-tier", "proj_1", "gold"]);
-    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("tier"), "{wrong:?}");
     serve.stop();
 }

@@ -321,7 +321,8 @@ fn a_graceful_restart_leaves_every_group_and_holds_nothing_up() {
     let one = stage.serve("one");
     stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
     let mut two = stage.serve("two");
-    let groups = ["", ".retry", ".replay", ".held", ".registrar"].map(|s| format!("{}{s}", stage.group));
+    let groups =
+        ["", ".retry", ".replay", ".held", ".registrar"].map(|s| format!("{}{s}", stage.group));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let sent = std::sync::Mutex::new(BTreeMap::new());
     thread::scope(|scope| {

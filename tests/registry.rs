@@ -440,6 +440,7 @@ fn with_a_registry_every_record_is_avro_and_read_back() {
     for name in [
         "connectors.commands",
         "connectors.results",
+        "connectors.history",
         "connectors.state",
         "deliveries.retry.1s",
         "deliveries.dead",

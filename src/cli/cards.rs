@@ -5,7 +5,7 @@ use super::output;
 /// The columns that a list is written for.
 pub const WIDTH: usize = 80;
 /// What all but the first line of an entry begins with.
-const INDENT: &str = "  ";
+pub const INDENT: &str = "  ";
 /// Between two facts of a line.
 pub const BETWEEN: &str = " · ";
 

@@ -1,4 +1,4 @@
-//! `dunmore project` and `dunmore connector`.
+//! `dunmore connector`.
 
 use std::io::Read;
 
@@ -16,31 +16,21 @@ use super::{
     start_logs, state,
 };
 use crate::{
-    connector::{Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, Refused},
+    connector::{
+        Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, ProblemCode,
+        Refused,
+    },
     id::{CommandId, ConnectorId, ProjectId},
     kafka::Topics,
 };
 
 #[derive(Subcommand, Debug)]
-pub enum ProjectCommand {
-    /// Set a project's tier: starter 0 connectors, pro 5, business 15, enterprise unlimited.
-    #[command(after_help = "Example:\n  dunmore project set-tier proj_1 pro")]
-    SetTier {
-        /// The project's id.
-        project: ProjectId,
-        /// starter, pro, business or enterprise.
-        tier: String,
-    },
-}
-
-#[derive(Subcommand, Debug)]
 pub enum ConnectorCommand {
-    /// List a project's connectors.
-    #[command(after_help = "Example:\n  dunmore connector list proj_1")]
-    List {
-        /// The project's id.
-        project: ProjectId,
-    },
+    /// List the connectors of a project, or of all.
+    #[command(
+        after_help = "Examples:\n  dunmore connector list proj_1\n  dunmore connector list --all --suspended"
+    )]
+    List(super::many::ListFlags),
     /// Show one connector.
     #[command(after_help = "Example:\n  dunmore connector get proj_1 conn_1")]
     Get {
@@ -96,13 +86,15 @@ pub enum ConnectorCommand {
         config: ConfigFlags,
     },
     /// Lift a connector's suspension without a new configuration.
-    #[command(after_help = "Example:\n  dunmore connector resume proj_1 conn_1")]
-    Resume {
-        /// The project's id.
-        project: ProjectId,
-        /// The connector's id.
-        connector: ConnectorId,
-    },
+    #[command(
+        after_help = "Examples:\n  dunmore connector resume proj_1 conn_1\n  dunmore connector resume --all --type slack --reason http_404"
+    )]
+    Resume(super::many::ResumeFlags),
+    /// Show what was done to a project's connectors, the latest last.
+    #[command(
+        after_help = "Examples:\n  dunmore connector history proj_1\n  dunmore connector history proj_1 conn_1 --from '2 days ago' --output json"
+    )]
+    History(HistoryFlags),
     /// Delete a connector.
     #[command(after_help = "Example:\n  dunmore connector delete proj_1 conn_1")]
     Delete {
@@ -111,6 +103,20 @@ pub enum ConnectorCommand {
         /// The connector's id.
         connector: ConnectorId,
     },
+}
+
+#[derive(Args, Debug)]
+pub struct HistoryFlags {
+    /// The project's id.
+    pub(super) project: ProjectId,
+    /// Only what was done to this connector.
+    pub(super) connector: Option<ConnectorId>,
+    /// Done at this moment or later: RFC 3339, a date, '2 days ago', or beginning.
+    #[arg(long, value_name = "WHEN", default_value = "beginning")]
+    pub(super) from: String,
+    /// The most changes that are listed.
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) limit: u32,
 }
 
 #[derive(Args, Debug)]
@@ -159,26 +165,11 @@ impl ConfigFlags {
     }
 }
 
-/// `dunmore project …`
-pub async fn project(common: &Common, command: ProjectCommand) -> anyhow::Result<()> {
-    let ProjectCommand::SetTier { project, tier } = command;
-    let command = json!({
-        "id": new_command_id(),
-        "type": "project.set_tier",
-        "projectId": project,
-        "tier": tier,
-    });
-    let result = send(common, command).await?;
-    report(common, &result, &format!("{project} is on tier {tier}"))
-}
-
 /// `dunmore connector …`
 pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<()> {
     match command {
-        ConnectorCommand::List { project } => {
-            let connectors = read_connectors(common, &project).await?;
-            list(common, &connectors)
-        }
+        ConnectorCommand::List(flags) => super::many::list(common, &flags).await,
+        ConnectorCommand::History(flags) => super::history::run(common, flags).await,
         ConnectorCommand::Get { project, connector } => {
             let connectors = read_connectors(common, &project).await?;
             let found = connectors.iter().find(|found| found.key.connector == connector);
@@ -242,7 +233,10 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             }
             report(common, &result, &done)
         }
-        ConnectorCommand::Resume { project, connector } => {
+        ConnectorCommand::Resume(flags) => {
+            let (Some(project), Some(connector)) = (&flags.project, &flags.connector) else {
+                return super::many::resume(common, &flags).await;
+            };
             let command = json!({
                 "id": new_command_id(),
                 "type": "connector.resume",
@@ -271,7 +265,7 @@ pub(super) fn new_command_id() -> CommandId {
 
 /// Checks the command as the registrar would, so that plain mistakes are told at once, and sends
 /// it. Its secrets are encrypted first when the keys are known here.
-async fn send(common: &Common, mut command: Value) -> anyhow::Result<CommandResult> {
+pub(super) async fn send(common: &Common, mut command: Value) -> anyhow::Result<CommandResult> {
     command["actor"] = json!(actor());
     start_logs(common, "error")?;
     let config = load(common)?;
@@ -317,7 +311,8 @@ fn no_connector(project: &ProjectId, connector: &ConnectorId) -> anyhow::Error {
     anyhow!("project {project} has no connector {connector}")
 }
 
-fn report(common: &Common, result: &CommandResult, done: &str) -> anyhow::Result<()> {
+/// Prints how a command ended. What was typed wrongly ends like every wrong call.
+pub(super) fn report(common: &Common, result: &CommandResult, done: &str) -> anyhow::Result<()> {
     if common.output == Output::Json {
         output::json(result)?;
     }
@@ -327,9 +322,14 @@ fn report(common: &Common, result: &CommandResult, done: &str) -> anyhow::Result
         }
         return Ok(());
     }
+    let problem = result.problem.as_ref();
+    let words = problem.map_or_else(|| "rejected".to_owned(), describe);
+    let wrong = [ProblemCode::ValidationFailed, ProblemCode::InvalidCommand];
+    if problem.is_some_and(|problem| wrong.contains(&problem.code)) {
+        return Err(Usage(words).into());
+    }
     if common.output == Output::Table {
-        let problem = result.problem.as_ref();
-        eprintln!("dunmore: {}", problem.map_or_else(|| "rejected".to_owned(), describe));
+        eprintln!("dunmore: {words}");
     }
     Err(Said.into())
 }
@@ -341,34 +341,6 @@ pub(super) fn describe(problem: &Problem) -> String {
         text.push_str(&format!("\n  {}: {}", error.field, error.message));
     }
     text
-}
-
-fn list(common: &Common, connectors: &[Connector]) -> anyhow::Result<()> {
-    if common.output == Output::Json {
-        let connectors: Vec<Value> = connectors.iter().map(Connector::to_public_json).collect();
-        return output::json(&json!({ "connectors": connectors }));
-    }
-    if connectors.is_empty() {
-        output::line("no connectors");
-        return Ok(());
-    }
-    let rows = connectors.iter().map(|connector| {
-        let state = match (&connector.suspended_reason, connector.is_active) {
-            (Some(reason), true) => format!("suspended: {reason}"),
-            (_, true) => "active".to_owned(),
-            (_, false) => "off".to_owned(),
-        };
-        [
-            connector.key.connector.to_string(),
-            connector.name.clone().unwrap_or_default(),
-            connector.type_name().to_owned(),
-            connector.event_type_names().join(", "),
-            state,
-            connector.updated_at.to_string(),
-        ]
-    });
-    output::table(["id", "name", "type", "event types", "state", "updated"], rows);
-    Ok(())
 }
 
 /// The project's connectors, read from the state topic.

@@ -7,16 +7,24 @@ mod control;
 mod deliveries;
 mod destination;
 mod dlq;
+mod doctor;
 mod event;
+mod history;
+mod lag;
+mod many;
 mod openapi;
 mod output;
+mod project;
 mod redrive;
+mod refusals;
 mod replay;
 mod schemas;
 mod secrets;
 mod serve;
 mod settings;
+mod shell;
 mod state;
+mod status;
 mod token;
 mod topics;
 mod watch;
@@ -100,15 +108,27 @@ enum Command {
         #[arg(long, value_name = "WHERE")]
         from: Option<StartFrom>,
     },
+    /// Show how the service is, on one screen: who runs, what waits, what is suspended, what fails.
+    #[command(
+        after_help = "Examples:\n  dunmore status\n  dunmore status --admin 10.0.0.7:9464 --within 1h --output json"
+    )]
+    Status(status::StatusFlags),
+    /// Show how far the service is behind in each topic, since when, and how long it will take.
+    #[command(after_help = "Examples:\n  dunmore lag\n  dunmore lag --output json")]
+    Lag,
+    /// Look at everything that the service needs: settings, brokers, topics, clock, names, the way
+    /// out, registry, disk, keys; exit code 1 when something fails.
+    #[command(after_help = "Examples:\n  dunmore doctor\n  dunmore doctor --output json")]
+    Doctor,
     /// Create or check the Kafka topics.
     Topics {
         #[command(subcommand)]
         command: topics::TopicsCommand,
     },
-    /// Act on a project.
+    /// Look at a project and act on it.
     Project {
         #[command(subcommand)]
-        command: connector::ProjectCommand,
+        command: project::ProjectCommand,
     },
     /// Manage connectors through Kafka.
     Connector {
@@ -159,6 +179,20 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: settings::SettingsCommand,
+    },
+    /// Print a script that completes this program's commands in a shell.
+    #[command(
+        after_help = "Examples:\n  dunmore completions bash > /etc/bash_completion.d/dunmore\n  dunmore completions zsh > ~/.zfunc/_dunmore"
+    )]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write a man page for each command.
+    #[command(after_help = "Example:\n  dunmore man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; made when it is not there.
+        folder: PathBuf,
     },
 }
 
@@ -220,8 +254,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve { roles, embedded, from } => {
             serve::run(&common, roles, embedded, from).await
         }
+        Command::Status(flags) => status::run(&common, flags).await,
+        Command::Lag => lag::run(&common).await,
+        Command::Doctor => doctor::run(&common).await,
         Command::Topics { command } => topics::run(&common, command).await,
-        Command::Project { command } => connector::project(&common, command).await,
+        Command::Project { command } => project::run(&common, command).await,
         Command::Connector { command } => connector::run(&common, command).await,
         Command::Destination { command } => destination::run(&common, &command),
         Command::Event { command } => event::run(&common, command).await,
@@ -233,6 +270,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Token { command } => token::run(&common, command),
         Command::Openapi => openapi::run(),
         Command::Config { command } => settings::run(&common, &command),
+        Command::Completions { shell } => {
+            shell::completions(shell);
+            Ok(())
+        }
+        Command::Man { folder } => shell::man(&folder),
     }
 }
 

@@ -42,3 +42,53 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     }
     line(&table.to_string());
 }
+
+/// Prints columns without rules between them, as wide as what is in them.
+pub fn columns<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
+    for line in aligned(header, rows) {
+        self::line(&line);
+    }
+}
+
+fn aligned<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let rows = std::iter::once(header.map(str::to_owned)).chain(rows.iter().cloned());
+    let rows: Vec<[String; N]> = rows.collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..N).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A time span in few characters, for people.
+pub fn span(seconds: f64) -> String {
+    let (number, unit) = match seconds {
+        s if s < 120.0 => (s, "s"),
+        s if s < 7_200.0 => (s / 60.0, "min"),
+        s if s < 172_800.0 => (s / 3_600.0, "h"),
+        s => (s / 86_400.0, "d"),
+    };
+    format!("{:.0} {unit}", number.max(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let rows = [["a".to_owned(), "1".to_owned()], ["longer".to_owned(), String::new()]];
+        assert_eq!(aligned(["id", "count"], &rows), ["id      count", "a       1", "longer"]);
+    }
+
+    #[test]
+    fn spans_are_short() {
+        for (seconds, text) in
+            [(0.2, "0 s"), (119.0, "119 s"), (121.0, "2 min"), (7_300.0, "2 h"), (1e6, "12 d")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

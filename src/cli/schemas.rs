@@ -42,7 +42,7 @@ pub enum SchemasCommand {
     /// Print a schema, to generate code from or to build upon.
     #[command(after_help = "Example:\n  dunmore schemas show event > payment-event.avsc")]
     Show {
-        /// Which: event, command, state, result, delivery-record, dead-letter, attempt.
+        /// Which: event, command, state, result, history, delivery-record, dead-letter, attempt.
         #[arg(value_parser = record, value_name = "NAME")]
         record: RecordKind,
     },
@@ -109,10 +109,15 @@ fn client(config: &Config) -> anyhow::Result<RegistryClient> {
     })
 }
 
+/// The subjects of the topics that have a schema.
+fn subjects(topics: &Topics) -> impl Iterator<Item = (String, RecordKind)> {
+    let kinds = topics.all().into_iter();
+    kinds.filter_map(|topic| Some((subject(topics, topic), kind_of(topic)?)))
+}
+
 async fn register(client: &RegistryClient, topics: &Topics) -> anyhow::Result<Vec<Finding>> {
     let mut found = Vec::new();
-    for topic in topics.all() {
-        let (subject, kind) = (subject(topics, topic), kind_of(topic));
+    for (subject, kind) in subjects(topics) {
         let registered = match client.look_up(&subject, kind.text()).await {
             Ok(Some(id)) => Ok(format!("was registered, id {id}")),
             Ok(None) => {
@@ -132,8 +137,7 @@ async fn register(client: &RegistryClient, topics: &Topics) -> anyhow::Result<Ve
 
 async fn check(client: &RegistryClient, topics: &Topics) -> anyhow::Result<Vec<Finding>> {
     let mut found = Vec::new();
-    for topic in topics.all() {
-        let (subject, kind) = (subject(topics, topic), kind_of(topic));
+    for (subject, kind) in subjects(topics) {
         let (ok, verdict) = standing(client, &subject, kind.text()).await?;
         found.push(Finding { subject, schema: kind.name().to_owned(), verdict, ok });
     }
@@ -203,7 +207,7 @@ async fn check_file(
         ok,
     }];
     if let Some(client) = RegistryClient::new(&config.schema_registry).map_err(Usage)? {
-        let of_kind = |topic: &TopicKind| kind_of(*topic) == kind;
+        let of_kind = |topic: &TopicKind| kind_of(*topic) == Some(kind);
         for topic in topics.all().into_iter().filter(of_kind) {
             let subject = subject(topics, topic);
             let (ok, verdict) = standing(&client, &subject, &text).await?;

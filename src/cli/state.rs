@@ -9,8 +9,8 @@ use super::{control::blocking, reading_codec};
 use crate::{
     codec::{Codec, ReadError, RecordKind},
     config::Config,
-    connector::{Change, Connector, StateKey, partition_of},
-    id::{ConnectorKey, ProjectId},
+    connector::{Change, Connector, ProjectState, StateKey, partition_of},
+    id::ProjectId,
     kafka::{
         Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record, TopicKind, Topics,
     },
@@ -22,6 +22,24 @@ const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The connectors of a project, or of all, as they are now.
 pub async fn read(config: &Config, project: Option<&ProjectId>) -> anyhow::Result<Vec<Connector>> {
+    let changes = changes(config, project).await?.into_iter();
+    let connectors = changes.filter_map(|change| match change {
+        Change::ConnectorSet(connector) => Some(connector),
+        _ => None,
+    });
+    Ok(connectors.collect())
+}
+
+/// All that is known of a project.
+pub async fn read_project(config: &Config, project: &ProjectId) -> anyhow::Result<ProjectState> {
+    let mut state = ProjectState::default();
+    for change in changes(config, Some(project)).await? {
+        state.apply(&change);
+    }
+    Ok(state)
+}
+
+async fn changes(config: &Config, project: Option<&ProjectId>) -> anyhow::Result<Vec<Change>> {
     let connection = config.connection()?;
     let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     let (topic, project) = (topics.name(TopicKind::State), project.cloned());
@@ -29,15 +47,15 @@ pub async fn read(config: &Config, project: Option<&ProjectId>) -> anyhow::Resul
     Ok(blocking(move || fold(&connection, &topic, &codec, project.as_ref())).await?)
 }
 
-/// What is known of a connector: which command said it, and what.
-type Known = BTreeMap<ConnectorKey, (i64, Option<Connector>)>;
+/// What is known of a connector or project: which command said it, and what.
+type Known = BTreeMap<StateKey, (i64, Change)>;
 
 fn fold(
     connection: &Connection,
     topic: &str,
     codec: &Codec,
     project: Option<&ProjectId>,
-) -> Result<Vec<Connector>, KafkaError> {
+) -> Result<Vec<Change>, KafkaError> {
     let count = Admin::new(connection)?.partitions(topic)?;
     if count == 0 {
         return Err(KafkaError::TopicMissing(topic.to_owned()));
@@ -79,7 +97,7 @@ fn fold(
             return Err(KafkaError::Other(trouble.unwrap_or_else(late)));
         }
     }
-    Ok(known.into_values().filter_map(|(_, connector)| connector).collect())
+    Ok(known.into_values().map(|(_, change)| change).collect())
 }
 
 /// Takes a record in, unless a later command said something else: an owner that was replaced may
@@ -92,12 +110,7 @@ fn take(known: &mut Known, record: &Record, value: Option<&[u8]>, project: Optio
     }
     let offset = record.header_text(COMMAND_OFFSET).and_then(|text| text.parse().ok());
     let (Some(offset), Ok(change)) = (offset, key.read(value)) else { return };
-    let (key, connector) = match change {
-        Change::ConnectorSet(connector) => (connector.key.clone(), Some(connector)),
-        Change::ConnectorGone(key) => (key, None),
-        Change::ProjectSet(_) | Change::ProjectGone(_) => return,
-    };
     if known.get(&key).is_none_or(|(newest, _)| *newest < offset) {
-        known.insert(key, (offset, connector));
+        known.insert(key, (offset, change));
     }
 }

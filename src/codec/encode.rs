@@ -173,10 +173,7 @@ impl<'j> Writer<'j> {
             };
             let found = pairs.iter().position(|(key, _)| key == name);
             let written = match found.map(|at| pairs.remove(at)) {
-                Some((_, value)) if is_text => {
-                    self.text(value.get());
-                    Ok(())
-                }
+                Some((_, value)) if is_text => self.json_text(&field.schema, value),
                 Some((_, value)) => {
                     self.keep_rest = extensible == Some(name);
                     self.value(&field.schema, value)
@@ -195,6 +192,17 @@ impl<'j> Writer<'j> {
                 Ok(())
             }
         }
+    }
+
+    /// A JSON value as a text, or as the text of a union.
+    fn json_text(&mut self, schema: &Schema, json: &RawValue) -> Result<(), NotExpressible> {
+        if let Schema::Union(union) = schema {
+            let text = union.variants().iter().position(|one| matches!(one, Schema::String));
+            let text = text.ok_or(NotExpressible::new("has another type than the schema says"))?;
+            self.long(i64::try_from(text).unwrap_or_default());
+        }
+        self.text(json.get());
+        Ok(())
     }
 
     fn rest(&mut self) {

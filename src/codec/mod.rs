@@ -112,12 +112,13 @@ impl Codec {
         let Some(shared) = &self.registry else { return Ok(()) };
         let mut ids = Vec::new();
         for topic in topics.all() {
+            let Some(kind) = kind_of(topic) else { continue };
             let subject = subject(topics, topic);
-            let id = shared.id(&subject, kind_of(topic).text(), &gone).await?;
+            let id = shared.id(&subject, kind.text(), &gone).await?;
             ids.push((topic, id));
-            let schemas = kind_of(topic).schema();
+            let schemas = kind.schema();
             let plan = Plan::new(schemas, schemas)?;
-            let read_as = ReadAs::Record(kind_of(topic));
+            let read_as = ReadAs::Record(kind);
             shared.keep(SchemaRef::Id(id), read_as, Known::Plan(Arc::new(plan)));
         }
         // Clones share this; the first to come here is as good as any other.
@@ -131,10 +132,9 @@ impl Codec {
     #[must_use]
     pub fn encode(&self, topic: TopicKind, json: Vec<u8>) -> Vec<u8> {
         let ids = self.registry.as_ref().and_then(|shared| shared.ids.get());
-        let Some((_, id)) = ids.and_then(|ids| ids.iter().find(|(kind, _)| *kind == topic)) else {
-            return json;
-        };
-        match encode::from_json(kind_of(topic), &json, wire::header(*id).to_vec()) {
+        let id = ids.and_then(|ids| ids.iter().find(|(kind, _)| *kind == topic));
+        let (Some((_, id)), Some(kind)) = (id, kind_of(topic)) else { return json };
+        match encode::from_json(kind, &json, wire::header(*id).to_vec()) {
             Ok(avro) => avro,
             Err(error) => {
                 tracing::debug!(?topic, %error, "written as JSON: the schema has no place for it");
@@ -328,10 +328,10 @@ fn refusal(error: &EventError) -> ReadError {
     ReadError::refused(reason, &error.to_string())
 }
 
-/// What the records of a topic are.
+/// What the records of a topic are; none when they are JSON always.
 #[must_use]
-pub const fn kind_of(topic: TopicKind) -> RecordKind {
-    match topic {
+pub const fn kind_of(topic: TopicKind) -> Option<RecordKind> {
+    Some(match topic {
         TopicKind::Commands => RecordKind::Command,
         TopicKind::State => RecordKind::State,
         TopicKind::Results => RecordKind::Result,
@@ -339,7 +339,10 @@ pub const fn kind_of(topic: TopicKind) -> RecordKind {
         TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => RecordKind::Delivery,
         TopicKind::Dead => RecordKind::DeadLetter,
         TopicKind::Attempts => RecordKind::Attempt,
-    }
+        TopicKind::History => RecordKind::History,
+        // A CloudEvent, which is read without this program's schemas.
+        TopicKind::Notices => return None,
+    })
 }
 
 /// The subject of a topic's values, by Confluent's default strategy.

@@ -255,10 +255,15 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The node for a text that is JSON; anything but a text stays what it is.
+    /// The node for a text that is JSON, or one that may be null; anything else stays what it is.
     fn json(&mut self, node: usize) -> usize {
         match self.nodes.get(node) {
             Some(Node::Text) => self.add(Node::Json),
+            Some(Node::Union(variants)) => {
+                let variants = variants.clone().into_iter().map(|variant| self.json(variant));
+                let variants = variants.collect();
+                self.add(Node::Union(variants))
+            }
             _ => node,
         }
     }

@@ -34,6 +34,8 @@ pub enum RecordKind {
     State,
     /// A command's result.
     Result,
+    /// What an accepted command did.
+    History,
     /// A delivery that waits.
     Delivery,
     /// A delivery that ended undelivered.
@@ -49,6 +51,7 @@ impl RecordKind {
         Self::Command,
         Self::State,
         Self::Result,
+        Self::History,
         Self::Delivery,
         Self::DeadLetter,
         Self::Attempt,
@@ -62,6 +65,7 @@ impl RecordKind {
             Self::Command => "command",
             Self::State => "state",
             Self::Result => "result",
+            Self::History => "history",
             Self::Delivery => "delivery-record",
             Self::DeadLetter => "dead-letter",
             Self::Attempt => "attempt",
@@ -76,6 +80,7 @@ impl RecordKind {
             Self::Command => include_str!("../../schemas/command.avsc"),
             Self::State => include_str!("../../schemas/state.avsc"),
             Self::Result => include_str!("../../schemas/result.avsc"),
+            Self::History => include_str!("../../schemas/history.avsc"),
             Self::Delivery => include_str!("../../schemas/delivery-record.avsc"),
             Self::DeadLetter => include_str!("../../schemas/dead-letter.avsc"),
             Self::Attempt => include_str!("../../schemas/attempt.avsc"),

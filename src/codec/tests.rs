@@ -32,6 +32,8 @@ const RECORDS: &[(RecordKind, &str)] = &[
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-project-1.json")),
     (RecordKind::Result, include_str!("../../tests/fixtures/records/result-1.json")),
     (RecordKind::Result, include_str!("../../tests/fixtures/records/result-2.json")),
+    (RecordKind::History, include_str!("../../tests/fixtures/records/history-1.json")),
+    (RecordKind::History, include_str!("../../tests/fixtures/records/history-2.json")),
     (RecordKind::Delivery, include_str!("../../tests/fixtures/records/delivery-1.json")),
     (RecordKind::DeadLetter, include_str!("../../tests/fixtures/records/delivery-1.json")),
 ];

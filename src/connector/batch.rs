@@ -1,10 +1,12 @@
 //! What follows from a batch of commands, and in which order it must become durable.
 //!
 //! The order is what makes a take-over safe: first what is refused, forwarded or rejected, then
-//! the state records, then (when this instance's own view has applied them) the results of the
+//! the history and the notices of what is accepted, then the state records, then (when this instance's own view has applied them) the results of the
 //! accepted ones. So whoever takes over knows of every command up to the last state record: if a
 //! state record names it, it was accepted and its result may be missing; if none does, it was
 //! rejected and its result is durable. Everything later is decided again, with the same outcome.
+//! History and notices stand before the state, so none is missing; what is decided again is in them
+//! a second time, with the same command id.
 //!
 //! An owner that was replaced and does not know it yet may still be writing. So the last state
 //! record is looked up together with each project's state, not once: a command that somebody has
@@ -18,9 +20,9 @@ use std::{
 };
 
 use super::{
-    Change, Command, CommandOutcome, CommandResult, CommandsLog, Context, Decision, Origin,
-    Problem, ProblemCode, Progress, ProjectState, Recent, Refused, StateKey, StateRecord, decide,
-    number, partition_of,
+    Change, Command, CommandOutcome, CommandResult, CommandsLog, Context, Decision, HistoryRecord,
+    Notice, Origin, Problem, ProblemCode, Progress, ProjectState, Recent, Refused, StateKey,
+    StateRecord, decide, number, partition_of,
     recent::{Before, MAX_HOPS, subject},
 };
 use crate::{
@@ -98,6 +100,8 @@ pub enum Step {
     },
     /// Results, in any order.
     Results(Vec<CommandResult>),
+    /// What the accepted commands did, and what the connectors' owners must know of it.
+    Journal(Vec<HistoryRecord>, Vec<Notice>),
     /// State records, in this order and without a gap.
     State(Vec<StateRecord>),
     /// Not a write: this instance's own view has applied the command of this number.
@@ -114,6 +118,8 @@ pub struct Batch {
     refused: Vec<Step>,
     /// Results that are durable before the state: of rejected commands, and of repeated ones.
     early: Vec<CommandResult>,
+    history: Vec<HistoryRecord>,
+    notices: Vec<Notice>,
     state: Vec<StateRecord>,
     accepted: Vec<CommandResult>,
     /// The commands of this partition, to recognise when they come again.
@@ -254,6 +260,8 @@ impl Batch {
         });
         let result = match decision {
             Decision::Accepted(change) => {
+                self.history.push(HistoryRecord::of(&command, asked.at, number, state, &change));
+                self.notices.extend(Notice::of(&command, asked.at, state, &change));
                 state.apply(&change);
                 let result = CommandResult::accepted(&command, &change, number);
                 self.accepted.push(result.clone());
@@ -336,6 +344,7 @@ impl Batch {
             steps.push(Step::Results(self.early));
         }
         if let Some(last) = self.state.last().map(|record| record.command_offset) {
+            steps.push(Step::Journal(self.history, self.notices));
             steps.push(Step::State(self.state));
             steps.push(Step::Applied(last));
         }

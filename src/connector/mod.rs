@@ -12,13 +12,18 @@ mod command;
 mod config;
 mod decide;
 mod fields;
+mod history;
+#[cfg(test)]
+mod journal_tests;
 mod later;
+mod notice;
 mod number;
 mod partition;
 mod problem;
 mod recent;
 mod result;
 mod state;
+mod suspension;
 mod tier;
 
 pub use batch::{Asked, Batch, Office, Registry, Step};
@@ -27,13 +32,16 @@ pub(crate) use config::to_setting;
 pub use config::{Config, ConfigValue, SEALED, Sealed, mask};
 pub use decide::{Context, Decision, MAX_SUSPENDED_REASON_CHARS, decide};
 pub use fields::{MAX_EVENT_TYPES, MAX_NAME_CHARS};
+pub use history::HistoryRecord;
 pub use later::Later;
+pub use notice::{Notice, NoticeKind};
 pub use number::{CommandsLog, MAX_REMEMBERED_TOPICS, Progress, epoch_of, number, offset_of};
 pub use partition::partition_of;
 pub use problem::{FieldError, MAX_FIELD_ERRORS, Problem, ProblemCode};
 pub use recent::{LOOK_BACK, Origin, REPEAT_AGE, REPEAT_WINDOW, Recent};
 pub use result::{CommandOutcome, CommandResult};
 pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey, StateRecord};
+pub use suspension::SuspensionCode;
 pub use tier::Tier;
 
 /// The known name that a misspelt one probably means, as the end of a sentence.

@@ -31,6 +31,8 @@ use crate::{
 
 /// How long the outcomes of a canary are waited for.
 const CANARY_WAIT: Duration = Duration::from_secs(60);
+/// How far back failing connectors are looked for unless the request says it.
+const FAILING_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 type Answer = Result<Json<Value>, Failure>;
 type Accepted = Result<(StatusCode, Json<Value>), Failure>;
@@ -289,4 +291,25 @@ pub async fn trace(
         return Err(nothing("Nothing is known of this event in that time."));
     }
     Ok(Json(story.to_json(event.as_str())))
+}
+
+/// `GET /admin/lag`
+pub async fn lag(State(console): Shared) -> Answer {
+    let lag = console.read(Operations::lag).await?;
+    Ok(Json(json!(lag)))
+}
+
+/// `GET /admin/status`
+pub async fn status(State(console): Shared, RawQuery(query): RawQuery) -> Answer {
+    let mut wrong = Wrong::default();
+    let query = Query::read(query.as_deref(), &["within", "limit"], &mut wrong);
+    let within = query.one("within").map_or(Ok(FAILING_WITHIN), humantime::parse_duration);
+    let within = within.map_err(|error| error.to_string());
+    let within = wrong.take("within", within).unwrap_or(FAILING_WITHIN);
+    let limit = query.limit(&mut wrong);
+    wrong.check()?;
+    let _permit = console.reading()?;
+    let instance = async { Ok(console.instance()) };
+    let status = console.operations.status(within, limit, instance).await;
+    Ok(Json(json!(status)))
 }

@@ -20,15 +20,17 @@ use axum::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admin::Health,
     api::{Failure, audit::Entry, bearer},
     codec::Codec,
     config::Config,
     connector::{Problem, ProblemCode},
-    operations::{NotThere, Operations, Progress, StillRunning, WrongOffsets},
+    metrics::Metrics,
+    operations::{InstanceFacts, NotThere, Operations, Progress, StillRunning, WrongOffsets},
     tokens,
 };
 
@@ -47,6 +49,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Console {
     config: Config,
     operations: Operations,
+    metrics: Arc<Metrics>,
+    health: Arc<dyn Health>,
     /// The SHA-256 of the token, in hexadecimal digits; without one nobody gets in.
     token: Option<String>,
     reads: Semaphore,
@@ -71,9 +75,16 @@ type Shared = State<Arc<Console>>;
 
 impl Console {
     /// The admin API with these settings.
-    pub fn new(config: &Config, codec: Codec) -> anyhow::Result<Arc<Self>> {
+    pub fn new(
+        config: &Config,
+        codec: &Codec,
+        metrics: &Arc<Metrics>,
+        health: Arc<dyn Health>,
+    ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            operations: Operations::new(config, codec)?,
+            operations: Operations::new(config, codec.clone())?,
+            metrics: Arc::clone(metrics),
+            health,
             token: config.admin.token_sha256.clone().map(|digest| digest.to_ascii_lowercase()),
             config: config.clone(),
             reads: Semaphore::new(MAX_READS),
@@ -101,6 +112,8 @@ impl Console {
             .route("/admin/v1/redrives/{job}", get(handlers::redrive))
             .route("/admin/v1/deliveries", get(handlers::deliveries))
             .route("/admin/v1/events/{event}/trace", get(handlers::trace))
+            .route("/admin/status", get(handlers::status))
+            .route("/admin/lag", get(handlers::lag))
             .route_layer(middleware::from_fn_with_state(Arc::clone(self), admit))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(Arc::clone(self))
@@ -149,6 +162,22 @@ impl Console {
         }
     }
 
+    /// What this instance says of itself.
+    fn instance(&self) -> InstanceFacts {
+        let (waiting_for, failure) = (self.health.not_ready(), self.health.failure());
+        let mut facts = InstanceFacts {
+            address: self.config.admin.listen.to_string(),
+            ready: waiting_for.is_empty() && failure.is_none(),
+            waiting_for,
+            warnings: self.health.warnings(),
+            failure,
+            open_circuits: BTreeMap::new(),
+            suspended: Vec::new(),
+        };
+        facts.take_metrics(&self.metrics.render());
+        facts
+    }
+
     fn running(&self, job: &str) -> Option<Running> {
         self.jobs.lock().running.get(job).cloned()
     }
@@ -158,15 +187,20 @@ impl Console {
         jobs.ended.iter().rev().find(|(id, _)| id == job).map(|(_, how)| how.clone())
     }
 
+    /// The permission to read logs, of which there are few.
+    fn reading(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        self.reads.try_acquire().map_err(|_| {
+            let detail = format!("{MAX_READS} requests read Kafka already: try again soon.");
+            Problem::new(ProblemCode::RateLimited, detail).into()
+        })
+    }
+
     /// Runs a call that reads a log.
     async fn read<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Operations) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let Ok(_permit) = self.reads.try_acquire() else {
-            let detail = format!("{MAX_READS} requests read Kafka already: try again soon.");
-            return Err(Problem::new(ProblemCode::RateLimited, detail).into());
-        };
+        let _permit = self.reading()?;
         self.operations.blocking(call).await.map_err(|error| failed(&error))
     }
 }

@@ -17,6 +17,7 @@ mod producer;
 mod reader;
 mod refusal;
 mod scan;
+mod standing;
 mod statistics;
 mod topics;
 mod wakeup;
@@ -42,6 +43,7 @@ pub use partition::{NotNow, Partition};
 pub use producer::{AttemptLog, Outgoing, ProduceError, Producer, Verbatim};
 pub use reader::{Reader, ReaderEvent};
 pub use scan::{Bounds, SCAN_PATIENCE, Seen, Span, Spans, scan, scan_uncommitted};
+pub use standing::{Standing, Standings};
 pub use topics::{Cleanup, TopicKind, TopicPlan, Topics};
 pub use watch::{Trouble, TroubleKind, Watch};
 
@@ -80,6 +82,16 @@ impl Connection {
     /// The addresses.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
+    }
+
+    /// Whether the client library takes the properties, as far as that shows without a broker.
+    pub fn check_properties(&self) -> Result<(), KafkaError> {
+        use rdkafka::{consumer::BaseConsumer, producer::BaseProducer};
+        let consumer: Result<BaseConsumer, _> =
+            self.client(&[("group.id", "dunmore-reader")]).create();
+        consumer.map_err(|e| KafkaError::settings(&e))?;
+        let producer: Result<BaseProducer, _> = self.client(&[]).create();
+        producer.map(|_| ()).map_err(|e| KafkaError::settings(&e))
     }
 
     /// The common settings of every client; `own` are this client's, which the operator's

@@ -18,6 +18,10 @@ pub enum TopicKind {
     State,
     /// The commands' results.
     Results,
+    /// What each accepted command did.
+    History,
+    /// What connectors' owners must know.
+    Notices,
     /// Payment events.
     Events,
     /// Deliveries that wait in a retry tier (its index).
@@ -74,6 +78,8 @@ impl Topics {
             TopicKind::Commands => format!("{prefix}connectors.commands"),
             TopicKind::State => format!("{prefix}connectors.state"),
             TopicKind::Results => format!("{prefix}connectors.results"),
+            TopicKind::History => format!("{prefix}connectors.history"),
+            TopicKind::Notices => format!("{prefix}connectors.notices"),
             TopicKind::Events => format!("{prefix}payments.events"),
             TopicKind::Retry(tier) => {
                 format!("{prefix}deliveries.retry.{}", self.tiers.get(tier).map_or("", |t| t))
@@ -98,8 +104,14 @@ impl Topics {
 
     /// Every topic.
     pub fn all(&self) -> Vec<TopicKind> {
-        let mut kinds =
-            vec![TopicKind::Commands, TopicKind::State, TopicKind::Results, TopicKind::Events];
+        let mut kinds = vec![
+            TopicKind::Commands,
+            TopicKind::State,
+            TopicKind::Results,
+            TopicKind::History,
+            TopicKind::Notices,
+            TopicKind::Events,
+        ];
         kinds.extend((0..self.tiers.len()).map(TopicKind::Retry));
         kinds.extend([TopicKind::Replay, TopicKind::Held, TopicKind::Dead, TopicKind::Attempts]);
         kinds
@@ -121,6 +133,9 @@ impl Topics {
                 ],
             ),
             TopicKind::Results => (Cleanup::DeleteAfterDays(1), Vec::new()),
+            // Longer than a year, so that the same day of last year is there.
+            TopicKind::History => (Cleanup::DeleteAfterDays(400), Vec::new()),
+            TopicKind::Notices => (Cleanup::DeleteAfterDays(30), Vec::new()),
             TopicKind::Events => {
                 // Times choose what is replayed; those of producers' clocks are theirs.
                 let append = ("message.timestamp.type", "LogAppendTime".to_owned());

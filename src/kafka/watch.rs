@@ -197,7 +197,9 @@ fn replaced(kind: TopicKind, name: &str) -> String {
         TopicKind::Events | TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => {
             "it is read from its beginning"
         }
-        TopicKind::Dead | TopicKind::Attempts => "what it held is gone",
+        TopicKind::History | TopicKind::Notices | TopicKind::Dead | TopicKind::Attempts => {
+            "what it held is gone"
+        }
     };
     format!("topic {name} was deleted and created anew while this instance ran: {meaning}")
 }

@@ -24,6 +24,7 @@ use lanes::LaneGauges;
 use maker::Maker;
 
 use crate::{
+    connector::NoticeKind,
     delivery::{Outcome, Reason, Source},
     destination::ConnectorType,
     event::EventType,
@@ -81,9 +82,11 @@ pub struct Metrics {
     repeat_bound: IntGauge,
     repeat_bound_source: Mutex<Option<RepeatBoundSource>>,
     commands: IntCounterVec,
+    notices: IntCounterVec,
     registrar_batch: Histogram,
     registrar_seconds: Histogram,
     view_connectors: IntGauge,
+    connectors_suspended: IntGaugeVec,
     view_projects: IntGauge,
     view_lag: IntGauge,
     view_disk: IntGauge,
@@ -180,6 +183,15 @@ impl Metrics {
             "Times the view was rebuilt from Kafka.",
             &["reason"],
         )?;
+        let notices = make.counters(
+            "dunmore_notices_total",
+            "Notices of connectors' transitions that were written; one that is written again after \
+             a crash counts again.",
+            &["type"],
+        )?;
+        for kind in NoticeKind::ALL {
+            notices.with_label_values(&[kind.as_str()]);
+        }
         // A counter that appears with its first increment hides that one from rates, and the first
         // dead letter is worth an alert.
         for (kind, reason) in ConnectorType::ALL
@@ -251,6 +263,7 @@ impl Metrics {
                 "Connector commands by outcome.",
                 &["command", "outcome"],
             )?,
+            notices,
             registrar_batch: make.histogram(
                 "dunmore_registrar_batch_commands",
                 "How many commands were decided together.",
@@ -260,6 +273,12 @@ impl Metrics {
                 "dunmore_registrar_batch_seconds",
                 "From a batch of commands read to its state applied and its results written.",
                 BATCH_SECONDS_BUCKETS,
+            )?,
+            connectors_suspended: make.gauges(
+                "dunmore_connectors_suspended",
+                "Suspended connectors in the view, by type and reason: the HTTP status of the \
+                 answer, this program's reason, or other.",
+                &["type", "reason"],
             )?,
             view_connectors: make.gauge("dunmore_view_connectors", "Connectors in the view.")?,
             view_projects: make
@@ -433,6 +452,11 @@ impl Metrics {
     pub fn command(&self, name: &str, accepted: bool) {
         let outcome = if accepted { "accepted" } else { "rejected" };
         self.commands.with_label_values(&[name, outcome]).inc();
+    }
+
+    /// A notice of a connector's transition was written.
+    pub fn notice(&self, kind: &str) {
+        self.notices.with_label_values(&[kind]).inc();
     }
 
     /// A batch of commands was decided, its state applied and its results written.

@@ -3,13 +3,26 @@
 use std::time::Duration;
 
 use super::Metrics;
-use crate::kafka::{Trouble, TroubleKind};
+use crate::{
+    kafka::{Trouble, TroubleKind},
+    view::SuspendedCounts,
+};
 
 impl Metrics {
     /// How much the view holds.
     pub fn set_view(&self, connectors: usize, projects: usize) {
         self.view_connectors.set(i64::try_from(connectors).unwrap_or(i64::MAX));
         self.view_projects.set(i64::try_from(projects).unwrap_or(i64::MAX));
+    }
+
+    /// How many connectors are suspended, by type and code of the reason. A series that was there
+    /// stays, so that a count that went to 0 shows.
+    pub fn set_suspended(&self, counts: &SuspendedCounts) {
+        for ((kind, code), count) in counts {
+            let gauge =
+                self.connectors_suspended.with_label_values(&[kind.as_str(), code.as_str()]);
+            gauge.set(i64::try_from(*count).unwrap_or(i64::MAX));
+        }
     }
 
     /// How far the view is behind its topic.

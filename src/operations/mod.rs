@@ -3,7 +3,10 @@
 
 mod again;
 mod attempts;
+mod changes;
+mod instance;
 mod jobs;
+mod lag;
 mod letters;
 mod names;
 mod preview;
@@ -11,18 +14,22 @@ mod read;
 mod redrive;
 mod run;
 mod select;
+mod status;
 mod trace;
 mod undecodable;
 mod writer;
 
 pub use again::Again;
 pub use attempts::{AttemptPage, AttemptPages};
+pub use instance::{InstanceFacts, Suspended};
 pub use jobs::StillRunning;
+pub use lag::{Lag, PartitionLag, TopicLag};
 pub use letters::{Listed, Purge, Told};
 pub use preview::shown;
 pub use redrive::{CanaryOutcome, Redrive, Redriven, share};
 pub use run::{Finished, Progress, Run};
 pub use select::{OffsetRange, Survey, WrongOffsets};
+pub use status::{DeadWaiting, Failing, Instances, Status};
 pub use undecodable::{Exported, Reinjected, Sidecar};
 
 use std::{

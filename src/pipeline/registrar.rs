@@ -253,6 +253,9 @@ impl Registrar {
                     self.forward(partition, record, value, &project, &ledger.log).await?;
                 }
                 Step::Results(results) => self.results(partition, &results).await?,
+                Step::Journal(history, notices) => {
+                    self.journal(partition, &history, &notices).await?;
+                }
                 Step::State(records) => {
                     self.write_state(partition.number(), &records).await?;
                 }

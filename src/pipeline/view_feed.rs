@@ -249,6 +249,7 @@ impl Feeder {
         let (connectors, projects) = self.view.counts();
         let count = |n| usize::try_from(n).unwrap_or(usize::MAX);
         self.metrics.set_view(count(connectors), count(projects));
+        self.metrics.set_suspended(&self.view.suspended());
     }
 
     /// The state in a record; nothing when it cannot be read.

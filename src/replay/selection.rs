@@ -80,6 +80,12 @@ pub struct ConnectorName {
 }
 
 impl ConnectorName {
+    /// The full name of a connector.
+    #[must_use]
+    pub fn of(project: &ProjectId, connector: &ConnectorId) -> Self {
+        Self { project: Some(project.clone()), connector: connector.clone() }
+    }
+
     fn may_be_in(&self, project: &str) -> bool {
         self.project.as_ref().is_none_or(|own| own.as_str() == project)
     }

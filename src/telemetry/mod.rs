@@ -17,8 +17,7 @@ use crate::{
 
 /// Starts logging. Only the first call has an effect.
 pub fn start(settings: &LogSettings) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&settings.filter)
-        .map_err(|error| format!("log.filter {:?}: {error}", settings.filter))?;
+    let filter = filter(settings)?;
     // The audit trail is written whatever else is not, unless the filter names it.
     let filter = match audit::TARGET.parse() {
         Ok(directive) if !settings.filter.contains(audit::TARGET) => {
@@ -39,6 +38,16 @@ pub fn start(settings: &LogSettings) -> Result<(), String> {
         lines.with_ansi(std::io::stderr().is_terminal()).try_init()
     };
     Ok(())
+}
+
+/// Whether logging could begin with these settings.
+pub fn check(settings: &LogSettings) -> Result<(), String> {
+    filter(settings).map(|_| ())
+}
+
+fn filter(settings: &LogSettings) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(&settings.filter)
+        .map_err(|error| format!("log.filter {:?}: {error}", settings.filter))
 }
 
 /// From now on a panic tells where it happened and nothing else: its text may quote a secret that

@@ -10,6 +10,7 @@ mod fold;
 mod freshness;
 mod store;
 mod subscriptions;
+mod suspended;
 
 use std::{path::Path, sync::Arc};
 
@@ -24,6 +25,7 @@ pub use fold::{
 pub use freshness::{COMPACTION_LAG, Freshness, MAX_STANDSTILL, TOMBSTONE_RETENTION, is_stale};
 pub use store::{RebuildReason, Store, StoreError};
 pub use subscriptions::{BaseUrls, Subscriptions, Target};
+pub use suspended::Counts as SuspendedCounts;
 
 use crate::{
     clock::Timestamp,
@@ -154,6 +156,12 @@ impl View {
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         self.store.counts()
+    }
+
+    /// How many connectors are suspended, by type and code of the reason.
+    #[must_use]
+    pub fn suspended(&self) -> SuspendedCounts {
+        self.store.suspended()
     }
 
     /// All that is known about a project.

@@ -17,6 +17,7 @@
 //! | `o` partition, state key | nothing; the key is one that waits for a repair |
 //! | `s` project · connector | command's number, the record's JSON; no connector: the project |
 //! | `d` project · connector | command's number, when it was deleted, command id |
+//! | `h` project · connector | type and code of why it is suspended, JSON |
 //! | `t` when it was deleted, project · connector | nothing; deleted keys by their age |
 
 use std::{
@@ -38,6 +39,7 @@ use super::{
         Remembered, Remembrance, Shelf, Stored, is_forgotten,
     },
     freshness::is_stale,
+    suspended,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -46,7 +48,7 @@ use crate::{
 };
 
 /// The format of the keys and values; another one is rebuilt.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 /// What sled may keep in memory, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 /// How many folders that were moved aside are kept.
@@ -70,6 +72,7 @@ const OVERTAKEN: u8 = b'o';
 const STATE: u8 = b's';
 const DELETED: u8 = b'd';
 const DELETED_AT: u8 = b't';
+const SUSPENDED: u8 = b'h';
 
 /// So many deleted keys are forgotten in one step at most.
 const MAX_FORGOTTEN_AT_ONCE: usize = 1_000;
@@ -141,6 +144,7 @@ pub struct Store {
     projects: AtomicU64,
     /// How many deleted keys are remembered.
     deleted: AtomicU64,
+    suspended: Mutex<suspended::Counts>,
 }
 
 #[derive(Serialize, Deserialize, PartialEq, Eq)]
@@ -192,7 +196,15 @@ impl Store {
         let connectors = AtomicU64::new(partitions.values().map(|known| known.connectors).sum());
         let projects = AtomicU64::new(partitions.values().map(|known| known.projects).sum());
         let deleted = AtomicU64::new(db.scan_prefix([DELETED_AT]).count() as u64);
-        Ok(Self { db, partitions: Mutex::new(partitions), connectors, projects, deleted })
+        let suspended = Mutex::new(load_suspended(&db)?);
+        Ok(Self {
+            db,
+            partitions: Mutex::new(partitions),
+            connectors,
+            projects,
+            deleted,
+            suspended,
+        })
     }
 
     /// Takes state records and the position behind them in, all or nothing.
@@ -208,8 +220,10 @@ impl Store {
         let mut batch = sled::Batch::default();
         let now = clock::now();
         let mut deleted = 0;
+        let mut suspended = self.suspended.lock().clone();
         for (key, newest) in &folded.changes {
             deleted += self.put(&mut batch, key, newest, now)?;
+            self.put_suspended(&mut batch, key, newest, &mut suspended)?;
         }
         let room = MAX_DELETED.try_into().unwrap_or(u64::MAX);
         let excess = self.deleted.load(Ordering::Relaxed).saturating_add_signed(deleted);
@@ -242,6 +256,7 @@ impl Store {
         batch.insert(position_key(partition), numbers_bytes(numbers));
         self.db.apply_batch(batch)?;
 
+        *self.suspended.lock() = suspended;
         add(&self.connectors, folded.connectors);
         add(&self.projects, folded.projects);
         add(&self.deleted, deleted);
@@ -274,6 +289,27 @@ impl Store {
             deleted += 1;
         }
         Ok(deleted)
+    }
+
+    /// Keeps count of what is suspended.
+    fn put_suspended(
+        &self,
+        batch: &mut sled::Batch,
+        key: &StateKey,
+        newest: &Newest,
+        counts: &mut suspended::Counts,
+    ) -> Result<(), StoreError> {
+        let StateKey::Connector(_) = key else { return Ok(()) };
+        let place = suspended_key(key);
+        let before = self.db.get(&place)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let after = newest.json.as_deref().and_then(suspended::class);
+        match &after {
+            Some(class) => batch.insert(place, serde_json::to_vec(class).unwrap_or_default()),
+            None if before.is_some() => batch.remove(place),
+            None => {}
+        }
+        suspended::change(counts, before, after);
+        Ok(())
     }
 
     /// Forgets deleted keys of which no older record can come any more, and so many beside them;
@@ -418,6 +454,12 @@ impl Store {
         (self.connectors.load(Ordering::Relaxed), self.projects.load(Ordering::Relaxed))
     }
 
+    /// How many connectors are suspended, by type and code of the reason.
+    #[must_use]
+    pub fn suspended(&self) -> suspended::Counts {
+        self.suspended.lock().clone()
+    }
+
     /// Makes everything durable now. It happens by itself twice a second, and at the end.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.db.flush()?;
@@ -484,6 +526,20 @@ fn deleted_key(key: &StateKey) -> Vec<u8> {
     let mut bytes = state_key(key);
     bytes[0] = DELETED;
     bytes
+}
+
+fn suspended_key(key: &StateKey) -> Vec<u8> {
+    let mut bytes = state_key(key);
+    bytes[0] = SUSPENDED;
+    bytes
+}
+
+fn load_suspended(db: &sled::Db) -> Result<suspended::Counts, StoreError> {
+    let mut counts = suspended::Counts::default();
+    for entry in db.scan_prefix([SUSPENDED]).values() {
+        suspended::change(&mut counts, None, serde_json::from_slice(&entry?).ok());
+    }
+    Ok(counts)
 }
 
 fn deleted_at_key(at: Timestamp, key: &StateKey) -> Vec<u8> {
@@ -858,6 +914,31 @@ mod tests {
         let connectors: Vec<_> = store.connectors().map(Result::unwrap).collect();
         let StateKey::Connector(key) = StateKey::parse("proj_1/conn_1").unwrap() else { panic!() };
         assert_eq!(store.connector(&key).unwrap().as_ref(), connectors.first());
+    }
+
+    #[test]
+    fn what_is_suspended_is_counted_through_a_restart() {
+        let dir = TempDir::new().unwrap();
+        let count = |store: &Store| {
+            store.suspended().get(&("slack".to_owned(), "http_404".to_owned())).copied()
+        };
+        {
+            let (store, _) = open(&dir);
+            store.apply(0, &[set(1, "p/a"), set(2, "p/b"), set(3, "p/b"), set(4, "p")], 4).unwrap();
+            store.apply(1, &[set(1, "q/a")], 1).unwrap();
+            assert_eq!(count(&store), Some(3));
+            store.apply(0, &[gone(5, "p/a")], 5).unwrap();
+            // What is known already changes nothing.
+            store.apply(0, &[set(1, "p/a")], 6).unwrap();
+            assert_eq!(count(&store), Some(2));
+        }
+        let (store, rebuild) = open(&dir);
+        assert_eq!((rebuild, count(&store)), (None, Some(2)));
+        let mut works: serde_json::Value =
+            serde_json::from_slice(set(6, "p/b").value.as_ref().unwrap()).unwrap();
+        works.as_object_mut().unwrap().shift_remove("suspendedReason");
+        store.apply(0, &[record(6, "p/b", Some(works.to_string()))], 7).unwrap();
+        assert_eq!(count(&store), Some(1));
     }
 
     #[test]

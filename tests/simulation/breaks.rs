@@ -2,7 +2,7 @@
 //! thing that the product decides or promises. None of it is in the product, so none of it can be
 //! switched on there.
 
-use crate::ledger::{AS_ONE, ONE_OUTCOME};
+use crate::ledger::{AS_ONE, IN_HISTORY, ONE_OUTCOME};
 
 /// What is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +31,8 @@ pub enum Break {
     RejectedLast,
     /// The results of accepted commands are written first.
     AcceptedFirst,
+    /// The history of what is accepted is written behind the state.
+    HistoryLast,
     /// A registrar that takes over answers nothing again.
     NothingAgain,
     /// The registrar believes that every project may have any number of connectors.
@@ -78,6 +80,7 @@ impl Break {
         (Self::LooksUpOnce, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
         (Self::RejectedLast, &["every command ends with a result"]),
         (Self::AcceptedFirst, &["an accepted result means durable state"]),
+        (Self::HistoryLast, &[IN_HISTORY]),
         (Self::NothingAgain, &["every command ends with a result", ONE_OUTCOME]),
         (Self::NoTierLimit, &[AS_ONE, "the tier's limit holds"]),
         (Self::NoRepairs, &["every view is the same"]),

@@ -195,10 +195,12 @@ impl Live {
         }
         let Ok(batch) = Batch::decide(&commands, office, &desk, &mut held.recent);
         let mut steps = batch.into_steps();
-        let is_state = |step: &Step| matches!(step, Step::State(_));
-        match (shared.breaks, steps.iter().position(is_state)) {
-            // The results of the rejected ones stand before the state, those of the accepted behind.
-            (Some(Break::RejectedLast), Some(state)) => steps.rotate_left(state),
+        let is_journal = |step: &Step| matches!(step, Step::Journal(..));
+        match (shared.breaks, steps.iter().position(is_journal)) {
+            // The results of the rejected ones stand before the history and the state, those of the
+            // accepted behind.
+            (Some(Break::RejectedLast), Some(journal)) => steps.rotate_left(journal),
+            (Some(Break::HistoryLast), Some(journal)) => steps.swap(journal, journal + 1),
             (Some(Break::AcceptedFirst), Some(_)) => {
                 let last = steps.pop().unwrap();
                 steps.insert(0, last);
@@ -224,6 +226,9 @@ impl Live {
                         results.reverse();
                     }
                     acts.extend(results.into_iter().map(Act::Result));
+                }
+                Step::Journal(history, _) => {
+                    acts.extend(history.into_iter().map(|record| Act::History(record.command_id)));
                 }
                 Step::State(records) => acts.extend(records.into_iter().map(Act::State)),
                 Step::Applied(offset) => acts.push_back(Act::Applied(offset)),
@@ -296,6 +301,12 @@ impl Live {
                 });
                 if lost {
                     acts.push_front(Act::Result(result));
+                }
+            }
+            Act::History(command) => {
+                shared.ledger.recorded(command.clone());
+                if lost {
+                    acts.push_front(Act::History(command));
                 }
             }
             Act::DeadLetter(offset) => shared.ledger.refused(partition, offset),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dunmore_connectors::{
     connector::{CommandOutcome, CommandResult, StateKey, StateRecord, offset_of},
-    id::ConnectorKey,
+    id::{CommandId, ConnectorKey},
 };
 
 use crate::broker::{Broker, Slot, Topic, Written, index};
@@ -15,6 +15,9 @@ pub const AS_ONE: &str = "commands are decided as if by one registrar";
 
 /// The invariant of results.
 pub const ONE_OUTCOME: &str = "a command has one outcome";
+
+/// The invariant of the history.
+pub const IN_HISTORY: &str = "what is accepted is in the history";
 
 /// An event and a connector.
 pub type Pair = (String, ConnectorKey);
@@ -75,6 +78,8 @@ pub struct Ledger {
     by_epoch: BTreeMap<u64, Vec<usize>>,
     pairs: BTreeMap<Pair, PairBook>,
     commands: BTreeMap<String, CommandBook>,
+    /// The commands that are in the history.
+    history: BTreeSet<CommandId>,
     pub violation: Option<Violation>,
     pub deliveries: u64,
 }
@@ -212,6 +217,14 @@ impl Ledger {
         if self.expected.get(&place_of(partition, record)) != Some(&true) {
             self.fail(AS_ONE, || format!("{} was accepted", record.command_id));
         }
+        if !self.history.contains(&record.command_id) {
+            self.fail(IN_HISTORY, || format!("{} is not", record.command_id));
+        }
+    }
+
+    /// A record of the history was written.
+    pub fn recorded(&mut self, command: CommandId) {
+        self.history.insert(command);
     }
 
     /// A command that cannot be answered, for it names no id.

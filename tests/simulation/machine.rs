@@ -180,6 +180,7 @@ impl Registry for Desk<'_> {
 #[derive(Debug)]
 pub enum Act {
     Result(CommandResult),
+    History(CommandId),
     State(StateRecord),
     Applied(i64),
     DeadLetter(i64),

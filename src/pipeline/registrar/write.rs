@@ -7,7 +7,10 @@ use futures_util::future::join_all;
 
 use super::{BACKOFF, Registrar, Stopped, blocking, origin_of, topic_header};
 use crate::{
-    connector::{Command, CommandResult, CommandsLog, Problem, ProblemCode, partition_of},
+    connector::{
+        Command, CommandResult, CommandsLog, HistoryRecord, Notice, Problem, ProblemCode,
+        partition_of,
+    },
     delivery::Reason,
     id::ProjectId,
     kafka::{Admin, Outgoing, Partition, ProduceError, Record, TopicKind},
@@ -20,6 +23,12 @@ enum Written {
     Whole,
     /// The topic does not take so large a record; nothing was written.
     TooLarge,
+}
+
+/// A record for the partition of its project.
+fn keyed<'a>(topic: &'a str, project: &'a ProjectId, value: &'a [u8]) -> Outgoing<'a> {
+    let key = project.as_str().as_bytes();
+    Outgoing { topic, partition: None, key, value: Some(value), headers: Vec::new() }
 }
 
 impl Registrar {
@@ -60,7 +69,62 @@ impl Registrar {
                 ),
             }
         }
-        self.fail(format!("{topic} does not take a result of few bytes: raise max.message.bytes"));
+        self.takes_too_little(&topic, "result")
+    }
+
+    /// Writes what the accepted commands of a batch did, and what the connectors' owners must know.
+    /// A topic that is missing or does not answer holds the commands up: none of them is decided
+    /// without its history.
+    pub(super) async fn journal(
+        &self,
+        partition: &Arc<Partition>,
+        history: &[HistoryRecord],
+        notices: &[Notice],
+    ) -> Result<(), Stopped> {
+        let history = join_all(history.iter().map(|record| self.history(partition, record)));
+        let notices = join_all(notices.iter().map(|notice| self.notice(partition, notice)));
+        let (history, notices) = tokio::join!(history, notices);
+        history.into_iter().chain(notices).collect()
+    }
+
+    async fn history(
+        &self,
+        partition: &Arc<Partition>,
+        record: &HistoryRecord,
+    ) -> Result<(), Stopped> {
+        let topic = self.topics.name(TopicKind::History);
+        for record in [record, &record.cut()] {
+            let value = self.codec.encode(TopicKind::History, record.to_json());
+            let outgoing = keyed(&topic, &record.project_id, &value);
+            match self.write(partition, &outgoing).await? {
+                Written::Whole => return Ok(()),
+                Written::TooLarge => tracing::error!(
+                    topic,
+                    command = %record.command_id,
+                    "a record of the history is larger than the topic takes; it is cut: raise \
+                     max.message.bytes (dunmore topics check)"
+                ),
+            }
+        }
+        self.takes_too_little(&topic, "record of the history")
+    }
+
+    async fn notice(&self, partition: &Arc<Partition>, notice: &Notice) -> Result<(), Stopped> {
+        let topic = self.topics.name(TopicKind::Notices);
+        let value = notice.to_json();
+        let outgoing = keyed(&topic, &notice.connector.project, &value);
+        match self.write(partition, &outgoing).await? {
+            Written::Whole => {
+                self.metrics.notice(notice.kind.as_str());
+                Ok(())
+            }
+            Written::TooLarge => self.takes_too_little(&topic, "notice"),
+        }
+    }
+
+    /// Ends the instance: a record that must be written fits into its topic in no form.
+    fn takes_too_little(&self, topic: &str, what: &str) -> Result<(), Stopped> {
+        self.fail(format!("{topic} does not take a {what} of few bytes: raise max.message.bytes"));
         Err(Stopped)
     }
 

@@ -1,0 +1,120 @@
+//! What the owner of a connector must know: the value of a `connectors.notices` record, a
+//! `CloudEvent` in JSON.
+//!
+//! A notice is decided together with the command that causes it, and only a transition causes one:
+//! a connector that is suspended once more has none. Its id is the command's, so that a command
+//! that is decided again makes the same notice.
+
+use serde_json::{Value, json};
+
+use super::{Change, Command, Connector, ProjectState, SuspensionCode};
+use crate::{
+    clock::Timestamp,
+    destination::cut,
+    id::{CommandId, ConnectorKey},
+};
+
+/// The longest words of a notice, in characters.
+const MAX_DETAIL_CHARS: usize = super::MAX_SUSPENDED_REASON_CHARS;
+
+/// What happened to a connector.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoticeKind {
+    /// Its deliveries are held from now on.
+    Suspended,
+    /// They are held no longer.
+    Resumed,
+}
+
+impl NoticeKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Suspended, Self::Resumed];
+
+    /// The `type` of the event, and the metric's label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspended => "connector.suspended",
+            Self::Resumed => "connector.resumed",
+        }
+    }
+}
+
+/// A transition of a connector. It shows no secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Notice {
+    /// The command that caused it.
+    pub command_id: CommandId,
+    /// What happened.
+    pub kind: NoticeKind,
+    /// To which connector.
+    pub connector: ConnectorKey,
+    /// Of which type it is.
+    pub connector_type: String,
+    /// Why it is suspended, or was.
+    pub reason: SuspensionCode,
+    /// The same in words.
+    pub detail: String,
+    /// Since when it is suspended, or was.
+    pub since: Timestamp,
+    /// When it happened.
+    pub at: Timestamp,
+}
+
+impl Notice {
+    /// Of a command that made this change to this state, when that is a transition. A connector
+    /// that is deleted resumes nothing.
+    #[must_use]
+    pub fn of(
+        command: &Command,
+        at: Timestamp,
+        state: &ProjectState,
+        change: &Change,
+    ) -> Option<Self> {
+        let Change::ConnectorSet(after) = change else { return None };
+        let before = state.connectors.get(&after.key.connector);
+        let was = before.filter(|before| before.suspended_reason.is_some());
+        let (kind, suspended) = match (was, &after.suspended_reason) {
+            (None, Some(_)) => (NoticeKind::Suspended, after),
+            (Some(before), None) => (NoticeKind::Resumed, before),
+            _ => return None,
+        };
+        let reason = suspended.suspended_reason.as_deref().unwrap_or_default();
+        Some(Self {
+            command_id: command.id.clone(),
+            kind,
+            connector: after.key.clone(),
+            connector_type: Connector::type_name(after).to_owned(),
+            reason: SuspensionCode::of(reason),
+            detail: cut(reason, MAX_DETAIL_CHARS),
+            since: suspended.suspended_at.unwrap_or(at),
+            at,
+        })
+    }
+
+    /// The record's value.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let ConnectorKey { project, connector } = &self.connector;
+        let mut event: Value = json!({
+            "specversion": "1.0",
+            "id": self.command_id,
+            "source": format!("/projects/{project}/connectors/{connector}"),
+            "type": self.kind.as_str(),
+            "subject": connector,
+            "time": self.at,
+            "datacontenttype": "application/json",
+            "data": {
+                "projectId": project,
+                "connectorId": connector,
+                "connectorType": self.connector_type,
+                "reason": self.reason.to_string(),
+            },
+        });
+        if !self.detail.is_empty() {
+            event["data"]["detail"] = json!(self.detail);
+        }
+        event["data"]["since"] = json!(self.since);
+        event.to_string().into_bytes()
+    }
+}
