@@ -23,6 +23,8 @@ const EXAMPLES: &[(&str, &str)] = &[
         "api.tokens",
         r#"[{ name = "billing", sha256 = "0000000000000000000000000000000000000000000000000000000000000000", projects = ["proj_1"] }]"#,
     ),
+    ("api.tokens_file", r#""/etc/dunmore/tokens.toml""#),
+    ("api.cors_origins", r#"["https://dashboard.example.com"]"#),
     ("api.jwt.key_file", r#""/etc/dunmore/jwt.pem""#),
     ("api.jwt.jwks_file", r#""/etc/dunmore/jwks.json""#),
     ("api.jwt.algorithm", r#""RS256""#),
