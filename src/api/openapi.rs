@@ -3,12 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::MAX_BODY_BYTES;
+use super::{MAX_BODY_BYTES, answers};
 use crate::{
-    connector::{MAX_NAME_CHARS, ProblemCode, Tier},
-    delivery::{Outcome, Reason, Source},
-    destination::{Category, ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    connector::{MAX_NAME_CHARS, ProblemCode},
+    delivery::Reason,
+    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
     event::EventType,
+    filter::MAX_FILTER_CHARS,
     id::MAX_ID_CHARS,
 };
 
@@ -44,7 +45,7 @@ pub fn document() -> Value {
     })
 }
 
-fn reference(kind: &str, name: &str) -> Value {
+pub(super) fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
 }
 
@@ -87,6 +88,12 @@ fn paths() -> Value {
         "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. One that is delivered lifts a suspension. Only an instance with the role delivery can.",
             ok(200, "The verdict.", "Trial"), &["404", "413", "415", "503"],
             json!({ "requestBody": optional(body("TrialRequest")) })),
+    }));
+    paths.insert(format!("{one}/filter/test"), json!({
+        "parameters": [project, connector],
+        "post": operation("testFilter", "Tell whether an event passes a filter. Nothing is sent and nothing is changed.",
+            ok(200, "The answer.", "FilterVerdict"), &["404", "413", "415", "503"],
+            json!({ "requestBody": body("FilterTrial") })),
     }));
     paths.insert(format!("{one}/deliveries"), json!({
         "parameters": [project, connector],
@@ -270,6 +277,9 @@ fn schemas() -> Value {
         "Name": { "type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS,
             "description": "What its owner calls it; no line breaks or other control characters.",
             "examples": ["Sales channel"] },
+        "Filter": { "type": "string", "minLength": 1, "maxLength": MAX_FILTER_CHARS,
+            "description": "Which events it wants beside their type: an expression of the Common Expression Language (CEL) over `event`. One that fails on an event lets it through.",
+            "examples": ["decimal(event.data.amount) >= decimal(\"100\")", "event.data.currency in [\"USDC\", \"EURC\"]"] },
         "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Connector": {
             "type": "object",
@@ -282,6 +292,7 @@ fn schemas() -> Value {
                 "eventTypes": reference("schemas", "EventTypes"),
                 "isActive": { "type": "boolean" },
                 "name": reference("schemas", "Name"),
+                "filter": reference("schemas", "Filter"),
                 "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
                 "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
                 "createdAt": time,
@@ -304,6 +315,8 @@ fn schemas() -> Value {
                 "isActive": { "type": "boolean", "description": "Switches the connector on or off." },
                 "name": { "description": "Null, or an empty text, removes it.",
                     "anyOf": [reference("schemas", "Name"), { "type": "null" }, { "const": "" }] },
+                "filter": { "description": "Null, or an empty text, removes it.",
+                    "anyOf": [reference("schemas", "Filter"), { "type": "null" }, { "const": "" }] },
             },
         },
         "Problem": {
@@ -321,7 +334,7 @@ fn schemas() -> Value {
             },
         },
     });
-    for more in [attempt_schemas(), catalog_schemas()] {
+    for more in [answers::attempts(), answers::catalog()] {
         if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
             schemas.extend(more);
         }
@@ -339,6 +352,7 @@ fn schemas() -> Value {
                 "config": reference("schemas", &config),
                 "eventTypes": reference("schemas", "EventTypes"),
                 "name": reference("schemas", "Name"),
+                "filter": reference("schemas", "Filter"),
                 "isActive": { "type": "boolean", "default": true },
             },
         });
@@ -352,120 +366,8 @@ fn schemas() -> Value {
 
 /// A closed list of names.
 #[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
-fn names(items: Vec<&str>) -> Value {
+pub(super) fn names(items: Vec<&str>) -> Value {
     json!({ "type": "string", "enum": items })
-}
-
-/// What trials and attempts look like.
-fn attempt_schemas() -> Value {
-    let time = json!({ "type": "string", "format": "date-time" });
-    json!({
-        "TrialRequest": {
-            "type": "object", "additionalProperties": false,
-            "properties": { "eventType": reference("schemas", "EventType") },
-        },
-        "Trial": {
-            "type": "object", "required": ["eventId", "eventType", "verdict"],
-            "properties": {
-                "eventId": reference("schemas", "Id"),
-                "eventType": reference("schemas", "EventType"),
-                "verdict": names(vec!["delivered", "skipped", "retry", "dead", "broken", "moved"]),
-                "reason": reference("schemas", "Reason"),
-                "detail": { "type": "string", "description": "The service's words." },
-                "status": { "type": "integer", "description": "The service's HTTP status." },
-                "durationMs": { "type": "integer", "minimum": 0 },
-                "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
-            },
-        },
-        "Delivery": {
-            "type": "object",
-            "required": ["deliveryId", "projectId", "connectorId", "connectorType", "eventId", "eventType", "source", "attempt", "outcome", "at"],
-            "properties": {
-                "deliveryId": { "type": "string", "format": "uuid" },
-                "projectId": reference("schemas", "Id"),
-                "connectorId": reference("schemas", "Id"),
-                "connectorType": reference("schemas", "ConnectorType"),
-                "eventId": reference("schemas", "Id"),
-                "eventType": reference("schemas", "EventType"),
-                "source": names(Source::ALL.iter().map(|source| source.as_str()).collect()),
-                "attempt": { "type": "integer", "minimum": 0 },
-                "outcome": names(Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect()),
-                "reason": reference("schemas", "Reason"),
-                "detail": { "type": "string" },
-                "status": { "type": "integer" },
-                "durationMs": { "type": "integer", "minimum": 0 },
-                "tier": { "type": "string" },
-                "at": time,
-            },
-        },
-        "DeliveryList": {
-            "type": "object", "required": ["deliveries"],
-            "properties": { "deliveries": { "type": "array", "items": reference("schemas", "Delivery") } },
-        },
-    })
-}
-
-/// What a project and the lists of types look like.
-fn catalog_schemas() -> Value {
-    let count = json!({ "type": "integer", "minimum": 0 });
-    let text = json!({ "type": "string" });
-    let flag = json!({ "type": "boolean" });
-    let categories = names(Category::ALL.iter().map(|category| category.as_str()).collect());
-    json!({
-        "Project": {
-            "type": "object", "required": ["id", "tier", "limit", "connectors"],
-            "properties": {
-                "id": reference("schemas", "Id"),
-                "tier": names(Tier::ALL.iter().map(|tier| tier.as_str()).collect()),
-                "limit": { "type": ["integer", "null"], "minimum": 0, "description": "How many connectors it may have; null is no limit." },
-                "connectors": {
-                    "type": "object", "required": ["total", "active", "suspended"],
-                    "properties": {
-                        "total": count,
-                        "active": { "type": "integer", "minimum": 0, "description": "Those that are switched on, suspended ones too." },
-                        "suspended": count,
-                    },
-                },
-            },
-        },
-        "ConnectorTypeList": {
-            "type": "object", "required": ["connectorTypes"],
-            "properties": { "connectorTypes": { "type": "array", "items": {
-                "type": "object", "required": ["type", "title", "category", "docs", "fields"],
-                "properties": {
-                    "type": reference("schemas", "ConnectorType"),
-                    "title": text,
-                    "category": categories,
-                    "docs": { "type": "string", "format": "uri", "description": "The vendor's documentation." },
-                    "fields": { "type": "array", "items": reference("schemas", "ConfigField") },
-                },
-            } } },
-        },
-        "ConfigField": {
-            "type": "object", "required": ["name", "description", "shape", "required", "secret", "example"],
-            "properties": {
-                "name": text,
-                "description": text,
-                "shape": names(vec!["text", "list"]),
-                "required": flag,
-                "secret": { "type": "boolean", "description": "Comes back masked." },
-                "example": { "type": ["string", "array"], "items": text },
-                "enum": { "type": "array", "items": text, "description": "The only values, where there are few." },
-            },
-        },
-        "EventTypeList": {
-            "type": "object", "required": ["eventTypes"],
-            "properties": { "eventTypes": { "type": "array", "items": {
-                "type": "object", "required": ["type", "title", "description", "sample"],
-                "properties": {
-                    "type": reference("schemas", "EventType"),
-                    "title": text,
-                    "description": text,
-                    "sample": { "type": "object", "description": "An event as its producer writes it." },
-                },
-            } } },
-        },
-    })
 }
 
 fn config_schema(kind: ConnectorType) -> Value {

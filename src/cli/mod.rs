@@ -8,6 +8,7 @@ mod deliveries;
 mod destination;
 mod dlq;
 mod event;
+mod filter;
 mod openapi;
 mod output;
 mod redrive;

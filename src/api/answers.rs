@@ -1,0 +1,139 @@
+//! What answers look like, for the API's description.
+
+use serde_json::{Value, json};
+
+use super::openapi::{names, reference};
+use crate::{
+    connector::Tier,
+    delivery::{Outcome, Source},
+    destination::Category,
+};
+
+/// What trials and attempts look like.
+pub(super) fn attempts() -> Value {
+    let time = json!({ "type": "string", "format": "date-time" });
+    json!({
+        "TrialRequest": {
+            "type": "object", "additionalProperties": false,
+            "properties": { "eventType": reference("schemas", "EventType") },
+        },
+        "FilterTrial": {
+            "type": "object", "additionalProperties": false,
+            "description": "An `event`, or the `eventType` of a sample.",
+            "properties": {
+                "filter": { "anyOf": [reference("schemas", "Filter")], "description": "The connector's own one where it is left out." },
+                "event": { "type": "object", "description": "A payment event as producers write it." },
+                "eventType": reference("schemas", "EventType"),
+            },
+            "oneOf": [{ "required": ["event"] }, { "required": ["eventType"] }],
+        },
+        "FilterVerdict": {
+            "type": "object", "required": ["passes"],
+            "properties": {
+                "passes": { "type": "boolean" },
+                "error": { "type": "string", "description": "Why the filter fails on this event, which is delivered then." },
+            },
+        },
+        "Trial": {
+            "type": "object", "required": ["eventId", "eventType", "verdict"],
+            "properties": {
+                "eventId": reference("schemas", "Id"),
+                "eventType": reference("schemas", "EventType"),
+                "verdict": names(vec!["delivered", "skipped", "retry", "dead", "broken", "moved"]),
+                "reason": reference("schemas", "Reason"),
+                "detail": { "type": "string", "description": "The service's words." },
+                "status": { "type": "integer", "description": "The service's HTTP status." },
+                "durationMs": { "type": "integer", "minimum": 0 },
+                "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
+            },
+        },
+        "Delivery": {
+            "type": "object",
+            "required": ["deliveryId", "projectId", "connectorId", "connectorType", "eventId", "eventType", "source", "attempt", "outcome", "at"],
+            "properties": {
+                "deliveryId": { "type": "string", "format": "uuid" },
+                "projectId": reference("schemas", "Id"),
+                "connectorId": reference("schemas", "Id"),
+                "connectorType": reference("schemas", "ConnectorType"),
+                "eventId": reference("schemas", "Id"),
+                "eventType": reference("schemas", "EventType"),
+                "source": names(Source::ALL.iter().map(|source| source.as_str()).collect()),
+                "attempt": { "type": "integer", "minimum": 0 },
+                "outcome": names(Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect()),
+                "reason": reference("schemas", "Reason"),
+                "detail": { "type": "string" },
+                "status": { "type": "integer" },
+                "durationMs": { "type": "integer", "minimum": 0 },
+                "tier": { "type": "string" },
+                "at": time,
+            },
+        },
+        "DeliveryList": {
+            "type": "object", "required": ["deliveries"],
+            "properties": { "deliveries": { "type": "array", "items": reference("schemas", "Delivery") } },
+        },
+    })
+}
+
+/// What a project and the lists of types look like.
+pub(super) fn catalog() -> Value {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let text = json!({ "type": "string" });
+    let flag = json!({ "type": "boolean" });
+    let categories = names(Category::ALL.iter().map(|category| category.as_str()).collect());
+    json!({
+        "Project": {
+            "type": "object", "required": ["id", "tier", "limit", "connectors"],
+            "properties": {
+                "id": reference("schemas", "Id"),
+                "tier": names(Tier::ALL.iter().map(|tier| tier.as_str()).collect()),
+                "limit": { "type": ["integer", "null"], "minimum": 0, "description": "How many connectors it may have; null is no limit." },
+                "connectors": {
+                    "type": "object", "required": ["total", "active", "suspended"],
+                    "properties": {
+                        "total": count,
+                        "active": { "type": "integer", "minimum": 0, "description": "Those that are switched on, suspended ones too." },
+                        "suspended": count,
+                    },
+                },
+            },
+        },
+        "ConnectorTypeList": {
+            "type": "object", "required": ["connectorTypes"],
+            "properties": { "connectorTypes": { "type": "array", "items": {
+                "type": "object", "required": ["type", "title", "category", "docs", "fields"],
+                "properties": {
+                    "type": reference("schemas", "ConnectorType"),
+                    "title": text,
+                    "category": categories,
+                    "docs": { "type": "string", "format": "uri", "description": "The vendor's documentation." },
+                    "fields": { "type": "array", "items": reference("schemas", "ConfigField") },
+                },
+            } } },
+        },
+        "ConfigField": {
+            "type": "object", "required": ["name", "description", "shape", "required", "secret", "example"],
+            "properties": {
+                "name": text,
+                "description": text,
+                "shape": names(vec!["text", "list"]),
+                "required": flag,
+                "secret": { "type": "boolean", "description": "Comes back masked." },
+                "example": { "type": ["string", "array"], "items": text },
+                "enum": { "type": "array", "items": text, "description": "The only values, where there are few." },
+            },
+        },
+        "EventTypeList": {
+            "type": "object", "required": ["eventTypes"],
+            "properties": { "eventTypes": { "type": "array", "items": {
+                "type": "object", "required": ["type", "title", "description", "sample"],
+                "properties": {
+                    "type": reference("schemas", "EventType"),
+                    "title": text,
+                    "description": text,
+                    "sample": { "type": "object", "description": "An event as its producer writes it." },
+                },
+            } } },
+        },
+    })
+}
