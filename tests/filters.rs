@@ -10,6 +10,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::{Value, json};
 use support::{
     events::{event, update},
+    kafka::Read,
     scene::{n8n, stage},
     serve::Stage,
     sink::{Hit, Reply, Sink},
@@ -34,7 +35,7 @@ fn paid(id: &str, amount: &str) -> Value {
 fn attempts(stage: &Stage, count: usize) -> Vec<Value> {
     wait_for("the attempts are written", PATIENCE, || {
         let records = stage.kafka.read(&stage.topic("deliveries.attempts"));
-        let attempts: Vec<Value> = records.iter().map(|record| record.json()).collect();
+        let attempts: Vec<Value> = records.iter().map(Read::json).collect();
         (attempts.len() >= count).then_some(attempts)
     })
 }
