@@ -12,7 +12,7 @@ use support::{
     events::{event, update},
     kafka::Read,
     scene::{n8n, stage},
-    serve::Stage,
+    serve::{Stage, bare_command},
     sink::{Hit, Reply, Sink},
     wait_for, wait_until,
 };
@@ -125,4 +125,31 @@ fn what_waits_is_judged_by_the_filter_of_the_day() {
         (&json!("evt_1"), &json!("filtered"))
     );
     assert_eq!(of("delivered")["eventId"], "evt_2");
+}
+
+#[test]
+fn the_command_line_tries_a_filter() {
+    let run = |filter: &str, more: &[&str]| {
+        let mut command = bare_command(&["connector", "filter", "test", filter]);
+        command.args(["--event", "sample:*"]).args(more).output().unwrap()
+    };
+    let told = run("decimal(event.data.amount) > decimal('1')", &["--output", "json"]);
+    assert!(told.status.success(), "{told:?}");
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let results = told["results"].as_array().unwrap();
+    let of = |kind: &str| results.iter().find(|one| one["eventType"] == kind).unwrap();
+    assert_eq!(results.len(), 8);
+    assert_eq!(
+        (&of("payment.settled")["passes"], of("payment.settled").get("error")),
+        (&json!(true), None)
+    );
+    // It has no amount: the filter fails, and the event passes.
+    assert_eq!(of("endpoint.created")["passes"], true);
+    assert!(of("endpoint.created")["error"].as_str().unwrap().contains("amount"));
+    let table = run("event.type == 'payment.failed'", &[]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("1 of 8 would pass"), "{table}");
+    let wrong = run("event.data.amount > 1", &[]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("at character 19"), "{wrong:?}");
 }
