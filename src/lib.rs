@@ -33,6 +33,7 @@ pub mod egress;
 pub mod event;
 #[cfg(test)]
 mod faults;
+pub mod filter;
 pub mod health;
 pub mod id;
 pub mod json;

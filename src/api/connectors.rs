@@ -402,7 +402,8 @@ fn is_same(keyring: &Keyring, wanted: &Connector, existing: &Connector) -> bool 
     };
     wanted.kind == existing.kind
         && wanted.event_types == existing.event_types
-        && (&wanted.name, wanted.is_active) == (&existing.name, existing.is_active)
+        && (&wanted.name, &wanted.filter) == (&existing.name, &existing.filter)
+        && wanted.is_active == existing.is_active
         && plain(wanted).is_some_and(|config| plain(existing) == Some(config))
 }
 

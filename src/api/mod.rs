@@ -4,6 +4,7 @@
 //! secrets are encrypted, it is written to Kafka, and its result is waited for, then the view, so
 //! that whoever reads next at this instance sees what was written.
 
+mod answers;
 pub mod audit;
 mod callers;
 mod catalog;
@@ -13,6 +14,7 @@ mod cors;
 mod deliveries;
 mod edge;
 mod error;
+mod filter;
 pub mod openapi;
 pub mod query;
 mod trial;
@@ -181,6 +183,7 @@ fn router(shared: Arc<Shared>, origins: &[String]) -> Router {
         )
         .route(&path("/{connectorId}/recover"), post(deliveries::recover).layer(no_query()))
         .route("/api/projects/{projectId}/deliveries", get(deliveries::of_project))
+        .route(&path("/{connectorId}/filter/test"), post(filter::test).layer(no_query()))
         .route("/api/projects/{projectId}", get(catalog::project).layer(no_query()))
         .route("/api/connector-types", get(catalog::connector_types).layer(no_query()))
         .route("/api/event-types", get(catalog::event_types).layer(no_query()))

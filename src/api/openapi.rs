@@ -1,16 +1,17 @@
 //! The API's description, an `OpenAPI` 3.1 document. The shapes of the configurations come from the list of
 //! destinations, so that a new one is described as soon as it exists.
 
-mod catalog;
 mod deliveries;
 
 use serde_json::{Map, Value, json};
 
-use super::MAX_BODY_BYTES;
+use super::{MAX_BODY_BYTES, answers};
 use crate::{
     connector::{MAX_NAME_CHARS, ProblemCode},
+    delivery::Reason,
     destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
     event::EventType,
+    filter::MAX_FILTER_CHARS,
     id::MAX_ID_CHARS,
 };
 
@@ -46,7 +47,7 @@ pub fn document() -> Value {
     })
 }
 
-fn reference(kind: &str, name: &str) -> Value {
+pub(super) fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
 }
 
@@ -91,6 +92,12 @@ fn paths() -> Value {
             json!({ "requestBody": optional(body("TrialRequest")) })),
     }));
     deliveries::paths(&mut paths, one);
+    paths.insert(format!("{one}/filter/test"), json!({
+        "parameters": [project, connector],
+        "post": operation("testFilter", "Tell whether an event passes a filter. Nothing is sent and nothing is changed.",
+            ok(200, "The answer.", "FilterVerdict"), &["404", "413", "415", "503"],
+            json!({ "requestBody": body("FilterTrial") })),
+    }));
     paths.insert("/api/projects/{projectId}".to_owned(), json!({
         "parameters": [project],
         "get": operation("readProject", "Read a project's tier and how many connectors it has. A project that was never named is on the smallest tier.",
@@ -262,6 +269,10 @@ fn schemas() -> Value {
         "Name": { "type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS,
             "description": "What its owner calls it; no line breaks or other control characters.",
             "examples": ["Sales channel"] },
+        "Filter": { "type": "string", "minLength": 1, "maxLength": MAX_FILTER_CHARS,
+            "description": "Which events it wants beside their type: an expression of the Common Expression Language (CEL) over `event`. One that fails on an event lets it through.",
+            "examples": ["decimal(event.data.amount) >= decimal(\"100\")", "event.data.currency in [\"USDC\", \"EURC\"]"] },
+        "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Connector": {
             "type": "object",
             "required": ["id", "projectId", "type", "config", "eventTypes", "isActive", "createdAt", "updatedAt"],
@@ -273,6 +284,7 @@ fn schemas() -> Value {
                 "eventTypes": reference("schemas", "EventTypes"),
                 "isActive": { "type": "boolean" },
                 "name": reference("schemas", "Name"),
+                "filter": reference("schemas", "Filter"),
                 "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
                 "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
                 "heldCount": { "type": "integer", "minimum": 0, "description": "How many deliveries are held; left out where the instance that answers does not keep them." },
@@ -296,6 +308,8 @@ fn schemas() -> Value {
                 "isActive": { "type": "boolean", "description": "Switches the connector on or off." },
                 "name": { "description": "Null, or an empty text, removes it.",
                     "anyOf": [reference("schemas", "Name"), { "type": "null" }, { "const": "" }] },
+                "filter": { "description": "Null, or an empty text, removes it.",
+                    "anyOf": [reference("schemas", "Filter"), { "type": "null" }, { "const": "" }] },
             },
         },
         "Problem": {
@@ -313,7 +327,7 @@ fn schemas() -> Value {
             },
         },
     });
-    for more in [attempt_schemas(), catalog::schemas(), deliveries::schemas()] {
+    for more in [answers::trials(), answers::catalog(), deliveries::schemas()] {
         if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
             schemas.extend(more);
         }
@@ -331,6 +345,7 @@ fn schemas() -> Value {
                 "config": reference("schemas", &config),
                 "eventTypes": reference("schemas", "EventTypes"),
                 "name": reference("schemas", "Name"),
+                "filter": reference("schemas", "Filter"),
                 "isActive": { "type": "boolean", "default": true },
             },
         });
@@ -344,31 +359,8 @@ fn schemas() -> Value {
 
 /// A closed list of names.
 #[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
-fn names(items: Vec<&str>) -> Value {
+pub(super) fn names(items: Vec<&str>) -> Value {
     json!({ "type": "string", "enum": items })
-}
-
-/// What trials and attempts look like.
-fn attempt_schemas() -> Value {
-    json!({
-        "TrialRequest": {
-            "type": "object", "additionalProperties": false,
-            "properties": { "eventType": reference("schemas", "EventType") },
-        },
-        "Trial": {
-            "type": "object", "required": ["eventId", "eventType", "verdict"],
-            "properties": {
-                "eventId": reference("schemas", "Id"),
-                "eventType": reference("schemas", "EventType"),
-                "verdict": names(vec!["delivered", "skipped", "retry", "dead", "broken", "moved"]),
-                "reason": reference("schemas", "Reason"),
-                "detail": { "type": "string", "description": "The service's words." },
-                "status": { "type": "integer", "description": "The service's HTTP status." },
-                "durationMs": { "type": "integer", "minimum": 0 },
-                "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
-            },
-        },
-    })
 }
 
 fn config_schema(kind: ConnectorType) -> Value {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     Common, Said, Usage,
     control::{ControlClient, actor},
+    filter::{self, FilterCommand},
     load,
     output::{self, Output},
     start_logs, state,
@@ -58,6 +59,9 @@ pub enum ConnectorCommand {
         /// What you call it, at most 80 characters.
         #[arg(long)]
         name: Option<String>,
+        /// Which events it wants beside their type: an expression (CEL) over `event`.
+        #[arg(long)]
+        filter: Option<String>,
         /// Whether it is switched on from the beginning.
         #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
         active: bool,
@@ -82,8 +86,16 @@ pub enum ConnectorCommand {
         /// What you call it; an empty text removes the name.
         #[arg(long)]
         name: Option<String>,
+        /// Which events it wants beside their type; an empty text removes the filter.
+        #[arg(long)]
+        filter: Option<String>,
         #[command(flatten)]
         config: ConfigFlags,
+    },
+    /// Try filters.
+    Filter {
+        #[command(subcommand)]
+        command: FilterCommand,
     },
     /// Lift a connector's suspension without a new configuration.
     #[command(
@@ -176,7 +188,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             let found = found.ok_or_else(|| no_connector(&project, &connector))?;
             output::json(&found.to_public_json())
         }
-        ConnectorCommand::Create { project, kind, id, events, name, active, config } => {
+        ConnectorCommand::Create { project, kind, id, events, name, filter, active, config } => {
             let id = id.unwrap_or_else(|| ConnectorId::from_uuid(Uuid::now_v7()));
             let command = json!({
                 "id": new_command_id(),
@@ -188,13 +200,14 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
                     "config": config.read()?.unwrap_or_default(),
                     "eventTypes": events,
                     "name": name,
+                    "filter": filter,
                     "isActive": active,
                 },
             });
             let result = send(common, command).await?;
             report(common, &result, &format!("connector {id} created"))
         }
-        ConnectorCommand::Update { project, connector, events, active, name, config } => {
+        ConnectorCommand::Update { project, connector, events, active, name, filter, config } => {
             let mut patch = Map::new();
             if let Some(events) = events {
                 patch.insert("eventTypes".to_owned(), events.into());
@@ -205,12 +218,15 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             if let Some(name) = name {
                 patch.insert("name".to_owned(), name.into());
             }
+            if let Some(filter) = filter {
+                patch.insert("filter".to_owned(), filter.into());
+            }
             if let Some(config) = config.read()? {
                 patch.insert("config".to_owned(), config.into());
             }
             if patch.is_empty() {
                 return Err(Usage(
-                    "nothing to change: give --set, --events, --active or --name".into(),
+                    "nothing to change: give --set, --events, --active, --name or --filter".into(),
                 )
                 .into());
             }
@@ -233,6 +249,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             }
             report(common, &result, &done)
         }
+        ConnectorCommand::Filter { command } => filter::run(common, &command),
         ConnectorCommand::Resume(flags) => {
             let (Some(project), Some(connector)) = (&flags.project, &flags.connector) else {
                 return super::many::resume(common, &flags).await;

@@ -346,7 +346,7 @@ fn connector(common: &Common, flags: &PreviewFlags) -> anyhow::Result<Connector>
 }
 
 /// The events that `--event` means: samples, or those in a file.
-fn events(source: &str) -> anyhow::Result<Vec<Event>> {
+pub(super) fn events(source: &str) -> anyhow::Result<Vec<Event>> {
     if let Some(name) = source.strip_prefix("sample:") {
         let kinds = EventTypes::parse(&[name])
             .map_err(|errors| Usage(format!("--event: {}", errors.join("; "))))?;

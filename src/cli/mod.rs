@@ -9,6 +9,7 @@ mod destination;
 mod dlq;
 mod doctor;
 mod event;
+mod filter;
 mod history;
 mod lag;
 mod many;

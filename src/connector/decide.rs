@@ -36,6 +36,7 @@ pub struct Context<'a> {
 }
 
 /// What becomes of a command.
+#[expect(clippy::large_enum_variant, reason = "one is made at a time, and soon taken apart")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// It changes this.
@@ -75,7 +76,9 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn create(&self, id: &ConnectorId, asked: &CommandBody) -> Result<Change, Problem> {
-        let CommandBody::Create { kind, config: given, event_types, name, is_active, .. } = asked
+        let CommandBody::Create {
+            kind, config: given, event_types, name, filter, is_active, ..
+        } = asked
         else {
             return Err(Problem::new(ProblemCode::Internal, "This creates nothing."));
         };
@@ -98,6 +101,7 @@ impl Case<'_> {
             event_types: event_types.clone(),
             is_active: *is_active,
             name: name.clone(),
+            filter: filter.clone(),
             suspended_reason: None,
             suspended_at: None,
             created_at: self.context.at,
@@ -142,6 +146,10 @@ impl Case<'_> {
         if let Some(name) = &patch.name {
             next.name.clone_from(name);
             next.later.forget("name");
+        }
+        if let Some(filter) = &patch.filter {
+            next.filter.clone_from(filter);
+            next.later.forget("filter");
         }
         Ok(Change::ConnectorSet(unless_same(connector, next)))
     }
@@ -651,6 +659,7 @@ mod tests {
     fn a_patch_that_changes_nothing_makes_no_new_version() {
         let mut named = create("c1", "conn_1");
         named["connector"]["name"] = json!("Sales");
+        named["connector"]["filter"] = json!("event.data.currency == 'USDC'");
         named["connector"]["isActive"] = json!(false);
         let mut story = given(&[tier("t1", "pro"), named, suspend("s1", None)]);
         let before = story.connector("conn_1").clone();
@@ -660,7 +669,8 @@ mod tests {
             json!({}),
             json!({"config": {}}),
             json!({"config": {"webhookUrl": mask}}),
-            json!({"name": "Sales", "isActive": false, "eventTypes": ["payment.settled"]}),
+            json!({"name": "Sales", "isActive": false, "eventTypes": ["payment.settled"],
+                "filter": "event.data.currency == 'USDC'"}),
         ]
         .iter()
         .enumerate()
@@ -668,9 +678,9 @@ mod tests {
             let change = accepted(story.when(update(&format!("u{n}"), "conn_1", patch)));
             assert_eq!(change, Change::ConnectorSet(before.clone()), "{patch}");
         }
-        accepted(story.when(update("u9", "conn_1", &json!({"name": null}))));
+        accepted(story.when(update("u9", "conn_1", &json!({"name": null, "filter": null}))));
         let after = story.connector("conn_1");
-        assert!(after.name.is_none() && after.version > before.version);
+        assert!(after.name.is_none() && after.filter.is_none() && after.version > before.version);
         assert!(after.suspended_reason.is_some());
     }
 
@@ -859,6 +869,7 @@ mod tests {
                 config,
                 event_types: EventTypes::All,
                 name: None,
+                filter: None,
                 is_active: true,
             }),
             2 => (connector.clone(), patch)

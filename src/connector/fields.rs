@@ -6,6 +6,7 @@ use super::{FieldError, MAX_ACTOR_CHARS, did_you_mean, problem::MAX_FIELD_ERRORS
 use crate::{
     destination::{ConnectorType, cut},
     event::EventTypes,
+    filter::Filter,
     id::IdError,
     redact::harmless,
 };
@@ -66,6 +67,7 @@ impl Fields {
     /// What its owner calls it: outside, whether it is given at all; inside, nothing where the
     /// name is removed. Serializers of Avro cannot tell a null from what is left out, so an empty
     /// text removes as well.
+    #[expect(clippy::option_option, reason = "left out, removed and given are three")]
     pub(super) fn name(&mut self) -> Option<Option<String>> {
         const FIELD: &str = "name";
         let name = match self.map.shift_remove(FIELD)? {
@@ -85,6 +87,22 @@ impl Fields {
             self.error(FIELD, "must not consist of spaces");
         } else {
             return Some(Some(name));
+        }
+        None
+    }
+
+    /// Which events it wants beside their type; read like a name.
+    #[expect(clippy::option_option, reason = "left out, removed and given are three")]
+    pub(super) fn filter(&mut self) -> Option<Option<String>> {
+        const FIELD: &str = "filter";
+        match self.map.shift_remove(FIELD)? {
+            Value::Null => return Some(None),
+            Value::String(text) if text.is_empty() => return Some(None),
+            Value::String(text) => match Filter::compile(&text) {
+                Ok(_) => return Some(Some(text)),
+                Err(error) => self.error(FIELD, error.to_string()),
+            },
+            _ => self.error(FIELD, "must be a string"),
         }
         None
     }

@@ -3,6 +3,7 @@
 //! Label values come only from closed lists; no label holds a project, connector, event or
 //! customer id.
 
+mod filters;
 mod kafka;
 mod lanes;
 mod maker;
@@ -19,6 +20,7 @@ use prometheus::{
 pub use kafka::{ClientMetrics, ClientState, KafkaClient};
 pub use lanes::LaneCounts;
 
+pub use filters::Filters;
 use kafka::KafkaMetrics;
 use lanes::LaneGauges;
 use maker::Maker;
@@ -66,6 +68,7 @@ pub struct Metrics {
     events_consumed: Vec<IntCounter>,
     events_unmatched: Vec<IntCounter>,
     events_rejected: IntCounterVec,
+    filters: Filters,
     deliveries: IntCounterVec,
     delivered: Vec<Vec<IntCounter>>,
     attempt_seconds: Vec<Histogram>,
@@ -227,6 +230,7 @@ impl Metrics {
             events_consumed: each_event(&consumed),
             events_unmatched: each_event(&unmatched),
             events_rejected,
+            filters: Filters::new(&make)?,
             delivered,
             deliveries,
             attempt_seconds: each_type(&attempt),
@@ -372,6 +376,11 @@ impl Metrics {
     /// No connector subscribes to an event.
     pub fn event_unmatched(&self, kind: EventType) {
         self.events_unmatched[kind.index()].inc();
+    }
+
+    /// What connectors' filters did.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
     }
 
     /// A record is no valid event.

@@ -4,6 +4,7 @@
 mod account;
 mod attempt;
 mod budget;
+mod choose;
 mod dispatch;
 mod held;
 #[cfg(test)]

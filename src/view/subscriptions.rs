@@ -16,6 +16,7 @@ use crate::{
     delivery::Reason,
     destination::{ConnectorType, Destination, Settings},
     event::{EventType, EventTypes},
+    filter::{Facts, Filter, FilterError},
     id::{ConnectorId, ConnectorKey, DeliveryNamespace},
     redact::Redactor,
     secrets::Keyring,
@@ -54,6 +55,8 @@ pub struct Target {
     pub version: i64,
     /// The event types that it wants.
     pub event_types: EventTypes,
+    /// Which of them it wants; an error is why that cannot be said, and then it wants all.
+    pub filter: Option<Result<Filter, FilterError>>,
     /// Whether its owner has it switched on.
     pub is_active: bool,
     /// When it was created: an id may be used again after a deletion.
@@ -94,6 +97,8 @@ impl Target {
             kind: connector.kind,
             version: connector.version,
             event_types: connector.event_types.clone(),
+            // What a later release accepted may be unknown here.
+            filter: connector.filter.as_deref().map(Filter::compile),
             is_active: connector.is_active,
             created_at: connector.created_at,
             suspended: connector.suspended_reason.clone(),
@@ -120,6 +125,15 @@ impl Target {
             (Some(words), _) => Some((Reason::Suspended, words)),
             (None, Err(words)) => Some((Reason::Unusable, words)),
             (None, Ok(_)) => None,
+        }
+    }
+
+    /// Whether an event passes its filter; an error where the filter cannot say, and then it does.
+    pub fn passes(&self, facts: &Facts<'_>) -> Result<bool, FilterError> {
+        match &self.filter {
+            None => Ok(true),
+            Some(Ok(filter)) => filter.passes(facts),
+            Some(Err(error)) => Err(error.clone()),
         }
     }
 
@@ -156,6 +170,8 @@ impl fmt::Debug for Target {
 pub struct Subscriptions {
     by_type: [Box<[Arc<Target>]>; EventType::ALL.len()],
     by_id: HashMap<ConnectorId, Arc<Target>>,
+    /// Whether any of them has a filter.
+    has_filters: bool,
 }
 
 impl Subscriptions {
@@ -172,14 +188,21 @@ impl Subscriptions {
             let wanting = targets.iter().filter(|target| target.wants(*kind));
             by_type[kind.index()] = wanting.cloned().collect();
         }
+        let has_filters = targets.iter().any(|target| target.filter.is_some());
         let by_id = targets.into_iter().map(|t| (t.key.connector.clone(), t)).collect();
-        Self { by_type, by_id }
+        Self { by_type, by_id, has_filters }
     }
 
     /// The connectors that are switched on and want this type, suspended ones too.
     #[must_use]
     pub fn matching(&self, kind: EventType) -> &[Arc<Target>] {
         &self.by_type[kind.index()]
+    }
+
+    /// Whether an event must be looked at to know which of them want it.
+    #[must_use]
+    pub const fn has_filters(&self) -> bool {
+        self.has_filters
     }
 
     /// A connector of the project, switched on or not.

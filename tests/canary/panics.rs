@@ -120,6 +120,7 @@ pub async fn deliver(
             kind: ConnectorType::Slack,
             version: i64::MAX,
             event_types: EventTypes::All,
+            filter: None,
             is_active: true,
             created_at: service.view().connector(&key).unwrap().unwrap().created_at,
             suspended: None,

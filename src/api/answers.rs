@@ -1,12 +1,52 @@
-//! The shapes of a project and of the lists of types.
+//! What answers look like, for the API's description.
 
 use serde_json::{Value, json};
 
-use super::{names, reference};
+use super::openapi::{names, reference};
 use crate::{connector::Tier, destination::Category};
 
+/// What trials look like.
+pub(super) fn trials() -> Value {
+    json!({
+        "TrialRequest": {
+            "type": "object", "additionalProperties": false,
+            "properties": { "eventType": reference("schemas", "EventType") },
+        },
+        "FilterTrial": {
+            "type": "object", "additionalProperties": false,
+            "description": "An `event`, or the `eventType` of a sample.",
+            "properties": {
+                "filter": { "anyOf": [reference("schemas", "Filter")], "description": "The connector's own one where it is left out." },
+                "event": { "type": "object", "description": "A payment event as producers write it." },
+                "eventType": reference("schemas", "EventType"),
+            },
+            "oneOf": [{ "required": ["event"] }, { "required": ["eventType"] }],
+        },
+        "FilterVerdict": {
+            "type": "object", "required": ["passes"],
+            "properties": {
+                "passes": { "type": "boolean" },
+                "error": { "type": "string", "description": "Why the filter fails on this event, which is delivered then." },
+            },
+        },
+        "Trial": {
+            "type": "object", "required": ["eventId", "eventType", "verdict"],
+            "properties": {
+                "eventId": reference("schemas", "Id"),
+                "eventType": reference("schemas", "EventType"),
+                "verdict": names(vec!["delivered", "skipped", "retry", "dead", "broken", "moved"]),
+                "reason": reference("schemas", "Reason"),
+                "detail": { "type": "string", "description": "The service's words." },
+                "status": { "type": "integer", "description": "The service's HTTP status." },
+                "durationMs": { "type": "integer", "minimum": 0 },
+                "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
+            },
+        },
+    })
+}
+
 /// What a project and the lists of types look like.
-pub(super) fn schemas() -> Value {
+pub(super) fn catalog() -> Value {
     let count = json!({ "type": "integer", "minimum": 0 });
     let text = json!({ "type": "string" });
     let flag = json!({ "type": "boolean" });
