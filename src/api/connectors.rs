@@ -231,7 +231,7 @@ pub(super) async fn lift(
 }
 
 /// The actor, as commands name it: the token's name, or the subject of a signed one.
-fn actor(caller: &Caller) -> String {
+pub(super) fn actor(caller: &Caller) -> String {
     cut(caller.name.strip_prefix("token:").unwrap_or(&caller.name), MAX_ACTOR_CHARS)
 }
 
@@ -246,7 +246,7 @@ pub(super) fn find(shared: &Shared, project: &str, connector: &str) -> Result<Co
     Ok(found.ok_or_else(|| no_such(&key.connector))?)
 }
 
-fn no_such(id: &ConnectorId) -> Problem {
+pub(super) fn no_such(id: &ConnectorId) -> Problem {
     let detail = format!("There is no connector {id}. List the connectors to see their ids.");
     Problem::new(ProblemCode::ConnectorNotFound, detail)
 }
@@ -281,7 +281,7 @@ pub(super) fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> 
     if value.is_object() { Ok(value) } else { Err(wrong("The body is no JSON object.".to_owned())) }
 }
 
-fn read_command(command: Value) -> Result<Command, Failure> {
+pub(super) fn read_command(command: Value) -> Result<Command, Failure> {
     Command::from_value(command).map_err(|refused| match refused {
         Refused::Rejected { problem, .. } => problem.into(),
         Refused::Unanswerable(detail) => Problem::new(ProblemCode::ValidationFailed, detail).into(),
@@ -299,7 +299,11 @@ fn unlimited(project: &ProjectId) -> ProjectState {
 }
 
 /// What the registrar would say, were this its state.
-fn judge(shared: &Shared, state: &ProjectState, command: &Command) -> Result<Change, Problem> {
+pub(super) fn judge(
+    shared: &Shared,
+    state: &ProjectState,
+    command: &Command,
+) -> Result<Change, Problem> {
     let context = Context { at: clock::now(), offset: i64::MAX, egress: &shared.egress };
     match decide(state, command, &context) {
         Decision::Accepted(change) => Ok(change),

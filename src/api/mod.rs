@@ -12,6 +12,7 @@ mod edge;
 mod error;
 pub mod openapi;
 pub mod query;
+mod signing;
 mod trial;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use connectors::{DEFAULT_PAGE, MAX_PAGE};
 pub use deliveries::{MAX_RECENT, MAX_RECENT_PER_CONNECTOR};
+pub use signing::{DEFAULT_OVERLAP, read_overlap};
 
 use crate::{
     codec::Codec,
@@ -164,6 +166,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route(CONNECTORS, get(connectors::list).merge(create))
         .route(&path("/{connectorId}"), connector.layer(no_query()))
         .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
+        .route(&path("/{connectorId}/signing-secret"), post(signing::replace).layer(no_query()))
         .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::list))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), edge::admit))

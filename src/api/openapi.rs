@@ -82,6 +82,12 @@ fn paths() -> Value {
         "post": operation("resumeConnector", "Lift a suspension without a new configuration; what is held is delivered. A connector that is not suspended stays as it is.",
             ok(200, "The connector.", "Connector"), &["404", "503"], json!({})),
     }));
+    paths.insert(format!("{one}/signing-secret"), json!({
+        "parameters": [project, connector],
+        "post": operation("replaceSigningSecret", "Make a new secret to sign the requests of a zapier, n8n or make connector with (Standard Webhooks). It is shown this once. The one before goes on to sign for the overlap.",
+            ok(200, "The secret.", "SigningSecret"), &["404", "409", "413", "415", "503"],
+            json!({ "requestBody": optional(body("SigningSecretRequest")) })),
+    }));
     paths.insert(format!("{one}/test"), json!({
         "parameters": [project, connector],
         "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. One that is delivered lifts a suspension. Only an instance with the role delivery can.",
@@ -335,6 +341,20 @@ fn attempt_schemas() -> Value {
         "TrialRequest": {
             "type": "object", "additionalProperties": false,
             "properties": { "eventType": reference("schemas", "EventType") },
+        },
+        "SigningSecretRequest": {
+            "type": "object", "additionalProperties": false,
+            "properties": { "overlap": {
+                "type": "string", "default": "24h", "examples": ["24h", "0s", "7d"],
+                "description": "How long the secret before goes on to sign, from 0s to 7d.",
+            } },
+        },
+        "SigningSecret": {
+            "type": "object", "required": ["signingSecret", "previousValidUntil"],
+            "properties": {
+                "signingSecret": { "type": "string", "description": "The new secret; it is never shown again." },
+                "previousValidUntil": { "type": ["string", "null"], "format": "date-time", "description": "Until when the secret before signs too; null where there is none." },
+            },
         },
         "Trial": {
             "type": "object", "required": ["eventId", "eventType", "verdict"],

@@ -23,6 +23,7 @@ const RECORDS: &[(RecordKind, &str)] = &[
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-suspend-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-resume-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-reencrypt-1.json")),
+    (RecordKind::Command, include_str!("../../tests/fixtures/records/command-update-2.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-set-tier-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-2.json")),

@@ -3,13 +3,13 @@
 //! A sender that misspells a field must learn it, so everything that is unknown or wrong is named
 //! at once. What needs the project's state is the decision's business, not the reader's.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde_json::{Map, Value, json};
 
 use super::{FieldError, Problem, ProblemCode, Tier, did_you_mean, problem::MAX_FIELD_ERRORS};
 use crate::{
-    destination::{ConnectorType, cut},
+    destination::{ConnectorType, MAX_OVERLAP, cut},
     event::EventTypes,
     id::{CommandId, ConnectorId, IdError, ProjectId},
     json,
@@ -56,6 +56,8 @@ pub enum CommandBody {
         patch: Patch,
         /// Only if the connector is not newer than this version.
         if_version: Option<i64>,
+        /// How long the signing secret that is replaced goes on to sign.
+        overlap: Option<Duration>,
     },
     /// Remove a connector.
     Delete {
@@ -131,8 +133,17 @@ const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
 
 /// Fields that some commands have and others do not.
-const OPTIONAL: &[&str] =
-    &["actor", "connectorId", "connector", "patch", "ifVersion", "reason", "key", "tier"];
+const OPTIONAL: &[&str] = &[
+    "actor",
+    "connectorId",
+    "connector",
+    "patch",
+    "ifVersion",
+    "overlapSeconds",
+    "reason",
+    "key",
+    "tier",
+];
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
@@ -268,7 +279,12 @@ impl Command {
                 json["connector"] =
                     json!({ "type": kind, "config": config, "eventTypes": event_types });
             }
-            CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
+            CommandBody::Update { patch, overlap, .. } => {
+                json["patch"] = patch.to_value();
+                if let Some(overlap) = overlap {
+                    json["overlapSeconds"] = json!(overlap.as_secs());
+                }
+            }
             CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
@@ -350,7 +366,16 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     let body = fields.required_object("patch");
     let if_version = fields.version();
-    fields.finish(&["id", "type", "projectId", "connectorId", "patch", "ifVersion"]);
+    let overlap = fields.overlap();
+    fields.finish(&[
+        "id",
+        "type",
+        "projectId",
+        "connectorId",
+        "patch",
+        "ifVersion",
+        "overlapSeconds",
+    ]);
     let mut body = Fields::new(body?);
     let patch = Patch {
         config: body.optional_object("config"),
@@ -359,7 +384,7 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     };
     body.finish(&["config", "eventTypes", "isActive"]);
     fields.errors.append(&mut body.errors);
-    Some(CommandBody::Update { connector: connector?, patch, if_version })
+    Some(CommandBody::Update { connector: connector?, patch, if_version, overlap })
 }
 
 fn read_delete(fields: &mut Fields) -> Option<CommandBody> {
@@ -458,6 +483,19 @@ impl Fields {
             self.error("ifVersion", "must be a whole number");
         }
         version
+    }
+
+    fn overlap(&mut self) -> Option<Duration> {
+        const FIELD: &str = "overlapSeconds";
+        let seconds = self.map.shift_remove(FIELD)?.as_u64().map(Duration::from_secs);
+        let overlap = seconds.filter(|overlap| *overlap <= MAX_OVERLAP);
+        if overlap.is_none() {
+            self.error(
+                FIELD,
+                format!("must be a whole number from 0 to {}", MAX_OVERLAP.as_secs()),
+            );
+        }
+        overlap
     }
 
     fn required_object(&mut self, field: &str) -> Option<Map<String, Value>> {
@@ -612,6 +650,7 @@ mod tests {
         for (record, name) in [
             (include_str!("../../tests/fixtures/records/command-create-1.json"), CREATE),
             (include_str!("../../tests/fixtures/records/command-update-1.json"), UPDATE),
+            (include_str!("../../tests/fixtures/records/command-update-2.json"), UPDATE),
             (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
             (include_str!("../../tests/fixtures/records/command-resume-1.json"), RESUME),

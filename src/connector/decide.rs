@@ -4,6 +4,8 @@
 //! replaced may decide a command again, so the same state, command and context must always give
 //! the same decision.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -15,7 +17,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    destination::{Checks, ConnectorType, Field, Settings, cut},
+    destination::{
+        Checks, ConnectorType, Field, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, Settings,
+        cut,
+    },
     egress::EgressPolicy,
     event::EventTypes,
     id::{CommandId, ConnectorId, ConnectorKey},
@@ -52,8 +57,8 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
         CommandBody::Create { connector, kind, config, event_types } => {
             case.create(connector, *kind, config, event_types)
         }
-        CommandBody::Update { connector, patch, if_version } => {
-            case.update(connector, patch, *if_version)
+        CommandBody::Update { connector, patch, if_version, overlap } => {
+            case.update(connector, patch, *if_version, *overlap)
         }
         CommandBody::Delete { connector, if_version } => case.delete(connector, *if_version),
         CommandBody::Suspend { connector, reason, if_version } => {
@@ -116,12 +121,16 @@ impl Case<'_> {
         id: &ConnectorId,
         patch: &Patch,
         if_version: Option<i64>,
+        overlap: Option<Duration>,
     ) -> Result<Change, Problem> {
         let connector = self.find(id)?;
         if let Some(same) = self.repeated(connector) {
             return Ok(same);
         }
         check_version(connector, if_version)?;
+        if overlap.is_some() {
+            check_signs(connector, patch)?;
+        }
         let mut next = self.next_version(connector);
         if let Some(event_types) = &patch.event_types {
             next.event_types = event_types.clone();
@@ -134,6 +143,9 @@ impl Case<'_> {
             let (config, changed) =
                 self.merge(connector.kind, &connector.config, given, &next.event_types)?;
             next.config = config;
+            if let Some(overlap) = overlap {
+                keep_signing(&mut next.config, &connector.config, self.context.at, overlap);
+            }
             if changed {
                 next.resume();
             }
@@ -325,6 +337,41 @@ fn check_version(connector: &Connector, if_version: Option<i64>) -> Result<(), P
     ))
 }
 
+/// An overlap is of two signing secrets.
+fn check_signs(connector: &Connector, patch: &Patch) -> Result<(), Problem> {
+    let given = patch.config.as_ref().and_then(|config| config.get(SIGNING_SECRET));
+    if !connector.kind.signs() {
+        Err(Problem::new(ProblemCode::ValidationFailed, not_signed(connector.kind)))
+    } else if given.is_some_and(Value::is_string) {
+        Ok(())
+    } else {
+        let message = "goes with a new signingSecret only";
+        let errors = vec![FieldError::new("overlapSeconds", message)];
+        Err(Problem::with_fields(ProblemCode::ValidationFailed, errors))
+    }
+}
+
+/// Why a connector of this type has no signing secret.
+fn not_signed(kind: ConnectorType) -> String {
+    let signing: Vec<&str> =
+        ConnectorType::ALL.iter().filter(|kind| kind.signs()).map(|kind| kind.as_str()).collect();
+    format!(
+        "Requests to {kind} are not signed: the service has its own way to know its callers. \
+         Those of {} can be.",
+        signing.join(", ")
+    )
+}
+
+/// The signing secret that was replaced goes on to sign for a while. Its encrypted value is still
+/// bound to the name that it had: whoever encrypts the change binds it anew.
+fn keep_signing(config: &mut Config, stored: &Config, at: Timestamp, overlap: Duration) {
+    if let Some(before) = stored.get(SIGNING_SECRET).filter(|_| !overlap.is_zero()) {
+        config.insert(PREVIOUS_SECRET, before.clone());
+        let until = Value::String(at.plus(overlap).to_string());
+        config.insert(PREVIOUS_UNTIL, ConfigValue::Plain(until));
+    }
+}
+
 /// What a later version of this program wrote cannot be checked together with what is given.
 fn check_known(connector: &Connector) -> Result<(), Problem> {
     let Some(words) = connector.later.unusable() else { return Ok(()) };
@@ -372,8 +419,9 @@ impl Merge<'_> {
             Ok(setting) => {
                 let value = ConfigValue::Plain(to_value(&setting));
                 // An encrypted value cannot be compared; its owner gave it again for a reason.
-                self.changed |= self.stored.get(name) != Some(&value);
+                let changed = self.stored.get(name) != Some(&value);
                 self.config.insert(name, value);
+                self.note_change(field, changed);
             }
             Err(message) => self.error(name, message),
         }
@@ -381,9 +429,19 @@ impl Merge<'_> {
 
     fn remove(&mut self, field: &Field) {
         if !field.required {
-            self.changed |= self.config.remove(field.name);
+            let changed = self.config.remove(field.name);
+            self.note_change(field, changed);
         } else if self.stored.get(field.name).is_some() {
             self.error(field.name, "is required and cannot be removed");
+        }
+    }
+
+    fn note_change(&mut self, field: &Field, changed: bool) {
+        self.changed |= changed;
+        if changed && field.name == SIGNING_SECRET {
+            // What its owner chose is all that signs.
+            self.config.remove(PREVIOUS_SECRET);
+            self.config.remove(PREVIOUS_UNTIL);
         }
     }
 
@@ -825,7 +883,7 @@ mod tests {
                 event_types: EventTypes::All,
             }),
             2 => (connector.clone(), patch)
-                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch, if_version: None }),
+                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch, if_version: None, overlap: None }),
             1 => connector.clone().prop_map(|connector| CommandBody::Delete { connector, if_version: None }),
             1 => (connector, proptest::option::of(0..50_i64)).prop_map(|(connector, if_version)| {
                 CommandBody::Suspend { connector, reason: "r".to_owned(), if_version }
@@ -836,6 +894,85 @@ mod tests {
             }),
             1 => proptest::sample::select(Tier::ALL).prop_map(|tier| CommandBody::SetTier { tier }),
         ]
+    }
+
+    fn zapier(config: &Value) -> Story {
+        given(&[
+            tier("t", "pro"),
+            json!({"id": "c", "type": "connector.create", "connectorId": "conn_1", "connector":
+                {"type": "zapier", "config": config, "eventTypes": ["*"]}}),
+        ])
+    }
+
+    fn signing(byte: u8) -> String {
+        crate::destination::signing_secret(&[byte; 32]).to_string()
+    }
+
+    fn rotate(id: &str, secret: &str, overlap: &Value) -> Value {
+        let mut command = update(id, "conn_1", &json!({"config": {"signingSecret": secret}}));
+        command["overlapSeconds"] = overlap.clone();
+        command
+    }
+
+    #[test]
+    fn a_signing_secret_that_is_replaced_is_kept_for_the_overlap_and_not_shown() {
+        let hook = "https://hooks.zapier.com/hooks/catch/123456/abcdef/";
+        let mut story = zapier(&json!({"webhookUrl": hook}));
+        let text = |story: &Story, field: &str| match story.connector("conn_1").config.get(field) {
+            Some(ConfigValue::Plain(value)) => value.as_str().map(str::to_owned),
+            _ => None,
+        };
+        // There was none before.
+        story.when(rotate("r1", &signing(1), &json!(3600)));
+        assert_eq!(text(&story, SIGNING_SECRET), Some(signing(1)));
+        assert_eq!(text(&story, PREVIOUS_SECRET), None);
+
+        story.when(rotate("r2", &signing(2), &json!(3600)));
+        assert_eq!(text(&story, SIGNING_SECRET), Some(signing(2)));
+        assert_eq!(text(&story, PREVIOUS_SECRET), Some(signing(1)));
+        let at = story.connector("conn_1").updated_at;
+        let until = at.plus(Duration::from_secs(3600)).to_string();
+        assert_eq!(text(&story, PREVIOUS_UNTIL), Some(until));
+        let shown = story.connector("conn_1").to_public_json();
+        let shown: Vec<&String> = shown["config"].as_object().unwrap().keys().collect();
+        assert_eq!(shown, ["webhookUrl", "signingSecret"]);
+        // The same command again changes nothing.
+        let before = story.connector("conn_1").config.clone();
+        story.when(rotate("r2", &signing(2), &json!(3600)));
+        assert_eq!(story.connector("conn_1").config, before);
+
+        // An owner's own change, or no overlap, leaves one secret.
+        story.when(rotate("r3", &signing(3), &json!(0)));
+        assert_eq!((text(&story, PREVIOUS_SECRET), text(&story, PREVIOUS_UNTIL)), (None, None));
+        story.when(rotate("r4", &signing(4), &json!(604_800)));
+        assert_eq!(text(&story, PREVIOUS_SECRET), Some(signing(3)));
+        let other = json!({"config": {"webhookUrl": format!("{hook}x/")}});
+        story.when(update("u1", "conn_1", &other));
+        assert_eq!(text(&story, PREVIOUS_SECRET), Some(signing(3)));
+        story.when(update("u2", "conn_1", &json!({"config": {"signingSecret": null}})));
+        assert_eq!((text(&story, SIGNING_SECRET), text(&story, PREVIOUS_SECRET)), (None, None));
+    }
+
+    #[test]
+    fn an_overlap_goes_with_a_new_signing_secret_of_a_type_that_signs() {
+        let mut story = zapier(&json!({"webhookUrl": "https://hooks.zapier.com/hooks/catch/1/a/"}));
+        let mut command = update("u1", "conn_1", &json!({"isActive": false}));
+        command["overlapSeconds"] = json!(1);
+        assert_eq!(problem(story.when(command)).errors[0].field, "overlapSeconds");
+        for name in [PREVIOUS_SECRET, PREVIOUS_UNTIL] {
+            let patch = json!({"config": {name: signing(1)}});
+            let refused = problem(story.when(update("u2", "conn_1", &patch)));
+            assert!(refused.errors[0].message.contains("is no setting"), "{refused:?}");
+        }
+        for wrong in [json!(-1), json!(604_801), json!("24h"), json!(1.5)] {
+            let mut command = rotate("u3", &signing(1), &wrong);
+            command["projectId"] = json!("proj_1");
+            assert!(Command::from_value(command).is_err(), "{wrong}");
+        }
+        let mut slack = given(&[tier("t", "pro"), create("c", "conn_1")]);
+        let refused = problem(slack.when(rotate("r", &signing(1), &json!(1))));
+        assert!(refused.detail.contains("zapier, n8n, make"), "{}", refused.detail);
+        assert_eq!(refused.code, ProblemCode::ValidationFailed);
     }
 
     proptest! {

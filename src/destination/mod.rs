@@ -12,6 +12,7 @@ mod incident;
 mod message;
 mod record;
 mod settings;
+mod signing;
 mod webhook;
 mod wire;
 
@@ -25,6 +26,7 @@ pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
     TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,
 };
+pub use signing::{MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, signing_secret};
 pub use wire::{
     MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, json_seconds, seconds,
 };
@@ -190,6 +192,8 @@ pub struct Spec {
     pub docs: &'static str,
     /// Its configuration.
     pub fields: &'static [Field],
+    /// What is kept beside it, for this program's own use: an owner neither gives nor sees it.
+    pub hidden: &'static [Field],
     /// The vendor's published limit per connector, or a guess where it publishes none.
     pub rate: Option<Rate>,
     /// How many requests may be under way at once per connector.
@@ -238,6 +242,7 @@ impl Spec {
         category: Category::Automation,
         docs: "",
         fields: &[],
+        hidden: &[],
         rate: None,
         concurrency: 16,
         timeout: Duration::from_secs(30),
@@ -337,6 +342,23 @@ impl ConnectorType {
     #[must_use]
     pub fn field(self, name: &str) -> Option<&'static Field> {
         self.spec().fields.iter().find(|field| field.name == name)
+    }
+
+    /// Every field that a configuration may keep, the hidden ones last.
+    pub fn kept_fields(self) -> impl Iterator<Item = &'static Field> {
+        self.spec().fields.iter().chain(self.spec().hidden)
+    }
+
+    /// The field of this name, hidden or not.
+    #[must_use]
+    pub fn kept_field(self, name: &str) -> Option<&'static Field> {
+        self.kept_fields().find(|field| field.name == name)
+    }
+
+    /// Whether its deliveries can be signed.
+    #[must_use]
+    pub fn signs(self) -> bool {
+        self.field(SIGNING_SECRET).is_some()
     }
 }
 

@@ -189,6 +189,8 @@ pub enum Setting {
     Text(SecretString),
     /// Several texts.
     List(Vec<String>),
+    /// A text that is there, encrypted: checks of several fields need no more.
+    Kept,
 }
 
 /// The checked values of a connector's configuration, in plain. Its `Debug` shows only names.
@@ -271,6 +273,17 @@ impl Settings {
         }
     }
 
+    /// Whether the field is there, also when its value cannot be read.
+    #[must_use]
+    pub fn has(&self, field: &str) -> bool {
+        self.values.contains_key(field)
+    }
+
+    /// Removes a value.
+    pub fn remove(&mut self, field: &str) {
+        self.values.remove(field);
+    }
+
     /// The value of a required text that must not be printed.
     pub fn secret(&self, field: &'static str) -> Result<SecretString, SettingError> {
         self.text(field).map(SecretString::from)
@@ -339,9 +352,9 @@ impl Settings {
     }
 
     /// The secret texts, to keep them out of what others said.
-    pub fn secrets(&self, fields: &[Field]) -> Vec<SecretString> {
+    pub fn secrets<'a>(&self, fields: impl IntoIterator<Item = &'a Field>) -> Vec<SecretString> {
         fields
-            .iter()
+            .into_iter()
             .filter(|field| field.secret)
             .filter_map(|field| self.optional(field.name))
             .map(|text| SecretString::from(text.to_owned()))

@@ -80,7 +80,7 @@ impl Target {
         let base_url = base_urls.get(connector.kind);
         let settings = keyring.settings(connector, base_url.cloned());
         let secrets = match &settings {
-            Ok(settings) => settings.secrets(connector.kind.spec().fields),
+            Ok(settings) => settings.secrets(connector.kind.kept_fields()),
             Err(_) => Vec::new(),
         };
         let destination = match connector.later.unusable() {
