@@ -7,7 +7,9 @@ use super::MAX_BODY_BYTES;
 use crate::{
     connector::ProblemCode,
     delivery::{Outcome, Reason, Source},
-    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    destination::{
+        ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape, Spec, Way, is_in_a_way,
+    },
     event::EventType,
     id::MAX_ID_CHARS,
 };
@@ -402,13 +404,29 @@ fn config_schema(kind: ConnectorType) -> Value {
     let required: Vec<&str> =
         spec.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
     let fields = spec.fields.iter().map(|field| (field.name.to_owned(), field_schema(field)));
-    json!({
+    let mut schema = json!({
         "type": "object", "additionalProperties": false,
         "title": spec.title,
         "externalDocs": { "url": spec.docs },
         "required": required,
         "properties": fields.collect::<Map<String, Value>>(),
-    })
+    });
+    if !spec.ways.is_empty() {
+        schema["oneOf"] = spec.ways.iter().map(|way| way_schema(spec, way)).collect();
+    }
+    schema
+}
+
+/// One way to authenticate, complete and without the fields of the others.
+fn way_schema(spec: &Spec, way: &Way) -> Value {
+    let others = spec
+        .fields
+        .iter()
+        .map(|field| field.name)
+        .filter(|name| is_in_a_way(spec.ways, name) && !way.fields.contains(name));
+    let absent: Map<String, Value> =
+        others.map(|name| (name.to_owned(), Value::Bool(false))).collect();
+    json!({ "title": way.what, "required": way.fields, "properties": absent })
 }
 
 fn field_schema(field: &Field) -> Value {

@@ -19,7 +19,7 @@ use crate::{
     clock::Timestamp,
     destination::{
         Checks, ConnectorType, Field, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, Settings,
-        cut,
+        check_ways, cut, is_in_a_way,
     },
     egress::EgressPolicy,
     event::EventTypes,
@@ -313,6 +313,7 @@ impl Case<'_> {
                 merge.take(name, value);
             }
             merge.check_required();
+            merge.check_ways();
         }
         merge.check_together(event_types);
         if merge.errors.is_empty() {
@@ -463,6 +464,20 @@ impl Merge<'_> {
             if self.config.get(field.name).is_none() && !is_told {
                 self.errors.push(FieldError::new(path, format!("is missing: {}", field.help)));
             }
+        }
+    }
+
+    /// Exactly one way to authenticate, once what is given for it is right by itself.
+    fn check_ways(&mut self) {
+        let ways = self.kind.spec().ways;
+        let is_of_a_way = |error: &FieldError| {
+            error.field.strip_prefix("config.").is_some_and(|name| is_in_a_way(ways, name))
+        };
+        if self.errors.iter().any(is_of_a_way) {
+            return;
+        }
+        for (name, message) in check_ways(ways, &self.config.plain_settings(self.kind)) {
+            self.error(name, message);
         }
     }
 

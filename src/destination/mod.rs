@@ -6,6 +6,7 @@
 
 mod accounting;
 mod amount;
+mod credential;
 pub mod docs;
 mod explorer;
 mod incident;
@@ -13,12 +14,15 @@ mod message;
 mod record;
 mod settings;
 mod signing;
+mod token_answer;
+mod ways;
 mod webhook;
 mod wire;
 
 use std::{fmt, slice, str::FromStr, sync::Arc, time::Duration};
 
 pub use amount::Currency;
+pub use credential::{ACCESS_TOKEN, App, Credential, Mint, Minted};
 pub use explorer::transaction_url;
 pub use message::{Fact, Message, Tone, blanked, cut, escaped, one_line};
 pub use record::{Record, RecordValue, identity, wallet};
@@ -27,8 +31,10 @@ pub use settings::{
     TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,
 };
 pub use signing::{MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, signing_secret};
+pub use ways::{Way, check as check_ways, is_in_a_way, listed as listed_ways};
 pub use wire::{
-    MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, json_seconds, seconds,
+    MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, basic, json_seconds,
+    seconds,
 };
 
 use crate::{
@@ -194,6 +200,11 @@ pub struct Spec {
     pub fields: &'static [Field],
     /// What is kept beside it, for this program's own use: an owner neither gives nor sees it.
     pub hidden: &'static [Field],
+    /// The ways to authenticate, of which exactly one must be given; the bare token is the last.
+    /// None where the required fields are the way.
+    pub ways: &'static [Way],
+    /// Makes what renews access tokens, where the settings have that.
+    pub credential: fn(&Settings) -> Result<Option<Credential>, SettingError>,
     /// The vendor's published limit per connector, or a guess where it publishes none.
     pub rate: Option<Rate>,
     /// How many requests may be under way at once per connector.
@@ -243,6 +254,8 @@ impl Spec {
         docs: "",
         fields: &[],
         hidden: &[],
+        ways: &[],
+        credential: |_| Ok(None),
         rate: None,
         concurrency: 16,
         timeout: Duration::from_secs(30),
@@ -255,6 +268,15 @@ impl Spec {
         check: |_, _| Vec::new(),
         make: |_, _| Err(SettingError { field: "type", message: "cannot be made".to_owned() }),
     };
+}
+
+impl Spec {
+    /// The fields that the smallest configuration has: those that are required, and the bare token
+    /// where there are several ways to authenticate.
+    pub fn example_fields(&self) -> impl Iterator<Item = &'static Field> {
+        let way = self.ways.last().map_or(&[][..], |way| way.fields);
+        self.fields.iter().filter(move |field| field.required || way.contains(&field.name))
+    }
 }
 
 macro_rules! destinations {

@@ -15,7 +15,7 @@ use crate::{
     },
     outbound::AGENT,
     secrets::Keyring,
-    view::{BaseUrls, Subscriptions},
+    view::Subscriptions,
 };
 
 /// A request with what the sender adds to each, secrets masked.
@@ -45,11 +45,7 @@ impl Operations {
             Ok(keyring) => keyring,
             Err(error) => return Ok(Err(format!("secrets.keys: {error}"))),
         };
-        let base_urls: BaseUrls = config
-            .destinations
-            .iter()
-            .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
-            .collect();
+        let base_urls = config.base_urls();
         let id = connector.key.connector.clone();
         let only = [(id.clone(), connector.clone())].into();
         let state = ProjectState { project: None, connectors: only };

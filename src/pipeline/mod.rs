@@ -4,6 +4,7 @@
 mod account;
 mod attempt;
 mod budget;
+mod credentials;
 mod dispatch;
 #[cfg(test)]
 mod panic_tests;
