@@ -250,6 +250,16 @@ async fn a_configuration_has_exactly_one_way() {
         assert_eq!(refused.body["errors"][0]["field"], field, "{}", refused.body);
         assert_eq!(refused.body["errors"].as_array().unwrap().len(), 1);
     }
+    // Refresh tokens that change with each use are not taken, and that is said.
+    for kind in ["xero", "quickbooks"] {
+        let config = json!({ "tenantId": TENANT, "realmId": "9130347798120106",
+            "refreshToken": REFRESH_TOKEN });
+        let body = json!({ "type": kind, "config": config, "eventTypes": ["*"] });
+        let refused = client.create("proj_a", &body).await.is(400);
+        let errors = refused.body["errors"].as_array().unwrap();
+        let error = errors.iter().find(|e| e["field"] == "config.refreshToken").unwrap();
+        assert!(error["message"].as_str().unwrap().contains("not taken yet"), "{error}");
+    }
     // From a token to a credential, in one step.
     let mut config = table;
     config["accessToken"] = json!("ya29.EXAMPLE-EXAMPLE_EXAMPLE");

@@ -306,9 +306,22 @@ pub(super) fn judge(
 ) -> Result<Change, Problem> {
     let context = Context { at: clock::now(), offset: i64::MAX, egress: &shared.egress };
     match decide(state, command, &context) {
-        Decision::Accepted(change) => Ok(change),
+        Decision::Accepted(change) => has_app(shared, &change).map(|()| change),
         Decision::Rejected(problem) => Err(problem),
     }
+}
+
+/// A refresh token without an app needs the operator's. Whether there is one is a matter of the
+/// settings, which decide nothing about commands; here they are told early.
+fn has_app(shared: &Shared, change: &Change) -> Result<(), Problem> {
+    let Change::ConnectorSet(connector) = change else { return Ok(()) };
+    let has = |field: &str| connector.config.get(field).is_some();
+    if !has("refreshToken") || has("clientId") || shared.view.has_app(connector.kind) {
+        return Ok(());
+    }
+    let message = "is missing: the operator of this service has no app of its own at the vendor";
+    let errors = vec![FieldError::new("config.clientId", message)];
+    Err(Problem::with_fields(ProblemCode::ValidationFailed, errors))
 }
 
 /// The answer to a create whose connector is there: it may be its own, or a repeat's.

@@ -216,6 +216,8 @@ struct Connector {
     event_types: EventTypes,
     destination: Box<dyn Destination>,
     secrets: Vec<SecretString>,
+    /// Whether access tokens are made by a credential.
+    renews: bool,
     id: ConnectorId,
 }
 
@@ -322,7 +324,7 @@ impl Connector {
     }
 
     fn shown(&self, request: Request) -> Preview {
-        shown(request, &self.secrets)
+        shown(request.with_token_to_come(self.renews), &self.secrets)
     }
 }
 
@@ -364,10 +366,10 @@ fn connector(common: &Common, flags: &PreviewFlags) -> anyhow::Result<Connector>
     if !errors.is_empty() {
         return Err(Usage(errors.join("\n")).into());
     }
-    (spec.credential)(&settings)?;
+    let renews = (spec.credential)(&settings)?.is_some();
     let destination = (spec.make)(&settings, &event_types)?;
     let secrets = settings.secrets(spec.fields);
-    Ok(Connector { spec, event_types, destination, secrets, id: flags.connector.clone() })
+    Ok(Connector { spec, event_types, destination, secrets, renews, id: flags.connector.clone() })
 }
 
 /// The events that `--event` means: samples, or those in a file.

@@ -14,12 +14,12 @@ use super::{
     config::{ELLIPSIS, to_value},
     did_you_mean,
     problem::MAX_FIELD_ERRORS,
+    signing,
 };
 use crate::{
     clock::Timestamp,
     destination::{
-        Checks, ConnectorType, Field, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, Settings,
-        check_ways, cut, is_in_a_way,
+        Checks, ConnectorType, Field, SIGNING_SECRET, Settings, check_ways, cut, is_in_a_way,
     },
     egress::EgressPolicy,
     event::EventTypes,
@@ -129,7 +129,7 @@ impl Case<'_> {
         }
         check_version(connector, if_version)?;
         if overlap.is_some() {
-            check_signs(connector, patch)?;
+            signing::check_overlap(connector, patch)?;
         }
         let mut next = self.next_version(connector);
         if let Some(event_types) = &patch.event_types {
@@ -144,7 +144,12 @@ impl Case<'_> {
                 self.merge(connector.kind, &connector.config, given, &next.event_types)?;
             next.config = config;
             if let Some(overlap) = overlap {
-                keep_signing(&mut next.config, &connector.config, self.context.at, overlap);
+                signing::keep_previous(
+                    &mut next.config,
+                    &connector.config,
+                    self.context.at,
+                    overlap,
+                );
             }
             if changed {
                 next.resume();
@@ -338,41 +343,6 @@ fn check_version(connector: &Connector, if_version: Option<i64>) -> Result<(), P
     ))
 }
 
-/// An overlap is of two signing secrets.
-fn check_signs(connector: &Connector, patch: &Patch) -> Result<(), Problem> {
-    let given = patch.config.as_ref().and_then(|config| config.get(SIGNING_SECRET));
-    if !connector.kind.signs() {
-        Err(Problem::new(ProblemCode::ValidationFailed, not_signed(connector.kind)))
-    } else if given.is_some_and(Value::is_string) {
-        Ok(())
-    } else {
-        let message = "goes with a new signingSecret only";
-        let errors = vec![FieldError::new("overlapSeconds", message)];
-        Err(Problem::with_fields(ProblemCode::ValidationFailed, errors))
-    }
-}
-
-/// Why a connector of this type has no signing secret.
-fn not_signed(kind: ConnectorType) -> String {
-    let signing: Vec<&str> =
-        ConnectorType::ALL.iter().filter(|kind| kind.signs()).map(|kind| kind.as_str()).collect();
-    format!(
-        "Requests to {kind} are not signed: the service has its own way to know its callers. \
-         Those of {} can be.",
-        signing.join(", ")
-    )
-}
-
-/// The signing secret that was replaced goes on to sign for a while. Its encrypted value is still
-/// bound to the name that it had: whoever encrypts the change binds it anew.
-fn keep_signing(config: &mut Config, stored: &Config, at: Timestamp, overlap: Duration) {
-    if let Some(before) = stored.get(SIGNING_SECRET).filter(|_| !overlap.is_zero()) {
-        config.insert(PREVIOUS_SECRET, before.clone());
-        let until = Value::String(at.plus(overlap).to_string());
-        config.insert(PREVIOUS_UNTIL, ConfigValue::Plain(until));
-    }
-}
-
 /// What a later version of this program wrote cannot be checked together with what is given.
 fn check_known(connector: &Connector) -> Result<(), Problem> {
     let Some(words) = connector.later.unusable() else { return Ok(()) };
@@ -403,6 +373,10 @@ impl Merge<'_> {
 
     fn take(&mut self, name: &str, value: &Value) {
         let Some(field) = self.kind.field(name) else {
+            let refused = self.kind.spec().refused.iter().find(|(known, _)| *known == name);
+            if let Some((_, words)) = refused {
+                return self.error(name, *words);
+            }
             let known = self.kind.spec().fields.iter().map(|field| field.name);
             // More errors are not told, so their names need no comparison.
             let is_told = self.errors.len() < MAX_FIELD_ERRORS;
@@ -440,9 +414,7 @@ impl Merge<'_> {
     fn note_change(&mut self, field: &Field, changed: bool) {
         self.changed |= changed;
         if changed && field.name == SIGNING_SECRET {
-            // What its owner chose is all that signs.
-            self.config.remove(PREVIOUS_SECRET);
-            self.config.remove(PREVIOUS_UNTIL);
+            signing::forget_previous(&mut self.config);
         }
     }
 
@@ -503,7 +475,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::id::ProjectId;
+    use crate::{
+        destination::{PREVIOUS_SECRET, PREVIOUS_UNTIL},
+        id::ProjectId,
+    };
 
     const HOOK: &str = "https://hooks.slack.com/services/T00000000/B00000000/0123456789ab";
     const OTHER_HOOK: &str = "https://hooks.slack.com/services/T00000000/B00000000/ba9876543210";

@@ -17,6 +17,7 @@ mod partition;
 mod problem;
 mod recent;
 mod result;
+mod signing;
 mod state;
 mod tier;
 

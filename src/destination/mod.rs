@@ -203,6 +203,8 @@ pub struct Spec {
     /// The ways to authenticate, of which exactly one must be given; the bare token is the last.
     /// None where the required fields are the way.
     pub ways: &'static [Way],
+    /// Settings that look as if they should be there, and why they are not taken.
+    pub refused: &'static [(&'static str, &'static str)],
     /// Makes what renews access tokens, where the settings have that.
     pub credential: fn(&Settings) -> Result<Option<Credential>, SettingError>,
     /// The vendor's published limit per connector, or a guess where it publishes none.
@@ -255,6 +257,7 @@ impl Spec {
         fields: &[],
         hidden: &[],
         ways: &[],
+        refused: &[],
         credential: |_| Ok(None),
         rate: None,
         concurrency: 16,

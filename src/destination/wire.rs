@@ -87,6 +87,14 @@ impl Request {
         }
     }
 
+    /// The same as people may see it where the sender adds an access token: without the token.
+    #[must_use]
+    pub fn with_token_to_come(self, comes: bool) -> Self {
+        let mut value = HeaderValue::from_static("Bearer");
+        value.set_sensitive(true);
+        self.bearer(comes.then_some(&value))
+    }
+
     /// Asks for the answer as JSON.
     #[must_use]
     pub fn accept_json(mut self) -> Self {

@@ -66,6 +66,11 @@ pub const SPEC: Spec = Spec {
         },
         Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends after 30 minutes" },
     ],
+    refused: &[(
+        "refreshToken",
+        "is not taken yet, because Xero's changes with each use: give clientId and clientSecret of a \
+         custom connection, or an accessToken",
+    )],
     // No scope is named: the token has those that the connection was given.
     credential: |settings| {
         let endpoint = Endpoint::Apart("https://identity.xero.com/connect/token");

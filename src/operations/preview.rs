@@ -72,7 +72,10 @@ impl Operations {
             None => destination.build(&item),
         };
         Ok(match built {
-            Ok(request) => Ok(shown(request, &target.secrets)),
+            Ok(request) => {
+                let request = request.with_token_to_come(target.credential.is_some());
+                Ok(shown(request, &target.secrets))
+            }
             Err(
                 Verdict::Retry { detail, .. }
                 | Verdict::Dead { detail, .. }
