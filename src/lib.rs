@@ -48,6 +48,7 @@ pub mod outbound;
 pub mod pipeline;
 pub mod redact;
 pub mod replay;
+pub mod rs256;
 pub mod secrets;
 pub mod service;
 pub mod telemetry;

@@ -29,6 +29,20 @@ pub(super) fn trials() -> Value {
                 "error": { "type": "string", "description": "Why the filter fails on this event, which is delivered then." },
             },
         },
+        "SigningSecretRequest": {
+            "type": "object", "additionalProperties": false,
+            "properties": { "overlap": {
+                "type": "string", "default": "24h", "examples": ["24h", "0s", "7d"],
+                "description": "How long the secret before goes on to sign, from 0s to 7d.",
+            } },
+        },
+        "SigningSecret": {
+            "type": "object", "required": ["signingSecret", "previousValidUntil"],
+            "properties": {
+                "signingSecret": { "type": "string", "description": "The new secret; it is never shown again." },
+                "previousValidUntil": { "type": ["string", "null"], "format": "date-time", "description": "Until when the secret before signs too; null where there is none." },
+            },
+        },
         "Trial": {
             "type": "object", "required": ["eventId", "eventType", "verdict"],
             "properties": {

@@ -17,6 +17,7 @@ mod error;
 mod filter;
 pub mod openapi;
 pub mod query;
+mod signing;
 mod trial;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use callers::{Callers, MAX_FILE_BYTES};
 pub use connectors::{DEFAULT_PAGE, MAX_PAGE};
 pub use deliveries::RESENDS;
+pub use signing::{DEFAULT_OVERLAP, read_overlap};
 
 use crate::{
     codec::Codec,
@@ -175,6 +177,7 @@ fn router(shared: Arc<Shared>, origins: &[String]) -> Router {
         .route(CONNECTORS, get(connectors::list).merge(create))
         .route(&path("/{connectorId}"), connector.layer(no_query()))
         .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
+        .route(&path("/{connectorId}/signing-secret"), post(signing::replace).layer(no_query()))
         .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::of_connector))
         .route(

@@ -9,7 +9,9 @@ use super::{MAX_BODY_BYTES, answers};
 use crate::{
     connector::{MAX_NAME_CHARS, ProblemCode},
     delivery::Reason,
-    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    destination::{
+        ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape, Spec, Way, is_in_a_way,
+    },
     event::EventType,
     filter::MAX_FILTER_CHARS,
     id::MAX_ID_CHARS,
@@ -84,6 +86,12 @@ fn paths() -> Value {
         "parameters": [project, connector],
         "post": operation("resumeConnector", "Lift a suspension without a new configuration; what is held is delivered. A connector that is not suspended stays as it is.",
             ok(200, "The connector.", "Connector"), &["404", "503"], json!({})),
+    }));
+    paths.insert(format!("{one}/signing-secret"), json!({
+        "parameters": [project, connector],
+        "post": operation("replaceSigningSecret", "Make a new secret to sign the requests of a zapier, n8n or make connector with (Standard Webhooks). It is shown this once. The one before goes on to sign for the overlap.",
+            ok(200, "The secret.", "SigningSecret"), &["404", "409", "413", "415", "503"],
+            json!({ "requestBody": optional(body("SigningSecretRequest")) })),
     }));
     paths.insert(format!("{one}/test"), json!({
         "parameters": [project, connector],
@@ -368,13 +376,29 @@ fn config_schema(kind: ConnectorType) -> Value {
     let required: Vec<&str> =
         spec.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
     let fields = spec.fields.iter().map(|field| (field.name.to_owned(), field_schema(field)));
-    json!({
+    let mut schema = json!({
         "type": "object", "additionalProperties": false,
         "title": spec.title,
         "externalDocs": { "url": spec.docs },
         "required": required,
         "properties": fields.collect::<Map<String, Value>>(),
-    })
+    });
+    if !spec.ways.is_empty() {
+        schema["oneOf"] = spec.ways.iter().map(|way| way_schema(spec, way)).collect();
+    }
+    schema
+}
+
+/// One way to authenticate, complete and without the fields of the others.
+fn way_schema(spec: &Spec, way: &Way) -> Value {
+    let others = spec
+        .fields
+        .iter()
+        .map(|field| field.name)
+        .filter(|name| is_in_a_way(spec.ways, name) && !way.fields.contains(name));
+    let absent: Map<String, Value> =
+        others.map(|name| (name.to_owned(), Value::Bool(false))).collect();
+    json!({ "title": way.what, "required": way.fields, "properties": absent })
 }
 
 fn field_schema(field: &Field) -> Value {

@@ -1,6 +1,6 @@
 //! `dunmore connector`.
 
-use std::io::Read;
+use std::{io::Read, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -17,12 +17,15 @@ use super::{
     start_logs, state,
 };
 use crate::{
+    api::read_overlap,
     connector::{
         Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, ProblemCode,
         Refused,
     },
+    destination::SIGNING_SECRET,
     id::{CommandId, ConnectorId, ProjectId},
     kafka::Topics,
+    secrets::new_signing_secret,
 };
 
 #[derive(Subcommand, Debug)]
@@ -96,6 +99,20 @@ pub enum ConnectorCommand {
     Filter {
         #[command(subcommand)]
         command: FilterCommand,
+    },
+    /// Make a new secret to sign a webhook's requests with, and print it. The one before goes on to
+    /// sign for the overlap.
+    #[command(
+        after_help = "Example:\n  dunmore connector signing-secret proj_1 conn_1 --overlap 24h"
+    )]
+    SigningSecret {
+        /// The project's id.
+        project: ProjectId,
+        /// The connector's id.
+        connector: ConnectorId,
+        /// How long the secret before goes on to sign: 0s to 7d.
+        #[arg(long, default_value = "24h", value_parser = read_overlap, value_name = "DURATION")]
+        overlap: Duration,
     },
     /// Lift a connector's suspension without a new configuration.
     #[command(
@@ -263,6 +280,9 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             let result = send(common, command).await?;
             report(common, &result, &format!("connector {connector} is not suspended"))
         }
+        ConnectorCommand::SigningSecret { project, connector, overlap } => {
+            signing_secret(common, &project, &connector, overlap).await
+        }
         ConnectorCommand::Delete { project, connector } => {
             let command = json!({
                 "id": new_command_id(),
@@ -274,6 +294,30 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             report(common, &result, &format!("connector {connector} deleted"))
         }
     }
+}
+
+async fn signing_secret(
+    common: &Common,
+    project: &ProjectId,
+    connector: &ConnectorId,
+    overlap: Duration,
+) -> anyhow::Result<()> {
+    let secret = new_signing_secret();
+    let mut config = Map::new();
+    config.insert(SIGNING_SECRET.to_owned(), secret.as_str().into());
+    let command = json!({
+        "id": new_command_id(),
+        "type": "connector.update",
+        "projectId": project,
+        "connectorId": connector,
+        "patch": { "config": config },
+        "overlapSeconds": overlap.as_secs(),
+    });
+    let result = send(common, command).await?;
+    if common.output == Output::Json && result.outcome == CommandOutcome::Accepted {
+        return output::json(&json!({ "signingSecret": secret.as_str() }));
+    }
+    report(common, &result, &secret)
 }
 
 pub(super) fn new_command_id() -> CommandId {

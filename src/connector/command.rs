@@ -3,7 +3,7 @@
 //! A sender that misspells a field must learn it, so everything that is unknown or wrong is named
 //! at once. What needs the project's state is the decision's business, not the reader's.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -65,6 +65,8 @@ pub enum CommandBody {
         patch: Patch,
         /// Only if the connector is not newer than this version.
         if_version: Option<i64>,
+        /// How long the signing secret that is replaced goes on to sign.
+        overlap: Option<Duration>,
     },
     /// Remove a connector.
     Delete {
@@ -144,8 +146,17 @@ const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
 
 /// Fields that some commands have and others do not.
-const OPTIONAL: &[&str] =
-    &["actor", "connectorId", "connector", "patch", "ifVersion", "reason", "key", "tier"];
+const OPTIONAL: &[&str] = &[
+    "actor",
+    "connectorId",
+    "connector",
+    "patch",
+    "ifVersion",
+    "overlapSeconds",
+    "reason",
+    "key",
+    "tier",
+];
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
@@ -292,7 +303,12 @@ impl Command {
                 }
                 json["connector"] = connector;
             }
-            CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
+            CommandBody::Update { patch, overlap, .. } => {
+                json["patch"] = patch.to_value();
+                if let Some(overlap) = overlap {
+                    json["overlapSeconds"] = json!(overlap.as_secs());
+                }
+            }
             CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
@@ -383,7 +399,16 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     let body = fields.required_object("patch");
     let if_version = fields.version();
-    fields.finish(&["id", "type", "projectId", "connectorId", "patch", "ifVersion"]);
+    let overlap = fields.overlap();
+    fields.finish(&[
+        "id",
+        "type",
+        "projectId",
+        "connectorId",
+        "patch",
+        "ifVersion",
+        "overlapSeconds",
+    ]);
     let mut body = Fields::new(body?);
     let patch = Patch {
         config: body.optional_object("config"),
@@ -394,7 +419,7 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     };
     body.finish(&["config", "eventTypes", "isActive", "name", "filter"]);
     fields.errors.append(&mut body.errors);
-    Some(CommandBody::Update { connector: connector?, patch, if_version })
+    Some(CommandBody::Update { connector: connector?, patch, if_version, overlap })
 }
 
 fn read_delete(fields: &mut Fields) -> Option<CommandBody> {

@@ -1,10 +1,12 @@
 //! The fields of a command, read one by one: whatever is wrong or left over is named at once.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::{FieldError, MAX_ACTOR_CHARS, did_you_mean, problem::MAX_FIELD_ERRORS};
 use crate::{
-    destination::{ConnectorType, cut},
+    destination::{ConnectorType, MAX_OVERLAP, cut},
     event::EventTypes,
     filter::Filter,
     id::IdError,
@@ -62,6 +64,20 @@ impl Fields {
             _ => self.error("actor", "must be a string"),
         }
         None
+    }
+
+    /// How long a signing secret that is replaced goes on to sign.
+    pub(super) fn overlap(&mut self) -> Option<Duration> {
+        const FIELD: &str = "overlapSeconds";
+        let seconds = self.map.shift_remove(FIELD)?.as_u64().map(Duration::from_secs);
+        let overlap = seconds.filter(|overlap| *overlap <= MAX_OVERLAP);
+        if overlap.is_none() {
+            self.error(
+                FIELD,
+                format!("must be a whole number from 0 to {}", MAX_OVERLAP.as_secs()),
+            );
+        }
+        overlap
     }
 
     /// What its owner calls it: outside, whether it is given at all; inside, nothing where the

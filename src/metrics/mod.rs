@@ -7,6 +7,7 @@ mod filters;
 mod kafka;
 mod lanes;
 mod maker;
+mod renewal;
 mod view;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use prometheus::{
 
 pub use kafka::{ClientMetrics, ClientState, KafkaClient};
 pub use lanes::LaneCounts;
+pub use renewal::Renewal;
 
 pub use filters::Filters;
 use kafka::KafkaMetrics;
@@ -74,6 +76,7 @@ pub struct Metrics {
     attempt_seconds: Vec<Histogram>,
     latency_seconds: Vec<Histogram>,
     retries: IntCounterVec,
+    renewals: IntCounterVec,
     dead_letters: IntCounterVec,
     attempts_by_source: Vec<IntCounter>,
     steps_by_source: Vec<Vec<IntCounter>>,
@@ -235,6 +238,11 @@ impl Metrics {
             deliveries,
             attempt_seconds: each_type(&attempt),
             latency_seconds: each_type(&latency),
+            renewals: make.counters(
+                "dunmore_credential_renewals_total",
+                "Access tokens that were asked for or signed, by what came of it.",
+                &["type", "outcome"],
+            )?,
             retries: make.counters(
                 "dunmore_retries_total",
                 "Deliveries put into a retry tier.",
@@ -420,6 +428,11 @@ impl Metrics {
     /// A delivery went into a retry tier.
     pub fn retried(&self, tier: &str, reason: Reason) {
         self.retries.with_label_values(&[tier, reason.as_str()]).inc();
+    }
+
+    /// A credential was to make a new access token.
+    pub fn renewal(&self, kind: ConnectorType, outcome: Renewal) {
+        self.renewals.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
     }
 
     /// A delivery became a dead letter.

@@ -5,6 +5,7 @@ mod account;
 mod attempt;
 mod budget;
 mod choose;
+mod credentials;
 mod dispatch;
 mod held;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::{
     clock::Timestamp,
     connector::{Connector, ProjectState},
     delivery::Reason,
-    destination::{ConnectorType, Destination, Settings},
+    destination::{App, ConnectorType, Credential, Destination, Settings},
     event::{EventType, EventTypes},
     filter::{Facts, Filter, FilterError},
     id::{ConnectorId, ConnectorKey, DeliveryNamespace},
@@ -22,26 +22,46 @@ use crate::{
     secrets::Keyring,
 };
 
-/// Per connector type, what the operator calls instead of the vendor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BaseUrls(BTreeMap<ConnectorType, Url>);
+/// Per connector type, what the operator calls instead of the vendor, and as which app.
+#[derive(Clone, Debug, Default)]
+pub struct BaseUrls {
+    bases: BTreeMap<ConnectorType, Url>,
+    token_urls: BTreeMap<ConnectorType, Url>,
+    apps: BTreeMap<ConnectorType, App>,
+}
 
 impl BaseUrls {
     /// Sets the base of a type.
     pub fn insert(&mut self, kind: ConnectorType, base: Url) {
-        self.0.insert(kind, base);
+        self.bases.insert(kind, base);
     }
 
     /// The base of a type, when the operator set one.
     #[must_use]
     pub fn get(&self, kind: ConnectorType) -> Option<&Url> {
-        self.0.get(&kind)
+        self.bases.get(&kind)
+    }
+
+    /// Sets a type's token endpoint, and the operator's own app there.
+    pub fn set_tokens(&mut self, kind: ConnectorType, url: Option<Url>, app: Option<App>) {
+        self.token_urls.extend(url.map(|url| (kind, url)));
+        self.apps.extend(app.map(|app| (kind, app)));
+    }
+
+    /// Whether the operator has an app of its own at the type's vendor.
+    #[must_use]
+    pub fn has_app(&self, kind: ConnectorType) -> bool {
+        self.apps.contains_key(&kind)
+    }
+
+    fn tokens(&self, kind: ConnectorType, settings: Settings) -> Settings {
+        settings.with_tokens(self.token_urls.get(&kind).cloned(), self.apps.get(&kind).cloned())
     }
 }
 
 impl FromIterator<(ConnectorType, Url)> for BaseUrls {
     fn from_iter<I: IntoIterator<Item = (ConnectorType, Url)>>(items: I) -> Self {
-        Self(items.into_iter().collect())
+        Self { bases: items.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -67,6 +87,8 @@ pub struct Target {
     pub namespace: DeliveryNamespace,
     /// What speaks the service, or why nothing can.
     pub destination: Result<Box<dyn Destination>, String>,
+    /// What makes its access tokens, where they renew themselves.
+    pub credential: Option<Credential>,
     /// Its secrets, to keep them out of what others said.
     pub secrets: Vec<SecretString>,
     /// What finds them, once something failed; see [`Self::redactor`].
@@ -82,15 +104,20 @@ impl Target {
     fn compile(connector: &Connector, keyring: &Keyring, base_urls: &BaseUrls) -> Self {
         let base_url = base_urls.get(connector.kind);
         let settings = keyring.settings(connector, base_url.cloned());
+        let settings = settings.map(|settings| base_urls.tokens(connector.kind, settings));
         let secrets = match &settings {
-            Ok(settings) => settings.secrets(connector.kind.spec().fields),
+            Ok(settings) => settings.secrets(connector.kind.kept_fields()),
             Err(_) => Vec::new(),
         };
-        let destination = match connector.later.unusable() {
+        let made = match connector.later.unusable() {
             Some(words) => Err(words.to_owned()),
             None => settings
                 .map_err(|error| error.to_string())
                 .and_then(|settings| make(connector, &settings)),
+        };
+        let (destination, credential) = match made {
+            Ok((destination, credential)) => (Ok(destination), credential),
+            Err(words) => (Err(words), None),
         };
         Self {
             key: connector.key.clone(),
@@ -104,6 +131,7 @@ impl Target {
             suspended: connector.suspended_reason.clone(),
             namespace: DeliveryNamespace::of(&connector.key),
             destination,
+            credential,
             secrets,
             found_by: OnceLock::new(),
             trusted: base_url.is_some(),
@@ -145,10 +173,15 @@ impl Target {
 }
 
 /// The one place where destinations are made.
-fn make(connector: &Connector, settings: &Settings) -> Result<Box<dyn Destination>, String> {
-    (connector.kind.spec().make)(settings, &connector.event_types)
-        .map_err(|error| error.to_string())
+fn make(connector: &Connector, settings: &Settings) -> Result<Made, String> {
+    let spec = connector.kind.spec();
+    let credential = (spec.credential)(settings).map_err(|error| error.to_string())?;
+    let destination =
+        (spec.make)(settings, &connector.event_types).map_err(|error| error.to_string())?;
+    Ok((destination, credential))
 }
+
+type Made = (Box<dyn Destination>, Option<Credential>);
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

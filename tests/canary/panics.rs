@@ -127,6 +127,7 @@ pub async fn deliver(
             namespace: DeliveryNamespace::of(&key),
             destination: Ok(Box::new(Panicking { url: url.to_owned(), in_build })),
             secrets: Vec::new(),
+            credential: None,
             found_by: std::sync::OnceLock::new(),
             trusted: true,
             setup: parking_lot::Mutex::new(None),
