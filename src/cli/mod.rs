@@ -313,6 +313,12 @@ async fn operations(config: &Config) -> anyhow::Result<Operations> {
     Ok(Operations::new(config, codec(config, &topics).await?)?)
 }
 
+/// The logs, for a command that only reads them: it waits for no schema registry before it must.
+fn reading(config: &Config) -> anyhow::Result<Operations> {
+    config.connection()?;
+    Ok(Operations::new(config, reading_codec(config)?)?)
+}
+
 /// The form of the records, with the ids of our schemas when there is a registry.
 async fn codec(config: &Config, topics: &Topics) -> anyhow::Result<Codec> {
     let codec = reading_codec(config)?;
