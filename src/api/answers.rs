@@ -85,13 +85,17 @@ pub(super) fn catalog() -> Value {
         "ConnectorTypeList": {
             "type": "object", "required": ["connectorTypes"],
             "properties": { "connectorTypes": { "type": "array", "items": {
-                "type": "object", "required": ["type", "title", "category", "docs", "fields"],
+                "type": "object", "required": ["type", "title", "category", "docs", "fields", "ways"],
                 "properties": {
                     "type": reference("schemas", "ConnectorType"),
                     "title": text,
                     "category": categories,
                     "docs": { "type": "string", "format": "uri", "description": "The vendor's documentation." },
                     "fields": { "type": "array", "items": reference("schemas", "ConfigField") },
+                    "ways": { "type": "array", "description": "Where there are some, exactly one of them is given, whole.", "items": {
+                        "type": "object", "required": ["fields", "description"],
+                        "properties": { "fields": { "type": "array", "items": text }, "description": text },
+                    } },
                 },
             } } },
         },
