@@ -3,6 +3,7 @@
 //! Label values come only from closed lists; no label holds a project, connector, event or
 //! customer id.
 
+mod control;
 mod filters;
 mod kafka;
 mod lanes;
@@ -445,16 +446,6 @@ impl Metrics {
         self.in_flight.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// What the lanes of each type do.
-    pub fn set_lanes(&self, counts: &[LaneCounts]) {
-        self.lanes.set(counts);
-    }
-
-    /// How many deliveries are held for suspended connectors, by type.
-    pub fn set_held(&self, counts: &[u64]) {
-        self.lanes.set_held(counts);
-    }
-
     /// How many deliveries may be in memory.
     pub fn set_in_flight_limit(&self, count: usize) {
         self.in_flight_limit.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -468,24 +459,6 @@ impl Metrics {
     /// Whether this instance is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.set(i64::from(ready));
-    }
-
-    /// A command was decided.
-    pub fn command(&self, name: &str, accepted: bool) {
-        let outcome = if accepted { "accepted" } else { "rejected" };
-        self.commands.with_label_values(&[name, outcome]).inc();
-    }
-
-    /// A notice of a connector's transition was written.
-    pub fn notice(&self, kind: &str) {
-        self.notices.with_label_values(&[kind]).inc();
-    }
-
-    /// A batch of commands was decided, its state applied and its results written.
-    pub fn registrar_batch(&self, commands: usize, duration: Duration) {
-        let commands = u32::try_from(commands).unwrap_or(u32::MAX);
-        self.registrar_batch.observe(f64::from(commands));
-        self.registrar_seconds.observe(duration.as_secs_f64());
     }
 
     /// The counter of attempt records that were not written.
