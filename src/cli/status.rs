@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Topics that are shown.
-const MAX_TOPICS: usize = 5;
+const MAX_TOPICS: usize = 4;
 /// Reasons that are shown on a line.
 const MAX_REASONS: usize = 6;
 /// Lines about what was left out.
@@ -128,9 +128,10 @@ fn lines(status: &Status, prefix: &str) -> Vec<String> {
         say("suspended", &counted(all, each));
     }
     if let Some(facts) = &status.instance {
-        let open: u64 = facts.open_circuits.values().sum();
-        let each = facts.open_circuits.iter().map(|(kind, count)| (kind.clone(), *count));
-        say("circuits", &counted(open, each));
+        for (name, by_type) in [("held", &facts.held), ("circuits", &facts.open_circuits)] {
+            let each = by_type.iter().map(|(kind, count)| (kind.clone(), *count));
+            say(name, &counted(by_type.values().sum(), each));
+        }
     }
     if let Some(dead) = &status.dead_letters {
         let mut reasons: Vec<(String, u64)> = dead.reasons.clone().into_iter().collect();
@@ -286,6 +287,7 @@ mod tests {
                 warnings: vec!["x".repeat(300), "y".to_owned()],
                 failure: None,
                 open_circuits: BTreeMap::from([("slack".to_owned(), 2), ("xero".to_owned(), 1)]),
+                held: BTreeMap::from([("n8n".to_owned(), 3_001)]),
                 suspended: Vec::new(),
             }),
             topics: Some((0..9).map(|n| topic(&format!("dunmore.topic.{n}"), 12_345)).collect()),

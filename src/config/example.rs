@@ -98,6 +98,14 @@ mod tests {
     const FILE: &str = include_str!("../../dunmore.example.toml");
 
     #[test]
+    fn the_document_has_every_setting() {
+        let document = include_str!("../../docs/SETTINGS.md");
+        let missing = KNOWN.iter().filter(|(name, _)| !document.contains(&format!("`{name}`")));
+        let missing: Vec<&str> = missing.map(|(name, _)| *name).collect();
+        assert!(missing.is_empty(), "docs/SETTINGS.md does not name {missing:?}");
+    }
+
+    #[test]
     fn the_file_is_what_the_program_prints() {
         assert_eq!(example(), FILE, "write it: dunmore config example > dunmore.example.toml");
     }

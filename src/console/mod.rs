@@ -172,6 +172,7 @@ impl Console {
             warnings: self.health.warnings(),
             failure,
             open_circuits: BTreeMap::new(),
+            held: BTreeMap::new(),
             suspended: Vec::new(),
         };
         facts.take_metrics(&self.metrics.render());

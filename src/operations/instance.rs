@@ -21,6 +21,8 @@ pub struct InstanceFacts {
     pub failure: Option<String>,
     /// Open circuits by type, those of this instance.
     pub open_circuits: BTreeMap<String, u64>,
+    /// Held deliveries by type, those that this instance keeps.
+    pub held: BTreeMap<String, u64>,
     /// Suspended connectors of all projects.
     pub suspended: Vec<Suspended>,
 }
@@ -61,6 +63,7 @@ impl InstanceFacts {
             warnings: readiness.warnings,
             failure: readiness.failure,
             open_circuits: BTreeMap::new(),
+            held: BTreeMap::new(),
             suspended: Vec::new(),
         };
         facts.take_metrics(metrics);
@@ -78,6 +81,9 @@ impl InstanceFacts {
             match (name, label("type"), label("reason")) {
                 ("dunmore_circuits_open", Some(kind), _) => {
                     self.open_circuits.insert(kind, value);
+                }
+                ("dunmore_deliveries_held", Some(kind), _) => {
+                    self.held.insert(kind, value);
                 }
                 ("dunmore_connectors_suspended", Some(kind), Some(reason)) => {
                     self.suspended.push(Suspended { kind, reason, count: value });
