@@ -12,6 +12,8 @@ use serde::{
 };
 use serde_json::{error::Category, value::RawValue};
 
+use crate::text::is_shown;
+
 /// The longest explanation that goes into a header, a log line or an answer, in characters.
 pub const MAX_DETAIL_CHARS: usize = 1000;
 /// The longest name of a field that is shown whole, in characters.
@@ -178,19 +180,13 @@ pub fn name(text: &str) -> String {
 
 fn short(text: &str, max: usize) -> String {
     let mut chars = text.chars();
-    let shown = |c: char| if is_plain(c) { c } else { '\u{fffd}' };
+    let shown = |c: char| if is_shown(c) { c } else { '\u{fffd}' };
     let mut short: String = chars.by_ref().take(max).map(shown).collect();
     if chars.next().is_some() {
         short.pop();
         short.push('…');
     }
     short
-}
-
-/// Neither a control character nor one that changes the direction of what follows.
-fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Why `text` is not what was to be read from it. It quotes no value and names no type of this

@@ -52,5 +52,6 @@ pub mod rs256;
 pub mod secrets;
 pub mod service;
 pub mod telemetry;
+pub mod text;
 pub mod tokens;
 pub mod view;

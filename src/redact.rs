@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::{
     delivery::{Reason, Verdict},
     destination::{MAX_DETAIL_CHARS, Response},
+    text::harmless,
 };
 
 /// Stands in place of an answer that quotes a secret.
@@ -185,16 +186,6 @@ impl Redactor {
 /// not longer than what is quoted of an answer and said around it.
 fn shown(detail: &str) -> String {
     detail.chars().map(harmless).take(MAX_DETAIL_CHARS + 100).collect()
-}
-
-/// A character as it may be shown: controls, and what turns the direction of a text, become a space.
-#[must_use]
-pub fn harmless(c: char) -> char {
-    let turns = matches!(c,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    // Line and paragraph separators break a log line as a control character does.
-    let breaks = matches!(c, '\u{2028}' | '\u{2029}');
-    if c.is_control() || turns || breaks { ' ' } else { c }
 }
 
 /// What tells a secret when it is quoted.

@@ -23,7 +23,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::{
     config::{JwtSettings, TokenSettings},
     id::ProjectId,
-    redact::harmless,
+    text::harmless,
 };
 
 /// What a static token begins with, so that scanners for leaked secrets know one.

@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "id.rs",
     "json.rs",
     "money.rs",
+    "text.rs",
     "egress.rs",
     "event",
     "filter",

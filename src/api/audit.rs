@@ -58,7 +58,7 @@ impl Entry<'_> {
         };
         // Longer names and other characters are in no id: what they hold is the caller's choice.
         let id = |text: &str| -> String {
-            text.chars().map(crate::redact::harmless).take(crate::id::MAX_ID_CHARS).collect()
+            text.chars().map(crate::text::harmless).take(crate::id::MAX_ID_CHARS).collect()
         };
         let from = self.from.map(|address| address.to_string());
         tracing::info!(

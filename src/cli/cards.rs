@@ -1,6 +1,7 @@
 //! Lists whose entries do not fit into the columns of a terminal: each is a few lines, ids whole.
 
 use super::output;
+use crate::text::harmless;
 
 /// The columns that a list is written for.
 pub const WIDTH: usize = 80;
@@ -28,7 +29,7 @@ fn lines(facts: &[String], words: &str) -> Vec<String> {
 
 /// A text without line breaks and other control characters: foreign words must not move the cursor.
 pub fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(harmless).collect()
 }
 
 #[cfg(test)]

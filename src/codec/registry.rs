@@ -19,7 +19,8 @@ use crate::{
     destination::{Request, Response},
     json::Object,
     outbound::OperatorClient,
-    redact::{Redactor, harmless},
+    redact::Redactor,
+    text::harmless,
 };
 
 /// How long an answer may take.

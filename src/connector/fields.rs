@@ -10,7 +10,7 @@ use crate::{
     event::EventTypes,
     filter::Filter,
     id::IdError,
-    redact::harmless,
+    text::harmless,
 };
 
 /// The fields of a JSON object that were not read yet, and what is wrong with those that were.

@@ -4,6 +4,7 @@ use super::{explorer::transaction_url, record::wallet};
 use crate::{
     event::{Event, EventData},
     money::{Amount, thousands},
+    text::is_shown,
 };
 
 const TRANSACTION: &str = "Transaction";
@@ -221,11 +222,8 @@ pub fn escaped(text: &str, max: usize, replace: impl Fn(char) -> Option<&'static
 /// it the text reads as another.
 #[must_use]
 pub fn blanked(c: char) -> Option<&'static str> {
-    match c {
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => Some(""),
-        '\u{2028}' | '\u{2029}' => Some(" "),
-        _ => c.is_control().then_some(" "),
-    }
+    let breaks = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    (!is_shown(c)).then_some(if breaks { " " } else { "" })
 }
 
 /// The text on one line, cut to at most `max` characters, without [`blanked`] characters.

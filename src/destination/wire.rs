@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
-use crate::{clock::Timestamp, redact::harmless};
+use crate::{clock::Timestamp, text::harmless};
 
 /// How much of a response body is kept, in bytes. Longer bodies are cut there.
 pub const MAX_RESPONSE_BYTES: usize = 64 * 1024;
