@@ -377,13 +377,13 @@ fn refused_credentials_suspend_the_connector() {
     let requests = || -> Vec<usize> { certain.iter().map(|kind| world.requests(*kind)).collect() };
     let before = requests();
 
-    // Later deliveries are put off without a request until they are too old.
+    // Later deliveries are held without a request until they are too old.
     world.stage.events(&sure_events("proj_1", 2));
     let ended = world.endings("proj_1", 2 * T::ALL.len());
     for &kind in &certain {
         let steps = &ended[&(kind, sure_event_id(kind, 2))];
         let (last, others) = steps.split_last().unwrap();
-        assert!(last.outcome == "dead" && others.len() >= 2, "{kind}: {steps:?}");
+        assert!(last.outcome == "dead" && !others.is_empty(), "{kind}: {steps:?}");
         assert!(others.iter().all(|step| step.outcome == "deferred"), "{kind}: {steps:?}");
         assert!(steps.iter().all(|step| step.reason == "suspended"), "{kind}: {steps:?}");
     }

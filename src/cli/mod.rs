@@ -28,6 +28,7 @@ mod state;
 mod status;
 mod token;
 mod topics;
+mod tutorial;
 mod watch;
 
 use std::{

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Common, load, output};
+use super::{Common, load, output, tutorial::Tutorial};
 use crate::{
     kafka::{EmbeddedBroker, StartFrom, Topics},
     secrets::Keyring,
@@ -32,6 +32,7 @@ pub async fn run(
         if roles.is_empty() { Role::ALL.into() } else { roles.into_iter().collect() };
     // Both live until the service has stopped.
     let (mut _broker, mut _folder) = (None, None);
+    let mut tutorial = None;
     if embedded {
         let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
         let broker = EmbeddedBroker::start(&topics, config.topics.partitions)?;
@@ -55,6 +56,10 @@ pub async fn run(
         output::line(&format!("admin token: {}", token.expose_secret()));
         output::line(&format!("embedded broker: {}", broker.bootstrap_servers()));
         output::line("It is for trying out only: it keeps little, and everything is gone at exit.");
+        if roles.len() == Role::ALL.len() {
+            let begun = Tutorial::start(&mut config).await?;
+            tutorial = Some((begun, config.clone(), token));
+        }
         (_broker, _folder) = (Some(broker), Some(folder));
     } else {
         // Refused here, before anything is started, with the sentence that says what to do.
@@ -70,6 +75,9 @@ pub async fn run(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    if let Some((tutorial, config, token)) = &tutorial {
+        tutorial.begin(config, token.expose_secret()).await?;
+    }
     let roles: Vec<String> = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
     tracing::info!(%admin, roles = roles.join(","), "serving");
     let failure = tokio::select! {
