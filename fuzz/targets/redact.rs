@@ -3,7 +3,7 @@
 #![no_main]
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use dunmore_connectors::redact::{Redactor, harmless};
+use dunmore_connectors::{redact::Redactor, text::harmless};
 use libfuzzer_sys::fuzz_target;
 use secrecy::SecretString;
 
