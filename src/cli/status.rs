@@ -283,6 +283,7 @@ mod tests {
                 warnings: vec!["x".repeat(300), "y".to_owned()],
                 failure: None,
                 open_circuits: BTreeMap::from([("slack".to_owned(), 2), ("xero".to_owned(), 1)]),
+                held: BTreeMap::new(),
                 suspended: Vec::new(),
             }),
             topics: Some((0..9).map(|n| topic(&format!("dunmore.topic.{n}"), 12_345)).collect()),

@@ -21,6 +21,8 @@ pub struct InstanceFacts {
     pub failure: Option<String>,
     /// Open circuits by type, those of this instance.
     pub open_circuits: BTreeMap<String, u64>,
+    /// Deliveries that this instance keeps for suspended connectors, by type.
+    pub held: BTreeMap<String, u64>,
     /// Suspended connectors of all projects.
     pub suspended: Vec<Suspended>,
 }
@@ -61,6 +63,7 @@ impl InstanceFacts {
             warnings: readiness.warnings,
             failure: readiness.failure,
             open_circuits: BTreeMap::new(),
+            held: BTreeMap::new(),
             suspended: Vec::new(),
         };
         facts.take_metrics(metrics);
@@ -78,6 +81,9 @@ impl InstanceFacts {
             match (name, label("type"), label("reason")) {
                 ("dunmore_circuits_open", Some(kind), _) => {
                     self.open_circuits.insert(kind, value);
+                }
+                ("dunmore_deliveries_held", Some(kind), _) => {
+                    self.held.insert(kind, value);
                 }
                 ("dunmore_connectors_suspended", Some(kind), Some(reason)) => {
                     self.suspended.push(Suspended { kind, reason, count: value });
@@ -107,6 +113,7 @@ mod tests {
 
     const METRICS: &str = "# HELP dunmore_ready 1\ndunmore_ready 1\n\
         dunmore_circuits_open{type=\"slack\"} 0\ndunmore_circuits_open{type=\"zapier\"} 2\n\
+        dunmore_deliveries_held{type=\"slack\"} 0\ndunmore_deliveries_held{type=\"n8n\"} 7\n\
         dunmore_connectors_suspended{reason=\"http_404\",type=\"slack\"} 3\n\
         dunmore_connectors_suspended{reason=\"http_401\",type=\"xero\"} 5\n\
         dunmore_connectors_suspended{reason=\"other\",type=\"xero\"} 0\n\
@@ -119,6 +126,7 @@ mod tests {
         assert!(!facts.ready);
         assert_eq!(facts.waiting_for, ["the view to catch up"]);
         assert_eq!(facts.open_circuits, BTreeMap::from([("zapier".to_owned(), 2)]));
+        assert_eq!(facts.held, BTreeMap::from([("n8n".to_owned(), 7)]));
         let suspended: Vec<(&str, &str, u64)> = facts
             .suspended
             .iter()
