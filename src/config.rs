@@ -23,10 +23,11 @@ use url::Url;
 
 use crate::{
     delivery::{HOLD, MAX_DEFERRED_AGE, RetryPolicy},
-    destination::ConnectorType,
+    destination::{App, ConnectorType},
     egress::EgressPolicy,
     kafka::{Connection, StartFrom},
     lane::FIRST_REST,
+    view::BaseUrls,
 };
 
 mod api;
@@ -69,12 +70,15 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("api.jwt.issuer", "the `iss` of signed tokens"),
     ("api.jwt.audience", "the `aud` of signed tokens"),
     ("api.jwt.projects_claim", "the claim with the caller's projects; default `projects`"),
-    ("admin.listen", "address of /metrics, /healthz, /readyz and the admin API"),
-    ("admin.token_sha256", "the hash of the admin API's token; without one there is no admin API"),
+    ("admin.listen", "address of /metrics, /healthz, /readyz, the admin API and the console"),
+    ("admin.token_sha256", "the hash of the admin token; without one there is no admin API and no console"),
     ("secrets.keys", "id:base64key list; the first encrypts, all decrypt"),
     ("egress.allow_cidrs", "private networks that users' URLs may name"),
     ("egress.allow_http", "plain http to those networks"),
     ("destinations.<type>.base_url", "replaces scheme, host and port of what the type calls"),
+    ("destinations.<type>.token_url", "replaces the token endpoint of the type"),
+    ("destinations.<type>.client_id", "the operator's own app, for a customer's refreshToken"),
+    ("destinations.<type>.client_secret", "its secret"),
     ("destinations.<type>.rate_per_second", "requests per second and connector; 0 = no limit"),
     ("destinations.<type>.concurrency", "requests at once per connector"),
     ("destinations.<type>.timeout", "how long an answer may take"),
@@ -263,6 +267,13 @@ pub struct EgressSettings {
 pub struct DestinationSettings {
     /// Replaces scheme, host and port of what the type calls.
     pub base_url: Option<Url>,
+    /// Replaces the token endpoint of the type; a URL without a path keeps the vendor's.
+    pub token_url: Option<Url>,
+    /// The operator's own app, for connectors that have only a refresh token.
+    #[serde(deserialize_with = "optional_text")]
+    pub client_id: Option<String>,
+    /// Its secret.
+    pub client_secret: Option<SecretString>,
     /// Requests per second and connector; 0 = no limit.
     pub rate_per_second: Option<f64>,
     /// Requests at once per connector.
@@ -270,6 +281,15 @@ pub struct DestinationSettings {
     /// How long an answer may take.
     #[serde(deserialize_with = "optional_duration")]
     pub timeout: Option<Duration>,
+}
+
+impl DestinationSettings {
+    /// The operator's own app.
+    #[must_use]
+    pub fn app(&self) -> Option<App> {
+        let app = self.client_id.clone().zip(self.client_secret.clone());
+        app.map(|(client_id, client_secret)| App { client_id, client_secret })
+    }
 }
 
 /// Which attempts are recorded.
@@ -505,26 +525,44 @@ impl Config {
         if let Err(error) = self.api.check() {
             refuse(true, &error.to_string());
         }
-        let bases =
-            self.destinations.iter().filter_map(|(kind, set)| Some((kind, set.base_url.as_ref()?)));
-        for (kind, url) in bases {
-            if !is_web(url) {
+        for (kind, set) in &self.destinations {
+            for (name, url) in [("base_url", &set.base_url), ("token_url", &set.token_url)] {
                 refuse(
-                    true,
+                    url.as_ref().is_some_and(|url| !is_web(url)),
                     &format!(
-                        "destinations.{kind}.base_url must be an http or https URL, for example https://gateway.example.com"
-                    ),
-                );
-            } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-                refuse(
-                    true,
-                    &format!(
-                        "destinations.{kind}.base_url must end with the host and port: it replaces those, and the path stays that of the URL that the type calls"
+                        "destinations.{kind}.{name} must be an http or https URL, for example https://gateway.example.com"
                     ),
                 );
             }
+            let has_more =
+                |url: &Url| url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+            refuse(
+                set.base_url.as_ref().is_some_and(|url| is_web(url) && has_more(url)),
+                &format!(
+                    "destinations.{kind}.base_url must end with the host and port: it replaces those, and the path stays that of the URL that the type calls"
+                ),
+            );
+            refuse(
+                set.client_id.is_some() != set.client_secret.is_some(),
+                &format!(
+                    "destinations.{kind}.client_id and destinations.{kind}.client_secret go together: set both or neither"
+                ),
+            );
         }
         wrong
+    }
+
+    /// What is called instead of the vendors, and as which apps.
+    #[must_use]
+    pub fn base_urls(&self) -> BaseUrls {
+        let mut urls = BaseUrls::default();
+        for (kind, set) in &self.destinations {
+            if let Some(base) = &set.base_url {
+                urls.insert(*kind, base.clone());
+            }
+            urls.set_tokens(*kind, set.token_url.clone(), set.app());
+        }
+        urls
     }
 
     /// How to reach Kafka.
@@ -627,6 +665,9 @@ impl Config {
                 }
             };
             add("base_url", settings.base_url.as_ref().map(shown_url));
+            add("token_url", settings.token_url.as_ref().map(shown_url));
+            add("client_id", settings.client_id.clone());
+            add("client_secret", settings.client_secret.as_ref().map(|_| "…".to_owned()));
             add("rate_per_second", settings.rate_per_second.map(|r| r.to_string()));
             add("concurrency", settings.concurrency.map(|c| c.to_string()));
             let timeout = settings.timeout.map(|t| humantime::format_duration(t).to_string());
@@ -714,6 +755,7 @@ fn with_texts(figment: Figment, variables: impl Iterator<Item = (String, String)
         let name = name.to_ascii_lowercase().replace("__", ".");
         let is_text =
             matches!(name.as_str(), "schema_registry.username" | "schema_registry.password")
+                || (name.starts_with("destinations.") && name.contains(".client_"))
                 || name.starts_with("kafka.properties.");
         // In quotes it is a text already, without them.
         let looks_like_another =

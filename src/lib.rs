@@ -33,6 +33,7 @@ pub mod egress;
 pub mod event;
 #[cfg(test)]
 mod faults;
+pub mod filter;
 pub mod health;
 pub mod id;
 pub mod json;
@@ -47,6 +48,7 @@ pub mod outbound;
 pub mod pipeline;
 pub mod redact;
 pub mod replay;
+pub mod rs256;
 pub mod secrets;
 pub mod service;
 pub mod telemetry;

@@ -204,6 +204,10 @@ fn parts_of(secret: &str, parts: &mut Vec<String>) {
         return;
     }
     parts.push(secret.to_owned());
+    if let Some(key) = secret.strip_prefix("whsec_") {
+        // The key of signatures, without the word that says so.
+        parts.push(key.to_owned());
+    }
     if secret.contains('\n') {
         let lines = secret.lines().map(str::trim).filter(|line| line.len() >= MIN_FIELD);
         parts.extend(lines.filter(|line| !line.starts_with("-----")).map(str::to_owned));
@@ -468,6 +472,13 @@ mod tests {
             }
             assert!(!redactor.quotes(b"{\"error\":\"invalid_payload\",\"code\":10015}"), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_signing_secret_is_found_without_its_prefix() {
+        let redactor = redactor(&["whsec_RXhhbXBsZSBzZWNyZXQgb2YgMzIgYnl0ZXMgISE="]);
+        assert!(redactor.quotes(b"key RXhhbXBsZSBzZWNyZXQgb2YgMzIgYnl0ZXMgISE= is wrong"));
+        assert!(!redactor.quotes(b"whsec_ is missing"));
     }
 
     #[test]

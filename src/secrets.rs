@@ -22,12 +22,16 @@ use crate::{
         Change, Command, CommandBody, ConfigValue, Connector, FieldError, Problem, ProblemCode,
         Sealed, mask, to_setting,
     },
-    destination::{ConnectorType, Setting, Settings},
+    destination::{
+        ConnectorType, PREVIOUS_SECRET, SIGNING_SECRET, Setting, Settings, signing_secret,
+    },
     id::ConnectorKey,
 };
 
 /// The length of a key, in bytes.
 const KEY_BYTES: usize = 32;
+/// The length of a new secret to sign requests with, in bytes: as long as the hash.
+const SIGNING_BYTES: usize = 32;
 /// The longest id of a key, in characters.
 const MAX_KEY_ID_CHARS: usize = 64;
 
@@ -169,7 +173,7 @@ impl Keyring {
         let Change::ConnectorSet(connector) = change else { return };
         let kind = connector.kind;
         for (name, value) in connector.config.iter_mut() {
-            if kind.field(name).is_some_and(|field| field.secret)
+            if kind.kept_field(name).is_some_and(|field| field.secret)
                 && let ConfigValue::Plain(plain) = value
             {
                 *value = ConfigValue::Sealed(self.seal_value(&connector.key, kind, name, plain));
@@ -185,11 +189,33 @@ impl Keyring {
 
     /// Encrypts the secrets of what a command changes, with the key that it names if it does.
     pub fn seal_decided(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {
+        if matches!(command.body, CommandBody::Update { overlap: Some(_), .. }) {
+            self.bind_previous(change)?;
+        }
         self.seal_change(change);
         match &command.body {
             CommandBody::Reencrypt { key, .. } => self.reseal_change(change, key),
             _ => Ok(()),
         }
+    }
+
+    /// Binds a signing secret that was replaced to the name under which it is kept now.
+    fn bind_previous(&self, change: &mut Change) -> Result<(), Problem> {
+        let Change::ConnectorSet(connector) = change else { return Ok(()) };
+        let (key, kind) = (&connector.key, connector.kind);
+        let found = connector.config.iter_mut().find(|(name, _)| *name == PREVIOUS_SECRET);
+        let Some((_, ConfigValue::Sealed(sealed))) = found else { return Ok(()) };
+        if self.open(key, kind, PREVIOUS_SECRET, sealed).is_ok() {
+            // The command was carried out before.
+            return Ok(());
+        }
+        let plain = self.open(key, kind, SIGNING_SECRET, sealed).map_err(|error| {
+            let field = format!("config.{SIGNING_SECRET}");
+            let errors = vec![FieldError::new(field, error.to_string())];
+            Problem::with_fields(ProblemCode::SecretUnreadable, errors)
+        })?;
+        *sealed = self.seal(key, kind, PREVIOUS_SECRET, plain.expose_secret());
+        Ok(())
     }
 
     /// Encrypts the secrets of a change anew that another key than the first encrypted, or that are
@@ -281,7 +307,7 @@ impl Keyring {
         base_url: Option<Url>,
     ) -> Result<Settings, SecretError> {
         let mut settings = Settings::new(base_url);
-        for field in connector.kind.spec().fields {
+        for field in connector.kind.kept_fields() {
             let setting = match connector.config.get(field.name) {
                 None => None,
                 Some(ConfigValue::Plain(value)) => to_setting(field, value),
@@ -315,6 +341,14 @@ impl Keyring {
             self.seal(key, kind, field, &Zeroizing::new(value.to_string()))
         }
     }
+}
+
+/// A new secret to sign requests with, for its owner.
+#[must_use]
+pub fn new_signing_secret() -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new([0; SIGNING_BYTES]);
+    OsRng.fill_bytes(&mut *bytes);
+    signing_secret(&*bytes)
 }
 
 fn place_of(command: &mut Command) -> Option<(ConnectorKey, &mut Map<String, Value>)> {
@@ -590,6 +624,40 @@ mod tests {
             }
         }
         assert!(told > 500, "{told}");
+    }
+
+    #[test]
+    fn a_signing_secret_that_was_replaced_is_bound_to_its_new_name() {
+        let ring = ring(&[("k1", 7)]);
+        let mut connector = connector();
+        connector.kind = ConnectorType::Zapier;
+        let key = connector.key.clone();
+        let stored = ring.seal(&key, ConnectorType::Zapier, SIGNING_SECRET, "whsec_canary");
+        connector.config.insert(PREVIOUS_SECRET, ConfigValue::Sealed(stored));
+        connector.config.insert(SIGNING_SECRET, ConfigValue::Plain("whsec_new".into()));
+        let command = Command::from_value(serde_json::json!({ "id": "cmd_1",
+            "type": "connector.update", "projectId": "proj_1", "connectorId": "conn_1",
+            "patch": { "config": { "signingSecret": "whsec_new" } }, "overlapSeconds": 60 }));
+        let command = command.unwrap();
+        let mut change = Change::ConnectorSet(connector);
+        // The second time stands for a command that is decided again.
+        for _ in 0..2 {
+            ring.seal_decided(&command, &mut change).unwrap();
+            let Change::ConnectorSet(connector) = &change else { panic!() };
+            assert!(!String::from_utf8(connector.to_json()).unwrap().contains("canary"));
+            let Some(ConfigValue::Sealed(sealed)) = connector.config.get(PREVIOUS_SECRET) else {
+                panic!()
+            };
+            let open = |name| ring.open(&key, ConnectorType::Zapier, name, sealed);
+            assert_eq!(open(PREVIOUS_SECRET).unwrap().expose_secret(), "whsec_canary");
+            assert!(open(SIGNING_SECRET).is_err());
+        }
+        let Change::ConnectorSet(connector) = &mut change else { panic!() };
+        let foreign =
+            self::ring(&[("k2", 9)]).seal(&key, ConnectorType::Zapier, SIGNING_SECRET, "x");
+        connector.config.insert(PREVIOUS_SECRET, ConfigValue::Sealed(foreign));
+        let problem = ring.seal_decided(&command, &mut change).unwrap_err();
+        assert_eq!(problem.code, ProblemCode::SecretUnreadable);
     }
 
     #[test]

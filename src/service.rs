@@ -1,11 +1,11 @@
 //! The service: the parts of `dunmore serve`, put together and taken apart.
 
 mod open_view;
+mod role;
 
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,6 +38,7 @@ use crate::{
 };
 
 use open_view::open_view;
+pub use role::Role;
 
 /// How often the service looks after itself.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -49,35 +50,6 @@ const FLUSH_MARGIN: Duration = Duration::from_secs(2);
 const API_LINGER: Duration = Duration::from_secs(1);
 /// A view that has not had everything for so long shows in `/readyz`.
 const VIEW_BEHIND: Duration = Duration::from_secs(10);
-
-/// A part that an instance can play.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Role {
-    /// Serves the REST API.
-    Api,
-    /// Decides connector commands.
-    Registrar,
-    /// Delivers events.
-    Delivery,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 3] = [Self::Api, Self::Registrar, Self::Delivery];
-}
-
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "api" => Ok(Self::Api),
-            "registrar" => Ok(Self::Registrar),
-            "delivery" => Ok(Self::Delivery),
-            _ => Err(format!("{text:?} is no role; the roles are api, registrar, delivery")),
-        }
-    }
-}
 
 /// A running service.
 pub struct Service {
@@ -314,7 +286,8 @@ impl Service {
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
         let live = vec![topics.name(TopicKind::Events)];
-        let replay = vec![topics.name(TopicKind::Replay)];
+        let [replay, held] =
+            [TopicKind::Replay, TopicKind::Held].map(|kind| vec![topics.name(kind)]);
         // By a pattern: what waits in a tier that is not in the settings any more is delivered too.
         let retry = vec![topics.all_retries()];
         let group = &self.config.group;
@@ -328,7 +301,6 @@ impl Service {
             GroupTopics { group: &replay_group, topics: &replay },
         ];
         recover_lost_offsets(connection, &groups, &topics.name(TopicKind::Attempts), group.start)?;
-        let held = vec![topics.name(TopicKind::Held)];
         for (name, suffix, client, topics, events) in [
             ("the delivery group's partitions", "", KafkaClient::Events, live, &events),
             ("the retry group's partitions", ".retry", KafkaClient::Retry, retry, &events),

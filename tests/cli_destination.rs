@@ -174,6 +174,21 @@ fn settings_and_events_are_the_callers() {
 }
 
 #[test]
+fn a_credential_stands_in_for_the_token() {
+    insta::assert_snapshot!("show_salesforce", printed(&["show", "salesforce"]));
+    let preview = |more: &[&str]| {
+        let daily = ["preview", "xero", "--events", "*", "--event", "sample:revenue.daily_summary"];
+        printed(&[&daily[..], more].concat())
+    };
+    let printed = preview(&["--set", "clientId=id", "--set", "clientSecret=canary-5e1f-canary"]);
+    assert!(printed.contains("authorization: ***") && !printed.contains("canary"), "{printed}");
+    assert!(preview(&[]).contains("authorization: ***"));
+    let sample = ["--event", "sample:payment.settled"];
+    let told = refused(&[&["preview", "xero", "--set", "clientId=id"], &sample[..]].concat());
+    assert!(told.contains("give exactly one way to authenticate"), "{told}");
+}
+
+#[test]
 fn an_operators_base_url_is_what_is_called() {
     let output = command(&["preview", "segment", "--event", "sample:payment.failed"])
         .env("DUNMORE_DESTINATIONS__SEGMENT__BASE_URL", "http://gateway.internal:9000")

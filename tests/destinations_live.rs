@@ -140,7 +140,7 @@ impl Step {
 }
 
 fn config(kind: T) -> Map<String, Value> {
-    let required = kind.spec().fields.iter().filter(|field| field.required);
+    let required = kind.spec().example_fields();
     required
         .map(|field| {
             let value = match field.shape {

@@ -264,7 +264,9 @@ fn waiting_created_anew(before: usize, after: usize, when: When) {
     wait_until("the first ones arrive", PATIENCE, || sink.delivered_count() == 2 * before);
     stage.wait_committed(PATIENCE);
     let anew = || {
-        topics.iter().for_each(|topic| stage.kafka.delete_topic(topic));
+        for topic in &topics {
+            stage.kafka.delete_topic(topic);
+        }
         assert!(stage.run(&["topics", "ensure"]).status.success());
         write(1000, after);
     };

@@ -304,7 +304,7 @@ fn schemas_change_compatibly_and_not_otherwise() {
     // The service registered its schemas at its start; doing it again changes nothing.
     let found = stage.run_json(&["schemas", "register"]);
     let verdicts = found["schemas"].as_array().unwrap();
-    assert_eq!(verdicts.len(), 8, "{found}");
+    assert_eq!(verdicts.len(), 9, "{found}");
     assert!(verdicts.iter().all(|v| v["verdict"].as_str().unwrap().starts_with("was registered")));
     let checked = stage.run_json(&["schemas", "check"]);
     assert!(checked["schemas"].as_array().unwrap().iter().all(|v| v["ok"] == true), "{checked}");

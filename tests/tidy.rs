@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "money.rs",
     "egress.rs",
     "event",
+    "filter",
     "connector",
     "destination",
     "delivery",

@@ -74,6 +74,7 @@ fn project(connectors: usize) -> ProjectState {
             event_types: EventTypes::Some(vec![EventType::PaymentSettled]),
             is_active: true,
             name: None,
+            filter: None,
             suspended_reason: None,
             suspended_at: None,
             later: Later::default(),

@@ -13,7 +13,7 @@ use super::{
     unavailable,
 };
 use crate::{
-    destination::{ConnectorType, Field, Shape},
+    destination::{ConnectorType, Field, Shape, Way},
     event::{self, EventType},
 };
 
@@ -48,9 +48,15 @@ pub async fn connector_types() -> Json<Value> {
             "category": spec.category,
             "docs": spec.docs,
             "fields": spec.fields.iter().map(field).collect::<Vec<_>>(),
+            "ways": spec.ways.iter().map(way).collect::<Vec<_>>(),
         })
     });
     Json(json!({ "connectorTypes": types.collect::<Vec<_>>() }))
+}
+
+/// One of the ways to authenticate, of which exactly one is given.
+fn way(way: &Way) -> Value {
+    json!({ "fields": way.fields, "description": way.what })
 }
 
 fn field(field: &Field) -> Value {

@@ -256,7 +256,7 @@ pub(super) async fn lift(
 }
 
 /// The actor, as commands name it: the token's name, or the subject of a signed one.
-fn actor(caller: &Caller) -> String {
+pub(super) fn actor(caller: &Caller) -> String {
     cut(caller.name.strip_prefix("token:").unwrap_or(&caller.name), MAX_ACTOR_CHARS)
 }
 
@@ -271,7 +271,7 @@ pub(super) fn find(shared: &Shared, project: &str, connector: &str) -> Result<Co
     Ok(found.ok_or_else(|| no_such(&key.connector))?)
 }
 
-fn no_such(id: &ConnectorId) -> Problem {
+pub(super) fn no_such(id: &ConnectorId) -> Problem {
     let detail = format!("There is no connector {id}. List the connectors to see their ids.");
     Problem::new(ProblemCode::ConnectorNotFound, detail)
 }
@@ -308,7 +308,11 @@ pub(super) fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> 
 
 /// Reads a command that creates or changes a connector. Where it has errors, those that only the
 /// decision would find are told with them: what is asked for is corrected in one round.
-fn read_command(shared: &Shared, state: &ProjectState, command: Value) -> Result<Command, Failure> {
+pub(super) fn read_command(
+    shared: &Shared,
+    state: &ProjectState,
+    command: Value,
+) -> Result<Command, Failure> {
     let mut problem = match Command::from_value(command.clone()) {
         Ok(command) => return Ok(command),
         Err(refusal) => refused(refusal),
@@ -358,12 +362,29 @@ fn unlimited(project: &ProjectId) -> ProjectState {
 }
 
 /// What the registrar would say, were this its state.
-fn judge(shared: &Shared, state: &ProjectState, command: &Command) -> Result<Change, Problem> {
+pub(super) fn judge(
+    shared: &Shared,
+    state: &ProjectState,
+    command: &Command,
+) -> Result<Change, Problem> {
     let context = Context { at: clock::now(), offset: i64::MAX, egress: &shared.egress };
     match decide(state, command, &context) {
-        Decision::Accepted(change) => Ok(change),
+        Decision::Accepted(change) => has_app(shared, &change).map(|()| change),
         Decision::Rejected(problem) => Err(problem),
     }
+}
+
+/// A refresh token without an app needs the operator's. Whether there is one is a matter of the
+/// settings, which decide nothing about commands; here they are told early.
+fn has_app(shared: &Shared, change: &Change) -> Result<(), Problem> {
+    let Change::ConnectorSet(connector) = change else { return Ok(()) };
+    let has = |field: &str| connector.config.get(field).is_some();
+    if !has("refreshToken") || has("clientId") || shared.view.has_app(connector.kind) {
+        return Ok(());
+    }
+    let message = "is missing: the operator of this service has no app of its own at the vendor";
+    let errors = vec![FieldError::new("config.clientId", message)];
+    Err(Problem::with_fields(ProblemCode::ValidationFailed, errors))
 }
 
 /// The answer to a create whose connector is there: it may be its own, or a repeat's.
@@ -403,7 +424,8 @@ fn is_same(keyring: &Keyring, wanted: &Connector, existing: &Connector) -> bool 
     };
     wanted.kind == existing.kind
         && wanted.event_types == existing.event_types
-        && (&wanted.name, wanted.is_active) == (&existing.name, existing.is_active)
+        && (&wanted.name, &wanted.filter) == (&existing.name, &existing.filter)
+        && wanted.is_active == existing.is_active
         && plain(wanted).is_some_and(|config| plain(existing) == Some(config))
 }
 

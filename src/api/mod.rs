@@ -4,6 +4,7 @@
 //! secrets are encrypted, it is written to Kafka, and its result is waited for, then the view, so
 //! that whoever reads next at this instance sees what was written.
 
+mod answers;
 pub mod audit;
 mod callers;
 mod catalog;
@@ -13,8 +14,10 @@ mod cors;
 mod deliveries;
 mod edge;
 mod error;
+mod filter;
 pub mod openapi;
 pub mod query;
+mod signing;
 mod trial;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -33,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use callers::{Callers, MAX_FILE_BYTES};
 pub use connectors::{DEFAULT_PAGE, MAX_PAGE};
 pub use deliveries::RESENDS;
+pub use signing::{DEFAULT_OVERLAP, read_overlap};
 
 use crate::{
     codec::Codec,
@@ -175,6 +179,7 @@ fn router(shared: Arc<Shared>, origins: &[String]) -> Router {
         .route(CONNECTORS, get(connectors::list).merge(create))
         .route(&path("/{connectorId}"), connector.layer(no_query()))
         .route(&path("/{connectorId}/resume"), post(connectors::resume).layer(no_query()))
+        .route(&path("/{connectorId}/signing-secret"), post(signing::replace).layer(no_query()))
         .route(&path("/{connectorId}/test"), post(trial::test).layer(no_query()))
         .route(&path("/{connectorId}/deliveries"), get(deliveries::of_connector))
         .route(
@@ -183,6 +188,7 @@ fn router(shared: Arc<Shared>, origins: &[String]) -> Router {
         )
         .route(&path("/{connectorId}/recover"), post(deliveries::recover).layer(no_query()))
         .route("/api/projects/{projectId}/deliveries", get(deliveries::of_project))
+        .route(&path("/{connectorId}/filter/test"), post(filter::test).layer(no_query()))
         .route("/api/projects/{projectId}", get(catalog::project).layer(no_query()))
         .route("/api/connector-types", get(catalog::connector_types).layer(no_query()))
         .route("/api/event-types", get(catalog::event_types).layer(no_query()))

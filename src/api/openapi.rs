@@ -1,16 +1,19 @@
 //! The API's description, an `OpenAPI` 3.1 document. The shapes of the configurations come from the list of
 //! destinations, so that a new one is described as soon as it exists.
 
-mod catalog;
 mod deliveries;
 
 use serde_json::{Map, Value, json};
 
-use super::MAX_BODY_BYTES;
+use super::{MAX_BODY_BYTES, answers};
 use crate::{
     connector::{MAX_NAME_CHARS, ProblemCode},
-    destination::{ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape},
+    delivery::Reason,
+    destination::{
+        ConnectorType, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Shape, Spec, Way, is_in_a_way,
+    },
     event::EventType,
+    filter::MAX_FILTER_CHARS,
     id::MAX_ID_CHARS,
 };
 
@@ -46,7 +49,7 @@ pub fn document() -> Value {
     })
 }
 
-fn reference(kind: &str, name: &str) -> Value {
+pub(super) fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
 }
 
@@ -84,6 +87,12 @@ fn paths() -> Value {
         "post": operation("resumeConnector", "Lift a suspension without a new configuration; what is held is delivered. A connector that is not suspended stays as it is.",
             ok(200, "The connector.", "Connector"), &["404", "503"], json!({})),
     }));
+    paths.insert(format!("{one}/signing-secret"), json!({
+        "parameters": [project, connector],
+        "post": operation("replaceSigningSecret", "Make a new secret to sign the requests of a zapier, n8n or make connector with (Standard Webhooks). It is shown this once. The one before goes on to sign for the overlap.",
+            ok(200, "The secret.", "SigningSecret"), &["404", "409", "413", "415", "503"],
+            json!({ "requestBody": optional(body("SigningSecretRequest")) })),
+    }));
     paths.insert(format!("{one}/test"), json!({
         "parameters": [project, connector],
         "post": operation("testConnector", "Send one sample event through the connector and tell what the service said. One that is delivered lifts a suspension. Only an instance with the role delivery can.",
@@ -91,6 +100,12 @@ fn paths() -> Value {
             json!({ "requestBody": optional(body("TrialRequest")) })),
     }));
     deliveries::paths(&mut paths, one);
+    paths.insert(format!("{one}/filter/test"), json!({
+        "parameters": [project, connector],
+        "post": operation("testFilter", "Tell whether an event passes a filter. Nothing is sent and nothing is changed.",
+            ok(200, "The answer.", "FilterVerdict"), &["404", "413", "415", "503"],
+            json!({ "requestBody": body("FilterTrial") })),
+    }));
     paths.insert("/api/projects/{projectId}".to_owned(), json!({
         "parameters": [project],
         "get": operation("readProject", "Read a project's tier and how many connectors it has. A project that was never named is on the smallest tier.",
@@ -262,6 +277,10 @@ fn schemas() -> Value {
         "Name": { "type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS,
             "description": "What its owner calls it; no line breaks or other control characters.",
             "examples": ["Sales channel"] },
+        "Filter": { "type": "string", "minLength": 1, "maxLength": MAX_FILTER_CHARS,
+            "description": "Which events it wants beside their type: an expression of the Common Expression Language (CEL) over `event`. One that fails on an event lets it through.",
+            "examples": ["decimal(event.data.amount) >= decimal(\"100\")", "event.data.currency in [\"USDC\", \"EURC\"]"] },
+        "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Connector": {
             "type": "object",
             "required": ["id", "projectId", "type", "config", "eventTypes", "isActive", "createdAt", "updatedAt"],
@@ -273,6 +292,7 @@ fn schemas() -> Value {
                 "eventTypes": reference("schemas", "EventTypes"),
                 "isActive": { "type": "boolean" },
                 "name": reference("schemas", "Name"),
+                "filter": reference("schemas", "Filter"),
                 "suspendedReason": { "type": "string", "description": "Why deliveries are held until `config` changes, or the connector is resumed." },
                 "suspendedAt": { "type": "string", "format": "date-time", "description": "Since when deliveries are held." },
                 "heldCount": { "type": "integer", "minimum": 0, "description": "How many deliveries are held; left out where the instance that answers does not keep them." },
@@ -296,6 +316,8 @@ fn schemas() -> Value {
                 "isActive": { "type": "boolean", "description": "Switches the connector on or off." },
                 "name": { "description": "Null, or an empty text, removes it.",
                     "anyOf": [reference("schemas", "Name"), { "type": "null" }, { "const": "" }] },
+                "filter": { "description": "Null, or an empty text, removes it.",
+                    "anyOf": [reference("schemas", "Filter"), { "type": "null" }, { "const": "" }] },
             },
         },
         "Problem": {
@@ -313,7 +335,7 @@ fn schemas() -> Value {
             },
         },
     });
-    for more in [attempt_schemas(), catalog::schemas(), deliveries::schemas()] {
+    for more in [answers::trials(), answers::catalog(), deliveries::schemas()] {
         if let (Some(schemas), Value::Object(more)) = (schemas.as_object_mut(), more) {
             schemas.extend(more);
         }
@@ -331,6 +353,7 @@ fn schemas() -> Value {
                 "config": reference("schemas", &config),
                 "eventTypes": reference("schemas", "EventTypes"),
                 "name": reference("schemas", "Name"),
+                "filter": reference("schemas", "Filter"),
                 "isActive": { "type": "boolean", "default": true },
             },
         });
@@ -344,31 +367,8 @@ fn schemas() -> Value {
 
 /// A closed list of names.
 #[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
-fn names(items: Vec<&str>) -> Value {
+pub(super) fn names(items: Vec<&str>) -> Value {
     json!({ "type": "string", "enum": items })
-}
-
-/// What trials and attempts look like.
-fn attempt_schemas() -> Value {
-    json!({
-        "TrialRequest": {
-            "type": "object", "additionalProperties": false,
-            "properties": { "eventType": reference("schemas", "EventType") },
-        },
-        "Trial": {
-            "type": "object", "required": ["eventId", "eventType", "verdict"],
-            "properties": {
-                "eventId": reference("schemas", "Id"),
-                "eventType": reference("schemas", "EventType"),
-                "verdict": names(vec!["delivered", "skipped", "retry", "dead", "broken", "moved"]),
-                "reason": reference("schemas", "Reason"),
-                "detail": { "type": "string", "description": "The service's words." },
-                "status": { "type": "integer", "description": "The service's HTTP status." },
-                "durationMs": { "type": "integer", "minimum": 0 },
-                "resumed": { "type": "boolean", "description": "True where the trial lifted a suspension." },
-            },
-        },
-    })
 }
 
 fn config_schema(kind: ConnectorType) -> Value {
@@ -376,13 +376,29 @@ fn config_schema(kind: ConnectorType) -> Value {
     let required: Vec<&str> =
         spec.fields.iter().filter(|field| field.required).map(|field| field.name).collect();
     let fields = spec.fields.iter().map(|field| (field.name.to_owned(), field_schema(field)));
-    json!({
+    let mut schema = json!({
         "type": "object", "additionalProperties": false,
         "title": spec.title,
         "externalDocs": { "url": spec.docs },
         "required": required,
         "properties": fields.collect::<Map<String, Value>>(),
-    })
+    });
+    if !spec.ways.is_empty() {
+        schema["oneOf"] = spec.ways.iter().map(|way| way_schema(spec, way)).collect();
+    }
+    schema
+}
+
+/// One way to authenticate, complete and without the fields of the others.
+fn way_schema(spec: &Spec, way: &Way) -> Value {
+    let others = spec
+        .fields
+        .iter()
+        .map(|field| field.name)
+        .filter(|name| is_in_a_way(spec.ways, name) && !way.fields.contains(name));
+    let absent: Map<String, Value> =
+        others.map(|name| (name.to_owned(), Value::Bool(false))).collect();
+    json!({ "title": way.what, "required": way.fields, "properties": absent })
 }
 
 fn field_schema(field: &Field) -> Value {

@@ -1,6 +1,6 @@
 //! `dunmore connector`.
 
-use std::io::Read;
+use std::{io::Read, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -11,17 +11,21 @@ use uuid::Uuid;
 use super::{
     Common, Said, Usage,
     control::{ControlClient, actor},
+    filter::{self, FilterCommand},
     load,
     output::{self, Output},
     start_logs, state,
 };
 use crate::{
+    api::read_overlap,
     connector::{
         Command, CommandBody, CommandOutcome, CommandResult, Connector, Problem, ProblemCode,
         Refused,
     },
+    destination::SIGNING_SECRET,
     id::{CommandId, ConnectorId, ProjectId},
     kafka::Topics,
+    secrets::new_signing_secret,
 };
 
 #[derive(Subcommand, Debug)]
@@ -58,6 +62,9 @@ pub enum ConnectorCommand {
         /// What you call it, at most 80 characters.
         #[arg(long)]
         name: Option<String>,
+        /// Which events it wants beside their type: an expression (CEL) over `event`.
+        #[arg(long)]
+        filter: Option<String>,
         /// Whether it is switched on from the beginning.
         #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
         active: bool,
@@ -82,8 +89,30 @@ pub enum ConnectorCommand {
         /// What you call it; an empty text removes the name.
         #[arg(long)]
         name: Option<String>,
+        /// Which events it wants beside their type; an empty text removes the filter.
+        #[arg(long)]
+        filter: Option<String>,
         #[command(flatten)]
         config: ConfigFlags,
+    },
+    /// Try filters.
+    Filter {
+        #[command(subcommand)]
+        command: FilterCommand,
+    },
+    /// Make a new secret to sign a webhook's requests with, and print it. The one before goes on to
+    /// sign for the overlap.
+    #[command(
+        after_help = "Example:\n  dunmore connector signing-secret proj_1 conn_1 --overlap 24h"
+    )]
+    SigningSecret {
+        /// The project's id.
+        project: ProjectId,
+        /// The connector's id.
+        connector: ConnectorId,
+        /// How long the secret before goes on to sign: 0s to 7d.
+        #[arg(long, default_value = "24h", value_parser = read_overlap, value_name = "DURATION")]
+        overlap: Duration,
     },
     /// Lift a connector's suspension without a new configuration.
     #[command(
@@ -176,7 +205,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             let found = found.ok_or_else(|| no_connector(&project, &connector))?;
             output::json(&found.to_public_json())
         }
-        ConnectorCommand::Create { project, kind, id, events, name, active, config } => {
+        ConnectorCommand::Create { project, kind, id, events, name, filter, active, config } => {
             let id = id.unwrap_or_else(|| ConnectorId::from_uuid(Uuid::now_v7()));
             let command = json!({
                 "id": new_command_id(),
@@ -188,13 +217,14 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
                     "config": config.read()?.unwrap_or_default(),
                     "eventTypes": events,
                     "name": name,
+                    "filter": filter,
                     "isActive": active,
                 },
             });
             let result = send(common, command).await?;
             report(common, &result, &format!("connector {id} created"))
         }
-        ConnectorCommand::Update { project, connector, events, active, name, config } => {
+        ConnectorCommand::Update { project, connector, events, active, name, filter, config } => {
             let mut patch = Map::new();
             if let Some(events) = events {
                 patch.insert("eventTypes".to_owned(), events.into());
@@ -205,12 +235,15 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             if let Some(name) = name {
                 patch.insert("name".to_owned(), name.into());
             }
+            if let Some(filter) = filter {
+                patch.insert("filter".to_owned(), filter.into());
+            }
             if let Some(config) = config.read()? {
                 patch.insert("config".to_owned(), config.into());
             }
             if patch.is_empty() {
                 return Err(Usage(
-                    "nothing to change: give --set, --events, --active or --name".into(),
+                    "nothing to change: give --set, --events, --active, --name or --filter".into(),
                 )
                 .into());
             }
@@ -233,6 +266,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             }
             report(common, &result, &done)
         }
+        ConnectorCommand::Filter { command } => filter::run(common, &command),
         ConnectorCommand::Resume(flags) => {
             let (Some(project), Some(connector)) = (&flags.project, &flags.connector) else {
                 return super::many::resume(common, &flags).await;
@@ -246,6 +280,9 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             let result = send(common, command).await?;
             report(common, &result, &format!("connector {connector} is not suspended"))
         }
+        ConnectorCommand::SigningSecret { project, connector, overlap } => {
+            signing_secret(common, &project, &connector, overlap).await
+        }
         ConnectorCommand::Delete { project, connector } => {
             let command = json!({
                 "id": new_command_id(),
@@ -257,6 +294,30 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             report(common, &result, &format!("connector {connector} deleted"))
         }
     }
+}
+
+async fn signing_secret(
+    common: &Common,
+    project: &ProjectId,
+    connector: &ConnectorId,
+    overlap: Duration,
+) -> anyhow::Result<()> {
+    let secret = new_signing_secret();
+    let mut config = Map::new();
+    config.insert(SIGNING_SECRET.to_owned(), secret.as_str().into());
+    let command = json!({
+        "id": new_command_id(),
+        "type": "connector.update",
+        "projectId": project,
+        "connectorId": connector,
+        "patch": { "config": config },
+        "overlapSeconds": overlap.as_secs(),
+    });
+    let result = send(common, command).await?;
+    if common.output == Output::Json && result.outcome == CommandOutcome::Accepted {
+        return output::json(&json!({ "signingSecret": secret.as_str() }));
+    }
+    report(common, &result, &secret)
 }
 
 pub(super) fn new_command_id() -> CommandId {

@@ -19,7 +19,9 @@ use crate::{
     delivery::Verdict,
     destination::{
         Checks, ConnectorType, Destination, Field, Item, Request, Settings, Setup, Shape, Spec,
+        check_ways,
         docs::{self, Preview},
+        is_in_a_way,
     },
     event::{self, Event, EventType, EventTypes},
     id::{ConnectorId, ConnectorKey, DeliveryId},
@@ -114,6 +116,8 @@ fn described(kind: ConnectorType) -> Value {
         "category": spec.category,
         "docs": spec.docs,
         "fields": fields,
+        "ways": spec.ways.iter().map(|way| json!({"fields": way.fields, "what": way.what}))
+            .collect::<Vec<_>>(),
         "batch": batch,
         "dedup": spec.dedup,
         "forgetsRepeatsAfterSeconds": spec.forgets_repeats_after.map(|time| time.as_secs()),
@@ -148,12 +152,21 @@ fn show(output: Output, kind: ConnectorType) -> anyhow::Result<()> {
         let list = if field.shape == Shape::List { "A list. " } else { "" };
         [
             field.name.to_owned(),
-            yes(field.required),
+            if is_in_a_way(spec.ways, field.name) {
+                "one way".to_owned()
+            } else {
+                yes(field.required)
+            },
             yes(field.secret),
             format!("{list}{}\nExample: {}", field.help, field.example),
         ]
     });
     output::table(["config field", "required", "secret", "what it is"], fields);
+    if !spec.ways.is_empty() {
+        let ways = spec.ways.iter().map(|way| [way.to_string(), way.what.to_owned()]);
+        output::line("");
+        output::table(["give exactly one of", "what it is good for"], ways);
+    }
     let becomes = EventType::ALL.iter().map(|event| {
         let becomes = (spec.becomes)(*event);
         [event.as_str().to_owned(), becomes.to_owned()]
@@ -203,6 +216,8 @@ struct Connector {
     event_types: EventTypes,
     destination: Box<dyn Destination>,
     secrets: Vec<SecretString>,
+    /// Whether access tokens are made by a credential.
+    renews: bool,
     id: ConnectorId,
 }
 
@@ -309,7 +324,7 @@ impl Connector {
     }
 
     fn shown(&self, request: Request) -> Preview {
-        shown(request, &self.secrets)
+        shown(request.with_token_to_come(self.renews), &self.secrets)
     }
 }
 
@@ -321,9 +336,19 @@ fn connector(common: &Common, flags: &PreviewFlags) -> anyhow::Result<Connector>
         .map_err(|errors| Usage(format!("--events: {}", errors.join("; "))))?;
     let base_url = config.destinations.get(&flags.kind).and_then(|set| set.base_url.clone());
     let mut settings = docs::example_settings(spec, base_url);
+    let given = flags.config.read()?.unwrap_or_default();
+    if given.keys().any(|name| is_in_a_way(spec.ways, name)) {
+        // The example's way would be a second one.
+        for field in spec.ways.iter().flat_map(|way| way.fields) {
+            settings.remove(field);
+        }
+    }
+    let operator = config.destinations.get(&flags.kind);
+    settings =
+        settings.with_tokens(None, operator.and_then(crate::config::DestinationSettings::app));
     let egress = config.egress_policy();
     let mut errors = Vec::new();
-    for (name, value) in flags.config.read()?.unwrap_or_default() {
+    for (name, value) in given {
         let Some(field) = flags.kind.field(&name) else {
             errors.push(format!("config.{name} is no setting of {}", flags.kind));
             continue;
@@ -334,19 +359,21 @@ fn connector(common: &Common, flags: &PreviewFlags) -> anyhow::Result<Connector>
         }
     }
     if errors.is_empty() {
-        let together = (spec.check)(&settings, &event_types);
+        let mut together = check_ways(spec.ways, &settings);
+        together.extend((spec.check)(&settings, &event_types));
         errors.extend(together.iter().map(|(field, message)| format!("{field}: {message}")));
     }
     if !errors.is_empty() {
         return Err(Usage(errors.join("\n")).into());
     }
+    let renews = (spec.credential)(&settings)?.is_some();
     let destination = (spec.make)(&settings, &event_types)?;
     let secrets = settings.secrets(spec.fields);
-    Ok(Connector { spec, event_types, destination, secrets, id: flags.connector.clone() })
+    Ok(Connector { spec, event_types, destination, secrets, renews, id: flags.connector.clone() })
 }
 
 /// The events that `--event` means: samples, or those in a file.
-fn events(source: &str) -> anyhow::Result<Vec<Event>> {
+pub(super) fn events(source: &str) -> anyhow::Result<Vec<Event>> {
     if let Some(name) = source.strip_prefix("sample:") {
         let kinds = EventTypes::parse(&[name])
             .map_err(|errors| Usage(format!("--event: {}", errors.join("; "))))?;

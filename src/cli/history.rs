@@ -8,9 +8,9 @@ use super::{
     cards::{BETWEEN, INDENT, WIDTH, card, one_line},
     choose::when,
     connector::HistoryFlags,
-    load, operations,
+    load,
     output::{self, Output},
-    start_logs,
+    reading, start_logs,
     watch::count,
 };
 use crate::{connector::HistoryRecord, destination::cut};
@@ -18,7 +18,7 @@ use crate::{connector::HistoryRecord, destination::cut};
 /// `dunmore connector history …`
 pub async fn run(common: &Common, flags: HistoryFlags) -> anyhow::Result<()> {
     start_logs(common, "error")?;
-    let operations = operations(&load(common)?).await?;
+    let operations = reading(&load(common)?)?;
     let from = when("--from", Some(&flags.from))?;
     let HistoryFlags { project, connector, limit, .. } = flags;
     let (found, latest) = operations

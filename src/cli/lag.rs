@@ -1,9 +1,9 @@
 //! `dunmore lag`: how far the service is behind.
 
 use super::{
-    Common, load, operations,
+    Common, load,
     output::{self, Output, columns, span},
-    start_logs,
+    reading, start_logs,
     watch::count,
 };
 use crate::operations::{Lag, TopicLag};
@@ -11,7 +11,7 @@ use crate::operations::{Lag, TopicLag};
 /// `dunmore lag`
 pub async fn run(common: &Common) -> anyhow::Result<()> {
     start_logs(common, "error")?;
-    let operations = operations(&load(common)?).await?;
+    let operations = reading(&load(common)?)?;
     let lag = operations.blocking(crate::operations::Operations::lag).await?;
     if common.output == Output::Json {
         return output::json(&lag);

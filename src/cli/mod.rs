@@ -9,6 +9,7 @@ mod destination;
 mod dlq;
 mod doctor;
 mod event;
+mod filter;
 mod history;
 mod lag;
 mod many;
@@ -311,6 +312,12 @@ async fn operations(config: &Config) -> anyhow::Result<Operations> {
     config.connection()?;
     let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
     Ok(Operations::new(config, codec(config, &topics).await?)?)
+}
+
+/// The logs, for a command that only reads them: it waits for no schema registry before it must.
+fn reading(config: &Config) -> anyhow::Result<Operations> {
+    config.connection()?;
+    Ok(Operations::new(config, reading_codec(config)?)?)
 }
 
 /// The form of the records, with the ids of our schemas when there is a registry.

@@ -38,7 +38,7 @@ pub enum ProjectCommand {
 #[derive(serde::Serialize, PartialEq, Eq, Debug, Default)]
 struct Use {
     total: usize,
-    /// Switched on and not suspended.
+    /// Switched on, suspended ones too.
     active: usize,
     /// Switched on or off.
     suspended: usize,
@@ -50,7 +50,7 @@ impl Use {
         for connector in connectors {
             let is_suspended = connector.suspended_reason.is_some();
             counted.total += 1;
-            counted.active += usize::from(connector.is_active && !is_suspended);
+            counted.active += usize::from(connector.is_active);
             counted.suspended += usize::from(is_suspended);
         }
         counted

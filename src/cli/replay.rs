@@ -308,6 +308,7 @@ fn facts(row: &Row, has_history: bool) -> Vec<String> {
         (row.waiting, "on the way"),
         (row.unknown, "unknown"),
         (row.disabled, "left out (off)"),
+        (row.filtered, "left out (filter)"),
         (row.unsubscribed, "left out (not subscribed)"),
         (row.deleted, "left out (deleted)"),
     ];

@@ -71,7 +71,8 @@ pub async fn run(
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    tracing::info!(%admin, ?roles, "serving");
+    let roles: Vec<String> = roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+    tracing::info!(%admin, roles = roles.join(","), "serving");
     let failure = tokio::select! {
         failure = service.failed() => Some(failure),
         _ = terminate.recv() => None,

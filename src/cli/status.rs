@@ -11,12 +11,12 @@ use http::Method;
 use url::Url;
 
 use super::{
-    Common,
+    Common, Said,
     cards::{WIDTH, one_line},
     lag::{left, open, since, waiting},
-    load, operations,
+    load,
     output::{self, Output, span},
-    start_logs,
+    reading, start_logs,
     watch::count,
 };
 use crate::{
@@ -57,16 +57,19 @@ pub struct StatusFlags {
 pub async fn run(common: &Common, flags: StatusFlags) -> anyhow::Result<()> {
     start_logs(common, "off")?;
     let config = load(common)?;
-    let operations = operations(&config).await?;
+    let operations = reading(&config)?;
     let address = flags.admin.unwrap_or_else(|| reachable(config.admin.listen).to_string());
     let status = operations.status(flags.within, flags.top.into(), ask(&address)).await;
     if common.output == Output::Json {
-        return output::json(&status);
+        output::json(&status)?;
+    } else {
+        for line in lines(&status, &config.topics.prefix) {
+            output::line(&line);
+        }
     }
-    for line in lines(&status, &config.topics.prefix) {
-        output::line(&line);
-    }
-    Ok(())
+    // Without the brokers there is nothing to tell.
+    let is_known = status.instances.is_some() || status.topics.is_some();
+    if is_known { Ok(()) } else { Err(Said.into()) }
 }
 
 /// Where an address that is listened on can be reached from this machine.

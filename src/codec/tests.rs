@@ -25,6 +25,7 @@ const RECORDS: &[(RecordKind, &str)] = &[
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-suspend-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-resume-1.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-reencrypt-1.json")),
+    (RecordKind::Command, include_str!("../../tests/fixtures/records/command-update-3.json")),
     (RecordKind::Command, include_str!("../../tests/fixtures/records/command-set-tier-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-1.json")),
     (RecordKind::State, include_str!("../../tests/fixtures/records/state-connector-2.json")),

@@ -3,7 +3,7 @@
 //! A sender that misspells a field must learn it, so everything that is unknown or wrong is named
 //! at once. What needs the project's state is the decision's business, not the reader's.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde_json::{Map, Value, json};
 
@@ -52,6 +52,8 @@ pub enum CommandBody {
         event_types: EventTypes,
         /// What its owner calls it.
         name: Option<String>,
+        /// Which events it wants beside their type: an expression that compiles.
+        filter: Option<String>,
         /// Whether it is switched on from the beginning.
         is_active: bool,
     },
@@ -63,6 +65,8 @@ pub enum CommandBody {
         patch: Patch,
         /// Only if the connector is not newer than this version.
         if_version: Option<i64>,
+        /// How long the signing secret that is replaced goes on to sign.
+        overlap: Option<Duration>,
     },
     /// Remove a connector.
     Delete {
@@ -110,6 +114,8 @@ pub struct Patch {
     pub is_active: Option<bool>,
     /// The name that replaces the current one, or nothing in its place.
     pub name: Option<Option<String>>,
+    /// The filter that replaces the current one, or nothing in its place.
+    pub filter: Option<Option<String>>,
 }
 
 /// Why a record's value is no command that could be decided.
@@ -140,8 +146,17 @@ const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
 
 /// Fields that some commands have and others do not.
-const OPTIONAL: &[&str] =
-    &["actor", "connectorId", "connector", "patch", "ifVersion", "reason", "key", "tier"];
+const OPTIONAL: &[&str] = &[
+    "actor",
+    "connectorId",
+    "connector",
+    "patch",
+    "ifVersion",
+    "overlapSeconds",
+    "reason",
+    "key",
+    "tier",
+];
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
@@ -273,11 +288,14 @@ impl Command {
             json["connectorId"] = json!(connector);
         }
         match &self.body {
-            CommandBody::Create { kind, config, event_types, name, is_active, .. } => {
+            CommandBody::Create { kind, config, event_types, name, filter, is_active, .. } => {
                 let mut connector =
                     json!({ "type": kind, "config": config, "eventTypes": event_types });
                 if let Some(name) = name {
                     connector["name"] = json!(name);
+                }
+                if let Some(filter) = filter {
+                    connector["filter"] = json!(filter);
                 }
                 // Left out where it says nothing, so that releases before it accept the command.
                 if !is_active {
@@ -285,7 +303,12 @@ impl Command {
                 }
                 json["connector"] = connector;
             }
-            CommandBody::Update { patch, .. } => json["patch"] = patch.to_value(),
+            CommandBody::Update { patch, overlap, .. } => {
+                json["patch"] = patch.to_value();
+                if let Some(overlap) = overlap {
+                    json["overlapSeconds"] = json!(overlap.as_secs());
+                }
+            }
             CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
@@ -313,8 +336,10 @@ impl Patch {
         if let Some(is_active) = self.is_active {
             patch.insert("isActive".to_owned(), json!(is_active));
         }
-        if let Some(name) = &self.name {
-            patch.insert("name".to_owned(), json!(name.as_deref().unwrap_or_default()));
+        for (field, value) in [("name", &self.name), ("filter", &self.filter)] {
+            if let Some(value) = value {
+                patch.insert(field.to_owned(), json!(value.as_deref().unwrap_or_default()));
+            }
         }
         Value::Object(patch)
     }
@@ -356,8 +381,8 @@ fn read_create(fields: &mut Fields) -> Option<CommandBody> {
     let kind = body.connector_type();
     let config = body.required_object("config");
     let event_types = body.event_types(true);
-    let (name, is_active) = (body.name(), body.boolean("isActive"));
-    body.finish(&["type", "config", "eventTypes", "name", "isActive"]);
+    let (name, filter, is_active) = (body.name(), body.filter(), body.boolean("isActive"));
+    body.finish(&["type", "config", "eventTypes", "name", "filter", "isActive"]);
     fields.errors.append(&mut body.errors);
     Some(CommandBody::Create {
         connector: connector?,
@@ -365,6 +390,7 @@ fn read_create(fields: &mut Fields) -> Option<CommandBody> {
         config: config?,
         event_types: event_types?,
         name: name.flatten(),
+        filter: filter.flatten(),
         is_active: is_active.unwrap_or(true),
     })
 }
@@ -373,17 +399,27 @@ fn read_update(fields: &mut Fields) -> Option<CommandBody> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     let body = fields.required_object("patch");
     let if_version = fields.version();
-    fields.finish(&["id", "type", "projectId", "connectorId", "patch", "ifVersion"]);
+    let overlap = fields.overlap();
+    fields.finish(&[
+        "id",
+        "type",
+        "projectId",
+        "connectorId",
+        "patch",
+        "ifVersion",
+        "overlapSeconds",
+    ]);
     let mut body = Fields::new(body?);
     let patch = Patch {
         config: body.optional_object("config"),
         event_types: body.event_types(false),
         is_active: body.boolean("isActive"),
         name: body.name(),
+        filter: body.filter(),
     };
-    body.finish(&["config", "eventTypes", "isActive", "name"]);
+    body.finish(&["config", "eventTypes", "isActive", "name", "filter"]);
     fields.errors.append(&mut body.errors);
-    Some(CommandBody::Update { connector: connector?, patch, if_version })
+    Some(CommandBody::Update { connector: connector?, patch, if_version, overlap })
 }
 
 fn read_delete(fields: &mut Fields) -> Option<CommandBody> {
@@ -442,6 +478,7 @@ impl fmt::Debug for Patch {
             .field("event_types", &self.event_types)
             .field("is_active", &self.is_active)
             .field("name", &self.name)
+            .field("filter", &self.filter.is_some())
             .finish()
     }
 }

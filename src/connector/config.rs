@@ -171,19 +171,23 @@ impl Config {
         });
         let later = self
             .iter()
-            .filter(|(name, _)| kind.field(name).is_none())
+            .filter(|(name, _)| kind.kept_field(name).is_none())
             .map(|(name, value)| (name.to_owned(), Value::String(value.mask())));
         known.chain(later).collect()
     }
 
-    /// The values that are plain, as settings: enough for checks, not for deliveries.
+    /// The values that are plain, and which others there are, as settings: enough for checks, not
+    /// for deliveries.
     #[must_use]
     pub(super) fn plain_settings(&self, kind: ConnectorType) -> Settings {
         let mut settings = Settings::new(None);
         for field in kind.spec().fields {
-            if let Some(ConfigValue::Plain(value)) = self.get(field.name)
-                && let Some(setting) = to_setting(field, value)
-            {
+            let setting = match self.get(field.name) {
+                Some(ConfigValue::Plain(value)) => to_setting(field, value),
+                Some(ConfigValue::Sealed(_)) => Some(Setting::Kept),
+                None => None,
+            };
+            if let Some(setting) = setting {
                 settings.insert(field.name, setting);
             }
         }
@@ -212,6 +216,8 @@ pub(super) fn to_value(setting: &Setting) -> Value {
     match setting {
         Setting::Text(text) => Value::String(text.expose_secret().to_owned()),
         Setting::List(items) => Value::from(items.clone()),
+        // What is read from a command is there in plain.
+        Setting::Kept => Value::Null,
     }
 }
 

@@ -4,6 +4,8 @@
 //! replaced may decide a command again, so the same state, command and context must always give
 //! the same decision.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -12,10 +14,13 @@ use super::{
     config::{ELLIPSIS, to_value},
     did_you_mean,
     problem::MAX_FIELD_ERRORS,
+    signing,
 };
 use crate::{
     clock::Timestamp,
-    destination::{Checks, ConnectorType, Field, Settings, cut},
+    destination::{
+        Checks, ConnectorType, Field, SIGNING_SECRET, Settings, check_ways, cut, is_in_a_way,
+    },
     egress::EgressPolicy,
     event::EventTypes,
     id::{CommandId, ConnectorId, ConnectorKey},
@@ -36,6 +41,7 @@ pub struct Context<'a> {
 }
 
 /// What becomes of a command.
+#[expect(clippy::large_enum_variant, reason = "one is made at a time, and soon taken apart")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// It changes this.
@@ -50,8 +56,8 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
     let case = Case { state, command, context };
     let decided = match &command.body {
         CommandBody::Create { connector, .. } => case.create(connector, &command.body),
-        CommandBody::Update { connector, patch, if_version } => {
-            case.update(connector, patch, *if_version)
+        CommandBody::Update { connector, patch, if_version, overlap } => {
+            case.update(connector, patch, *if_version, *overlap)
         }
         CommandBody::Delete { connector, if_version } => case.delete(connector, *if_version),
         CommandBody::Suspend { connector, reason, if_version } => {
@@ -75,7 +81,9 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn create(&self, id: &ConnectorId, asked: &CommandBody) -> Result<Change, Problem> {
-        let CommandBody::Create { kind, config: given, event_types, name, is_active, .. } = asked
+        let CommandBody::Create {
+            kind, config: given, event_types, name, filter, is_active, ..
+        } = asked
         else {
             return Err(Problem::new(ProblemCode::Internal, "This creates nothing."));
         };
@@ -98,6 +106,7 @@ impl Case<'_> {
             event_types: event_types.clone(),
             is_active: *is_active,
             name: name.clone(),
+            filter: filter.clone(),
             suspended_reason: None,
             suspended_at: None,
             created_at: self.context.at,
@@ -113,12 +122,16 @@ impl Case<'_> {
         id: &ConnectorId,
         patch: &Patch,
         if_version: Option<i64>,
+        overlap: Option<Duration>,
     ) -> Result<Change, Problem> {
         let connector = self.find(id)?;
         if let Some(same) = self.repeated(connector) {
             return Ok(same);
         }
         check_version(connector, if_version)?;
+        if overlap.is_some() {
+            signing::check_overlap(connector, patch)?;
+        }
         let mut next = self.next_version(connector);
         if let Some(event_types) = &patch.event_types {
             next.event_types = event_types.clone();
@@ -131,6 +144,14 @@ impl Case<'_> {
             let (config, changed) =
                 self.merge(connector.kind, &connector.config, given, &next.event_types)?;
             next.config = config;
+            if let Some(overlap) = overlap {
+                signing::keep_previous(
+                    &mut next.config,
+                    &connector.config,
+                    self.context.at,
+                    overlap,
+                );
+            }
             if changed {
                 next.resume();
             }
@@ -142,6 +163,10 @@ impl Case<'_> {
         if let Some(name) = &patch.name {
             next.name.clone_from(name);
             next.later.forget("name");
+        }
+        if let Some(filter) = &patch.filter {
+            next.filter.clone_from(filter);
+            next.later.forget("filter");
         }
         Ok(Change::ConnectorSet(unless_same(connector, next)))
     }
@@ -302,6 +327,7 @@ impl Case<'_> {
                 merge.take(name, value);
             }
             merge.check_required();
+            merge.check_ways();
         }
         merge.check_together(event_types);
         if merge.errors.is_empty() {
@@ -363,6 +389,10 @@ impl Merge<'_> {
 
     fn take(&mut self, name: &str, value: &Value) {
         let Some(field) = self.kind.field(name) else {
+            let refused = self.kind.spec().refused.iter().find(|(known, _)| *known == name);
+            if let Some((_, words)) = refused {
+                return self.error(name, *words);
+            }
             let known = self.kind.spec().fields.iter().map(|field| field.name);
             // More errors are not told, so their names need no comparison.
             let is_told = self.errors.len() < MAX_FIELD_ERRORS;
@@ -380,8 +410,9 @@ impl Merge<'_> {
             Ok(setting) => {
                 let value = ConfigValue::Plain(to_value(&setting));
                 // An encrypted value cannot be compared; its owner gave it again for a reason.
-                self.changed |= self.stored.get(name) != Some(&value);
+                let changed = self.stored.get(name) != Some(&value);
                 self.config.insert(name, value);
+                self.note_change(field, changed);
             }
             Err(message) => self.error(name, message),
         }
@@ -389,9 +420,17 @@ impl Merge<'_> {
 
     fn remove(&mut self, field: &Field) {
         if !field.required {
-            self.changed |= self.config.remove(field.name);
+            let changed = self.config.remove(field.name);
+            self.note_change(field, changed);
         } else if self.stored.get(field.name).is_some() {
             self.error(field.name, "is required and cannot be removed");
+        }
+    }
+
+    fn note_change(&mut self, field: &Field, changed: bool) {
+        self.changed |= changed;
+        if changed && field.name == SIGNING_SECRET {
+            signing::forget_previous(&mut self.config);
         }
     }
 
@@ -413,6 +452,20 @@ impl Merge<'_> {
             if self.config.get(field.name).is_none() && !is_told {
                 self.errors.push(FieldError::new(path, format!("is missing: {}", field.help)));
             }
+        }
+    }
+
+    /// Exactly one way to authenticate, once what is given for it is right by itself.
+    fn check_ways(&mut self) {
+        let ways = self.kind.spec().ways;
+        let is_of_a_way = |error: &FieldError| {
+            error.field.strip_prefix("config.").is_some_and(|name| is_in_a_way(ways, name))
+        };
+        if self.errors.iter().any(is_of_a_way) {
+            return;
+        }
+        for (name, message) in check_ways(ways, &self.config.plain_settings(self.kind)) {
+            self.error(name, message);
         }
     }
 
@@ -438,7 +491,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::id::ProjectId;
+    use crate::{
+        destination::{PREVIOUS_SECRET, PREVIOUS_UNTIL},
+        id::ProjectId,
+    };
 
     const HOOK: &str = "https://hooks.slack.com/services/T00000000/B00000000/0123456789ab";
     const OTHER_HOOK: &str = "https://hooks.slack.com/services/T00000000/B00000000/ba9876543210";
@@ -651,6 +707,7 @@ mod tests {
     fn a_patch_that_changes_nothing_makes_no_new_version() {
         let mut named = create("c1", "conn_1");
         named["connector"]["name"] = json!("Sales");
+        named["connector"]["filter"] = json!("event.data.currency == 'USDC'");
         named["connector"]["isActive"] = json!(false);
         let mut story = given(&[tier("t1", "pro"), named, suspend("s1", None)]);
         let before = story.connector("conn_1").clone();
@@ -660,7 +717,8 @@ mod tests {
             json!({}),
             json!({"config": {}}),
             json!({"config": {"webhookUrl": mask}}),
-            json!({"name": "Sales", "isActive": false, "eventTypes": ["payment.settled"]}),
+            json!({"name": "Sales", "isActive": false, "eventTypes": ["payment.settled"],
+                "filter": "event.data.currency == 'USDC'"}),
         ]
         .iter()
         .enumerate()
@@ -668,9 +726,9 @@ mod tests {
             let change = accepted(story.when(update(&format!("u{n}"), "conn_1", patch)));
             assert_eq!(change, Change::ConnectorSet(before.clone()), "{patch}");
         }
-        accepted(story.when(update("u9", "conn_1", &json!({"name": null}))));
+        accepted(story.when(update("u9", "conn_1", &json!({"name": null, "filter": null}))));
         let after = story.connector("conn_1");
-        assert!(after.name.is_none() && after.version > before.version);
+        assert!(after.name.is_none() && after.filter.is_none() && after.version > before.version);
         assert!(after.suspended_reason.is_some());
     }
 
@@ -859,10 +917,11 @@ mod tests {
                 config,
                 event_types: EventTypes::All,
                 name: None,
+                filter: None,
                 is_active: true,
             }),
             2 => (connector.clone(), patch)
-                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch, if_version: None }),
+                .prop_map(|(connector, patch)| CommandBody::Update { connector, patch, if_version: None, overlap: None }),
             1 => connector.clone().prop_map(|connector| CommandBody::Delete { connector, if_version: None }),
             1 => (connector, proptest::option::of(0..50_i64)).prop_map(|(connector, if_version)| {
                 CommandBody::Suspend { connector, reason: "r".to_owned(), if_version }
@@ -873,6 +932,85 @@ mod tests {
             }),
             1 => proptest::sample::select(Tier::ALL).prop_map(|tier| CommandBody::SetTier { tier }),
         ]
+    }
+
+    fn zapier(config: &Value) -> Story {
+        given(&[
+            tier("t", "pro"),
+            json!({"id": "c", "type": "connector.create", "connectorId": "conn_1", "connector":
+                {"type": "zapier", "config": config, "eventTypes": ["*"]}}),
+        ])
+    }
+
+    fn signing(byte: u8) -> String {
+        crate::destination::signing_secret(&[byte; 32]).to_string()
+    }
+
+    fn rotate(id: &str, secret: &str, overlap: &Value) -> Value {
+        let mut command = update(id, "conn_1", &json!({"config": {"signingSecret": secret}}));
+        command["overlapSeconds"] = overlap.clone();
+        command
+    }
+
+    #[test]
+    fn a_signing_secret_that_is_replaced_is_kept_for_the_overlap_and_not_shown() {
+        let hook = "https://hooks.zapier.com/hooks/catch/123456/abcdef/";
+        let mut story = zapier(&json!({"webhookUrl": hook}));
+        let text = |story: &Story, field: &str| match story.connector("conn_1").config.get(field) {
+            Some(ConfigValue::Plain(value)) => value.as_str().map(str::to_owned),
+            _ => None,
+        };
+        // There was none before.
+        story.when(rotate("r1", &signing(1), &json!(3600)));
+        assert_eq!(text(&story, SIGNING_SECRET), Some(signing(1)));
+        assert_eq!(text(&story, PREVIOUS_SECRET), None);
+
+        story.when(rotate("r2", &signing(2), &json!(3600)));
+        assert_eq!(text(&story, SIGNING_SECRET), Some(signing(2)));
+        assert_eq!(text(&story, PREVIOUS_SECRET), Some(signing(1)));
+        let at = story.connector("conn_1").updated_at;
+        let until = at.plus(Duration::from_secs(3600)).to_string();
+        assert_eq!(text(&story, PREVIOUS_UNTIL), Some(until));
+        let shown = story.connector("conn_1").to_public_json();
+        let shown: Vec<&String> = shown["config"].as_object().unwrap().keys().collect();
+        assert_eq!(shown, ["webhookUrl", "signingSecret"]);
+        // The same command again changes nothing.
+        let before = story.connector("conn_1").config.clone();
+        story.when(rotate("r2", &signing(2), &json!(3600)));
+        assert_eq!(story.connector("conn_1").config, before);
+
+        // An owner's own change, or no overlap, leaves one secret.
+        story.when(rotate("r3", &signing(3), &json!(0)));
+        assert_eq!((text(&story, PREVIOUS_SECRET), text(&story, PREVIOUS_UNTIL)), (None, None));
+        story.when(rotate("r4", &signing(4), &json!(604_800)));
+        assert_eq!(text(&story, PREVIOUS_SECRET), Some(signing(3)));
+        let other = json!({"config": {"webhookUrl": format!("{hook}x/")}});
+        story.when(update("u1", "conn_1", &other));
+        assert_eq!(text(&story, PREVIOUS_SECRET), Some(signing(3)));
+        story.when(update("u2", "conn_1", &json!({"config": {"signingSecret": null}})));
+        assert_eq!((text(&story, SIGNING_SECRET), text(&story, PREVIOUS_SECRET)), (None, None));
+    }
+
+    #[test]
+    fn an_overlap_goes_with_a_new_signing_secret_of_a_type_that_signs() {
+        let mut story = zapier(&json!({"webhookUrl": "https://hooks.zapier.com/hooks/catch/1/a/"}));
+        let mut command = update("u1", "conn_1", &json!({"isActive": false}));
+        command["overlapSeconds"] = json!(1);
+        assert_eq!(problem(story.when(command)).errors[0].field, "overlapSeconds");
+        for name in [PREVIOUS_SECRET, PREVIOUS_UNTIL] {
+            let patch = json!({"config": {name: signing(1)}});
+            let refused = problem(story.when(update("u2", "conn_1", &patch)));
+            assert!(refused.errors[0].message.contains("is no setting"), "{refused:?}");
+        }
+        for wrong in [json!(-1), json!(604_801), json!("24h"), json!(1.5)] {
+            let mut command = rotate("u3", &signing(1), &wrong);
+            command["projectId"] = json!("proj_1");
+            assert!(Command::from_value(command).is_err(), "{wrong}");
+        }
+        let mut slack = given(&[tier("t", "pro"), create("c", "conn_1")]);
+        let refused = problem(slack.when(rotate("r", &signing(1), &json!(1))));
+        assert!(refused.detail.contains("zapier, n8n, make"), "{}", refused.detail);
+        assert_eq!(refused.code, ProblemCode::ValidationFailed);
     }
 
     proptest! {

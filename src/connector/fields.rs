@@ -1,11 +1,14 @@
 //! The fields of a command, read one by one: whatever is wrong or left over is named at once.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::{FieldError, MAX_ACTOR_CHARS, did_you_mean, problem::MAX_FIELD_ERRORS};
 use crate::{
-    destination::{ConnectorType, cut},
+    destination::{ConnectorType, MAX_OVERLAP, cut},
     event::EventTypes,
+    filter::Filter,
     id::IdError,
     redact::harmless,
 };
@@ -63,9 +66,24 @@ impl Fields {
         None
     }
 
+    /// How long a signing secret that is replaced goes on to sign.
+    pub(super) fn overlap(&mut self) -> Option<Duration> {
+        const FIELD: &str = "overlapSeconds";
+        let seconds = self.map.shift_remove(FIELD)?.as_u64().map(Duration::from_secs);
+        let overlap = seconds.filter(|overlap| *overlap <= MAX_OVERLAP);
+        if overlap.is_none() {
+            self.error(
+                FIELD,
+                format!("must be a whole number from 0 to {}", MAX_OVERLAP.as_secs()),
+            );
+        }
+        overlap
+    }
+
     /// What its owner calls it: outside, whether it is given at all; inside, nothing where the
     /// name is removed. Serializers of Avro cannot tell a null from what is left out, so an empty
     /// text removes as well.
+    #[expect(clippy::option_option, reason = "left out, removed and given are three")]
     pub(super) fn name(&mut self) -> Option<Option<String>> {
         const FIELD: &str = "name";
         let name = match self.map.shift_remove(FIELD)? {
@@ -85,6 +103,22 @@ impl Fields {
             self.error(FIELD, "must not consist of spaces");
         } else {
             return Some(Some(name));
+        }
+        None
+    }
+
+    /// Which events it wants beside their type; read like a name.
+    #[expect(clippy::option_option, reason = "left out, removed and given are three")]
+    pub(super) fn filter(&mut self) -> Option<Option<String>> {
+        const FIELD: &str = "filter";
+        match self.map.shift_remove(FIELD)? {
+            Value::Null => return Some(None),
+            Value::String(text) if text.is_empty() => return Some(None),
+            Value::String(text) => match Filter::compile(&text) {
+                Ok(_) => return Some(Some(text)),
+                Err(error) => self.error(FIELD, error.to_string()),
+            },
+            _ => self.error(FIELD, "must be a string"),
         }
         None
     }

@@ -22,6 +22,7 @@ mod partition;
 mod problem;
 mod recent;
 mod result;
+mod signing;
 mod state;
 mod suspension;
 mod tier;

@@ -42,6 +42,8 @@ pub struct Connector {
     pub is_active: bool,
     /// What its owner calls it.
     pub name: Option<String>,
+    /// Which events it wants beside their type.
+    pub filter: Option<String>,
     /// Why its deliveries are held, if they are.
     pub suspended_reason: Option<String>,
     /// Since when, unless the release that suspended it did not say.
@@ -72,6 +74,8 @@ struct ConnectorWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    filter: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_at: Option<Timestamp>,
@@ -85,7 +89,7 @@ impl ConnectorWire {
     /// Takes the known fields of what a later version wrote.
     fn from_later(mut map: Map<String, Value>) -> Result<(Self, Later), StateError> {
         let mut later = Later::default();
-        for optional in ["name", "suspendedReason", "suspendedAt"] {
+        for optional in ["name", "filter", "suspendedReason", "suspendedAt"] {
             map.entry(optional).or_insert(Value::Null);
         }
         let wire = Self {
@@ -97,6 +101,7 @@ impl ConnectorWire {
             event_types: later.known(&mut map, "eventTypes", vec!["*".to_owned()])?,
             is_active: later.known(&mut map, "isActive", true)?,
             name: later.known(&mut map, "name", None)?,
+            filter: later.known(&mut map, "filter", None)?,
             suspended_reason: later.known(&mut map, "suspendedReason", None)?,
             suspended_at: later.known(&mut map, "suspendedAt", None)?,
             created_at: later.known(&mut map, "createdAt", Timestamp::default())?,
@@ -121,6 +126,7 @@ impl Connector {
             event_types: self.event_type_names().into_iter().map(str::to_owned).collect(),
             is_active: self.is_active,
             name: self.name.clone(),
+            filter: self.filter.clone(),
             suspended_reason: self.suspended_reason.clone(),
             suspended_at: self.suspended_at,
             created_at: self.created_at,
@@ -147,6 +153,7 @@ impl Connector {
             event_types,
             is_active: wire.is_active,
             name: wire.name,
+            filter: wire.filter,
             suspended_reason: wire.suspended_reason,
             suspended_at: wire.suspended_at,
             created_at: wire.created_at,
@@ -189,6 +196,9 @@ impl Connector {
         });
         if let Some(name) = &self.name {
             json["name"] = json!(name);
+        }
+        if let Some(filter) = &self.filter {
+            json["filter"] = json!(filter);
         }
         if let Some(reason) = &self.suspended_reason {
             json["suspendedReason"] = json!(reason);
@@ -483,7 +493,7 @@ mod tests {
     #[test]
     fn what_a_later_version_wrote_is_written_back() {
         let later = CONNECTOR
-            .replace("\"isActive\"", "\"filter\":{\"a\":1},\"isActive\"")
+            .replace("\"isActive\"", "\"colour\":{\"a\":1},\"isActive\"")
             .replace("payment.failed", "payment.refunded");
         let connector = Connector::from_json(later.as_bytes()).unwrap();
         assert_eq!(connector.event_types, EventTypes::Some(vec![EventType::PaymentSettled]));
@@ -508,6 +518,7 @@ mod tests {
             ("eventTypes", json!({"all": true})),
             ("isActive", json!("weekdays")),
             ("name", json!({"en": "canary"})),
+            ("filter", json!({"sql": "canary"})),
             ("suspendedReason", json!({"code": 1})),
             ("suspendedAt", json!(1)),
             ("createdAt", json!(1)),

@@ -61,6 +61,7 @@ reasons! {
     ConnectorDeleted => "connector_deleted", "The connector was deleted meanwhile.";
     ConnectorDisabled => "connector_disabled", "The connector was disabled meanwhile.";
     Unsubscribed => "unsubscribed", "The connector does not subscribe to this event type any more.";
+    Filtered => "filtered", "The event does not pass the connector's filter any more.";
     // Why a record was refused.
     Undecodable => "undecodable", "The record's value is neither JSON nor Avro that can be read.";
     UnknownSchema => "unknown_schema", "The schema registry does not know the schema id of the record.";

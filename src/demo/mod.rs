@@ -341,6 +341,7 @@ fn commands(sink: &str) -> anyhow::Result<Vec<Command>> {
             config: part.config(sink),
             event_types: part.subscription(),
             name: None,
+            filter: None,
             is_active: true,
         };
         Ok((key.project, body))

@@ -7,15 +7,15 @@
 
 use std::{slice, time::Duration};
 
-use http::{HeaderValue, header::AUTHORIZATION};
+use http::HeaderValue;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 use url::Url;
 
 use super::{
-    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Record, RecordValue,
+    ACCESS_TOKEN, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Record, RecordValue,
     Request, Response, SettingError, Settings, Setup, Spec, is_word, judge_alone, judge_status,
-    judge_together, wallet,
+    judge_together, wallet, Way, credential,
 };
 use crate::{
     delivery::{Reason, Verdict},
@@ -42,13 +42,20 @@ pub const SPEC: Spec = Spec {
             "events",
         )
         .checked(check_table),
+        credential::SERVICE_ACCOUNT_FIELD,
         Field::secret(
             "accessToken",
             "An OAuth access token that may insert rows and read the table's schema; it lives \
-             about an hour.",
+             about an hour, so it is for tests.",
             "ya29.EXAMPLE-EXAMPLE_EXAMPLE",
-        ),
+        )
+        .optional(),
     ],
+    ways: &[
+        Way { fields: &["serviceAccountKey"], what: "for production: tokens are renewed" },
+        Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends within the hour" },
+    ],
+    credential: |settings| Credential::service_account(settings, AUDIENCE),
     // Quotas are of bytes per project and come as errors.
     concurrency: 8,
     dedup: "insertId, about a minute; the column id tells repeats apart for ever",
@@ -58,6 +65,8 @@ pub const SPEC: Spec = Spec {
     ..Spec::BASE
 };
 
+/// What tokens of a service account are for.
+const AUDIENCE: &str = "https://bigquery.googleapis.com/";
 /// The columns that identify a row.
 const KEY_COLUMNS: &[&str] = &["id", "type", "projectId", "occurredAt"];
 /// The column that takes the whole event.
@@ -76,7 +85,7 @@ const UNREAD: &str = "?";
 struct BigQuery {
     url: Url,
     table: Url,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
 }
 
 /// The columns that a table has of ours: all of them, or those that stand in the setup's text.
@@ -143,8 +152,7 @@ impl BigQuery {
         Ok(Self {
             url: settings.endpoint(&format!("{url}/insertAll"))?,
             table,
-            authorization: settings
-                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            authorization: settings.bearer()?,
         })
     }
 }
@@ -221,7 +229,7 @@ impl Destination for BigQuery {
     fn setup(&self, answers: &[Response]) -> Setup {
         let Some(answer) = answers.first() else {
             let request = Request::get(self.table.clone());
-            return Setup::Ask(request.secret_header(AUTHORIZATION, self.authorization.clone()));
+            return Setup::Ask(request.bearer(self.authorization.as_ref()));
         };
         let broken = |detail| Setup::Failed(Verdict::broken(Reason::PrerequisiteMissing, detail));
         let json = answer.json();
@@ -282,8 +290,7 @@ impl Batching for BigQuery {
         // Text and numbers only: there is nothing that serde_json could refuse.
         let body = serde_json::to_vec(&body)
             .map_err(|error| Verdict::dead(Reason::Bug, error.to_string()))?;
-        Ok(Request::post_json(self.url.clone(), body)
-            .secret_header(AUTHORIZATION, self.authorization.clone()))
+        Ok(Request::post_json(self.url.clone(), body).bearer(self.authorization.as_ref()))
     }
 
     fn judge(&self, items: &[Item<'_>], response: &Response) -> Vec<Verdict> {

@@ -6,7 +6,9 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{BatchLimits, Batching, ConnectorType, Request, Setting, Settings, Shape, Spec};
+use super::{
+    BatchLimits, Batching, ConnectorType, Request, Setting, Settings, Shape, Spec, is_in_a_way,
+};
 use crate::{
     event::{EventType, EventTypes},
     redact::{MASK, Redactor},
@@ -39,12 +41,22 @@ pub fn table() -> String {
 /// The names of its fields.
 #[must_use]
 pub fn fields(spec: &Spec) -> String {
-    let name = |field: &super::Field| match (field.required, field.shape) {
+    let (ways, plain): (Vec<_>, Vec<_>) =
+        spec.fields.iter().partition(|field| is_in_a_way(spec.ways, field.name));
+    let name = |field: &&super::Field| match (field.required, field.shape) {
         (true, Shape::Text) => format!("`{}`", field.name),
         (true, Shape::List) => format!("`{}` (list)", field.name),
         (false, _) => format!("`{}` (optional)", field.name),
     };
-    spec.fields.iter().map(name).collect::<Vec<_>>().join(", ")
+    let mut cells: Vec<String> = plain.iter().map(name).collect();
+    if !ways.is_empty() {
+        let way = |way: &super::Way| {
+            way.fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(" + ")
+        };
+        let ways: Vec<String> = spec.ways.iter().map(way).collect();
+        cells.push(format!("one of: {}", ways.join("; ")));
+    }
+    cells.join(", ")
 }
 
 /// What event types become, those that become the same together: the largest group comes last
@@ -106,7 +118,7 @@ pub fn limits(spec: &Spec) -> String {
 #[must_use]
 pub fn example_settings(spec: &Spec, base_url: Option<Url>) -> Settings {
     let mut settings = Settings::new(base_url);
-    for field in spec.fields.iter().filter(|field| field.required) {
+    for field in spec.example_fields() {
         let setting = match field.shape {
             Shape::Text => Setting::Text(field.example.into()),
             Shape::List => Setting::List(vec![field.example.to_owned()]),

@@ -8,13 +8,13 @@
 
 use std::{slice, time::Duration};
 
-use http::{HeaderValue, header::AUTHORIZATION};
+use http::HeaderValue;
 use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
-    BatchLimits, Batching, Category, Destination, Field, Item, Rate, Record, Request, Response,
-    SettingError, Settings, Setup, Spec, cut, identity, judge_alone, judge_status, judge_together,
+    ACCESS_TOKEN, BatchLimits, Batching, Category, Credential, Destination, Field, Item, Rate, Record, Request, Response,
+    SettingError, Settings, Setup, Spec, Way, credential::{self, ClientIn, Endpoint}, cut, identity, judge_alone, judge_status, judge_together,
 };
 use crate::{
     delivery::{Reason, Skip, Verdict},
@@ -25,12 +25,35 @@ pub const SPEC: Spec = Spec {
     title: "HubSpot",
     category: Category::Crm,
     docs: "https://developers.hubspot.com/docs/api-reference/latest/crm/objects/contacts/batch/upsert-contacts",
-    fields: &[Field::secret(
-        "accessToken",
-        "A private app's token or service key with the scopes crm.objects.contacts.read, \
-         crm.objects.contacts.write, crm.schemas.contacts.read and crm.schemas.contacts.write.",
-        "pat-eu1-00000000-1111-2222-3333-444444444444",
-    )],
+    fields: &[
+        credential::CLIENT_ID_FIELD,
+        credential::CLIENT_SECRET_FIELD,
+        credential::REFRESH_TOKEN_FIELD,
+        Field::secret(
+            "accessToken",
+            "A private app's token or service key with the scopes crm.objects.contacts.read, \
+             crm.objects.contacts.write, crm.schemas.contacts.read and crm.schemas.contacts.write.",
+            "pat-eu1-00000000-1111-2222-3333-444444444444",
+        )
+        .optional(),
+    ],
+    ways: &[
+        Way {
+            fields: &["clientId", "clientSecret", "refreshToken"],
+            what: "for production: an OAuth app of yours",
+        },
+        Way { fields: &["refreshToken"], what: "for production: the operator's own OAuth app" },
+        Way {
+            fields: &[ACCESS_TOKEN],
+            what: "for production with a private app's token or service key; for tests with an \
+                   OAuth token, which ends after 30 minutes",
+        },
+    ],
+    // The refresh token stays the same, so every instance may use it.
+    credential: |settings| {
+        let endpoint = Endpoint::OfApi("https://api.hubapi.com/oauth/v1/token");
+        Credential::refresh_token(settings, endpoint, ClientIn::Form)
+    },
     // 100 requests in ten seconds for free and starter accounts; each upsert has a question first.
     rate: Some(Rate { per_second: 4.0, burst: 10 }),
     concurrency: 4,
@@ -76,7 +99,7 @@ struct HubSpot {
     upsert: Url,
     read: Url,
     properties: Url,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
 }
 
 impl HubSpot {
@@ -87,13 +110,12 @@ impl HubSpot {
                 .endpoint(&format!("{api}/objects/{VERSION}/contacts/batch/upsert"))?,
             read: settings.endpoint(&format!("{api}/objects/{VERSION}/contacts/batch/read"))?,
             properties: settings.endpoint(&format!("{api}/properties/{VERSION}/contacts"))?,
-            authorization: settings
-                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            authorization: settings.bearer()?,
         })
     }
 
     fn post(&self, url: Url, body: &Value) -> Request {
-        Request::post_value(url, body).secret_header(AUTHORIZATION, self.authorization.clone())
+        Request::post_value(url, body).bearer(self.authorization.as_ref())
     }
 
     /// Asks which of the properties exist.

@@ -1,8 +1,9 @@
 //! Make custom webhooks: the event as it is. <https://help.make.com/webhooks>
 
 use super::{
-    Category, Checks, Destination, Field, Item, Rate, Request, Response, SecretUrl, SettingError, Settings,
-    Spec, is_word, judge_status, url_on, webhook,
+    Category, Checks, Destination, Field, Item, Rate, Request, Response, Spec, is_word,
+    judge_status, signing, url_on,
+    webhook::{self, Webhook},
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -10,29 +11,28 @@ pub const SPEC: Spec = Spec {
     title: "Make",
     category: Category::Automation,
     docs: "https://help.make.com/webhooks",
-    fields: &[Field::secret(
+    fields: &[
+        Field::secret(
         "webhookUrl",
         "The address of a custom webhook.",
         "https://hook.eu1.make.com/abcdefghijklmnopqrstuvwxyz012345",
     )
-    .checked(check_url)],
+    .checked(check_url),
+        webhook::AUTH_FIELDS[0],
+        webhook::AUTH_FIELDS[1],
+        signing::FIELD,
+    ],
+    hidden: signing::HIDDEN,
     // 300 requests in 10 seconds for one hook.
     rate: Some(Rate { per_second: 27.0, burst: 30 }),
     dedup: "none; the event's id is in the body",
-    make: |settings, _| Ok(Box::new(Make::new(settings)?)),
+    check: |settings, _| webhook::check_auth(settings),
+    make: |settings, _| Ok(Box::new(Make(Webhook::of(settings)?))),
     ..Spec::BASE
 };
 
 #[derive(Debug)]
-struct Make {
-    url: SecretUrl,
-}
-
-impl Make {
-    fn new(settings: &Settings) -> Result<Self, SettingError> {
-        Ok(Self { url: settings.webhook_url("webhookUrl")? })
-    }
-}
+struct Make(Webhook);
 
 fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
     let url = url_on(value, checks, &[".make.com", ".make.celonis.com", "hook.integromat.com"])?;
@@ -47,7 +47,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 
 impl Destination for Make {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
-        Ok(webhook::event_request(&self.url.0, item))
+        Ok(self.0.request(item))
     }
 
     fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {
@@ -57,18 +57,14 @@ impl Destination for Make {
             400 if text.contains("queue is full") => {
                 Verdict::retry(Reason::QuotaExceeded, response.detail())
             }
-            401 => Verdict::broken(Reason::Unauthorized, refused(response)),
+            401 => Verdict::broken(Reason::Unauthorized, self.0.refused("the webhook", response)),
             // A proxy in front of it says this one too.
             403 => Verdict::doubtful(
                 Reason::Unauthorized,
-                refused(response),
+                self.0.refused("the webhook", response),
                 response.retry_after(),
             ),
             _ => judge_status(response),
         }
     }
-}
-
-fn refused(response: &Response) -> String {
-    format!("the webhook refused the request's authentication ({})", response.detail())
 }

@@ -6,18 +6,23 @@
 
 mod accounting;
 mod amount;
+mod credential;
 pub mod docs;
 mod explorer;
 mod incident;
 mod message;
 mod record;
 mod settings;
+mod signing;
+mod token_answer;
+mod ways;
 mod webhook;
 mod wire;
 
 use std::{fmt, slice, str::FromStr, sync::Arc, time::Duration};
 
 pub use amount::Currency;
+pub use credential::{ACCESS_TOKEN, App, Credential, Mint, Minted};
 pub use explorer::transaction_url;
 pub use message::{Fact, Message, Tone, blanked, cut, escaped, one_line};
 pub use record::{Record, RecordValue, identity, wallet};
@@ -25,8 +30,11 @@ pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
     TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,
 };
+pub use signing::{MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, signing_secret};
+pub use ways::{Way, check as check_ways, is_in_a_way, listed as listed_ways};
 pub use wire::{
-    MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, json_seconds, seconds,
+    MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, basic, json_seconds,
+    seconds,
 };
 
 use crate::{
@@ -201,6 +209,15 @@ pub struct Spec {
     pub docs: &'static str,
     /// Its configuration.
     pub fields: &'static [Field],
+    /// What is kept beside it, for this program's own use: an owner neither gives nor sees it.
+    pub hidden: &'static [Field],
+    /// The ways to authenticate, of which exactly one must be given; the bare token is the last.
+    /// None where the required fields are the way.
+    pub ways: &'static [Way],
+    /// Settings that look as if they should be there, and why they are not taken.
+    pub refused: &'static [(&'static str, &'static str)],
+    /// Makes what renews access tokens, where the settings have that.
+    pub credential: fn(&Settings) -> Result<Option<Credential>, SettingError>,
     /// The vendor's published limit per connector, or a guess where it publishes none.
     pub rate: Option<Rate>,
     /// How many requests may be under way at once per connector.
@@ -249,6 +266,10 @@ impl Spec {
         category: Category::Automation,
         docs: "",
         fields: &[],
+        hidden: &[],
+        ways: &[],
+        refused: &[],
+        credential: |_| Ok(None),
         rate: None,
         concurrency: 16,
         timeout: Duration::from_secs(30),
@@ -261,6 +282,15 @@ impl Spec {
         check: |_, _| Vec::new(),
         make: |_, _| Err(SettingError { field: "type", message: "cannot be made".to_owned() }),
     };
+}
+
+impl Spec {
+    /// The fields that the smallest configuration has: those that are required, and the bare token
+    /// where there are several ways to authenticate.
+    pub fn example_fields(&self) -> impl Iterator<Item = &'static Field> {
+        let way = self.ways.last().map_or(&[][..], |way| way.fields);
+        self.fields.iter().filter(move |field| field.required || way.contains(&field.name))
+    }
 }
 
 macro_rules! destinations {
@@ -348,6 +378,23 @@ impl ConnectorType {
     #[must_use]
     pub fn field(self, name: &str) -> Option<&'static Field> {
         self.spec().fields.iter().find(|field| field.name == name)
+    }
+
+    /// Every field that a configuration may keep, the hidden ones last.
+    pub fn kept_fields(self) -> impl Iterator<Item = &'static Field> {
+        self.spec().fields.iter().chain(self.spec().hidden)
+    }
+
+    /// The field of this name, hidden or not.
+    #[must_use]
+    pub fn kept_field(self, name: &str) -> Option<&'static Field> {
+        self.kept_fields().find(|field| field.name == name)
+    }
+
+    /// Whether its deliveries can be signed.
+    #[must_use]
+    pub fn signs(self) -> bool {
+        self.field(SIGNING_SECRET).is_some()
     }
 }
 

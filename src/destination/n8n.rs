@@ -5,8 +5,9 @@
 use http::HeaderName;
 
 use super::{
-    Category, Checks, Destination, Field, Item, Request, Response, SecretUrl, SettingError, Settings, Spec,
-    judge_status, parse_url, webhook,
+    Category, Checks, Destination, Field, Item, Request, Response, Spec, judge_status, parse_url,
+    signing,
+    webhook::{self, Webhook},
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -14,27 +15,26 @@ pub const SPEC: Spec = Spec {
     title: "n8n",
     category: Category::Automation,
     docs: "https://docs.n8n.io/integrations/builtin/core-nodes/n8n-nodes-base.webhook/",
-    fields: &[Field::secret(
+    fields: &[
+        Field::secret(
         "webhookUrl",
         "The production URL of a Webhook node (not the test URL).",
         "https://n8n.example.com/webhook/3f6c0c1e",
     )
-    .checked(check_url)],
+    .checked(check_url),
+        webhook::AUTH_FIELDS[0],
+        webhook::AUTH_FIELDS[1],
+        signing::FIELD,
+    ],
+    hidden: signing::HIDDEN,
     dedup: "none; header Idempotency-Key is sent for the workflow's own use",
-    make: |settings, _| Ok(Box::new(N8n::new(settings)?)),
+    check: |settings, _| webhook::check_auth(settings),
+    make: |settings, _| Ok(Box::new(N8n(Webhook::of(settings)?))),
     ..Spec::BASE
 };
 
 #[derive(Debug)]
-struct N8n {
-    url: SecretUrl,
-}
-
-impl N8n {
-    fn new(settings: &Settings) -> Result<Self, SettingError> {
-        Ok(Self { url: settings.webhook_url("webhookUrl")? })
-    }
-}
+struct N8n(Webhook);
 
 fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
     let url = parse_url(value)?;
@@ -50,7 +50,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 impl Destination for N8n {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
         let key = item.delivery_id.to_string();
-        Ok(webhook::event_request(&self.url.0, item)
+        Ok(self.0.request(item)
             .header(HeaderName::from_static("idempotency-key"), key))
     }
 
@@ -58,18 +58,14 @@ impl Destination for N8n {
         match response.status {
             // The workflow is inactive, or n8n is starting: it often comes back.
             404 => Verdict::retry(Reason::NotReady, response.detail()),
-            401 => Verdict::broken(Reason::Unauthorized, refused(response)),
+            401 => Verdict::broken(Reason::Unauthorized, self.0.refused("the Webhook node", response)),
             // A proxy in front of it says this one too.
             403 => Verdict::doubtful(
                 Reason::Unauthorized,
-                refused(response),
+                self.0.refused("the Webhook node", response),
                 response.retry_after(),
             ),
             _ => judge_status(response),
         }
     }
-}
-
-fn refused(response: &Response) -> String {
-    format!("the Webhook node refused the request's authentication ({})", response.detail())
 }

@@ -32,7 +32,8 @@ pub const SPEC: Spec = Spec {
     fields: &[
         Field::secret(
             "accessToken",
-            "An OAuth access token with the accounting scope; it lives an hour.",
+            "An OAuth access token with the accounting scope; it lives an hour, so give a new \
+             one by PATCH before that.",
             "eyJEXAMPLE.EXAMPLE.EXAMPLE",
         ),
         Field::text("realmId", "The company's id.", "9130347798120106").checked(check_realm),
@@ -60,6 +61,11 @@ pub const SPEC: Spec = Spec {
         .one_of(&["production", SANDBOX])
         .optional(),
     ],
+    refused: &[
+        ("clientId", NO_RENEWAL),
+        ("clientSecret", NO_RENEWAL),
+        ("refreshToken", NO_RENEWAL),
+    ],
     // 10 per second for one company, and 500 a minute; a receipt may need the day's rate first.
     rate: Some(Rate { per_second: 4.0, burst: 1 }),
     concurrency: 4,
@@ -77,6 +83,8 @@ pub const SPEC: Spec = Spec {
     ..Spec::BASE
 };
 
+const NO_RENEWAL: &str = "is not taken yet, because QuickBooks' refresh tokens change with use: give an \
+                          accessToken, and a new one by PATCH before it ends";
 const SANDBOX: &str = "sandbox";
 /// The item that is looked for first.
 const ITEM_NAME: &str = "Dunmore";

@@ -6,14 +6,14 @@
 
 use std::{slice, time::Duration};
 
-use http::{HeaderValue, Method, header::AUTHORIZATION};
+use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::{
-    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Message, Rate, Request,
+    ACCESS_TOKEN, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Message, Rate, Request,
     Response, SettingError, Settings, Setup, Spec, is_word, judge_alone, judge_status,
-    judge_together, one_line, url_on,
+    judge_together, one_line, url_on, Way, credential::{self, ClientIn, Endpoint},
 };
 use crate::{
     delivery::{Reason, Skip, Verdict},
@@ -31,12 +31,30 @@ pub const SPEC: Spec = Spec {
             "https://example.my.salesforce.com",
         )
         .checked(check_instance),
+        credential::CLIENT_ID_FIELD,
+        credential::CLIENT_SECRET_FIELD,
+        credential::USERNAME_FIELD,
+        credential::PRIVATE_KEY_FIELD,
         Field::secret(
             "accessToken",
-            "An access token of a user who may create tasks.",
+            "An access token of a user who may create tasks; it lives as long as the session, so it \
+             is for tests.",
             "00D000000000001!EXAMPLE.EXAMPLE_EXAMPLE",
-        ),
+        )
+        .optional(),
     ],
+    ways: &[
+        Way {
+            fields: &["clientId", "clientSecret"],
+            what: "for production: an app with the client credentials flow and its user",
+        },
+        Way {
+            fields: &["clientId", "username", "privateKey"],
+            what: "for production: an app with the JWT bearer flow",
+        },
+        Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends with the session" },
+    ],
+    credential: credential_of,
     // The limit is of 15,000 or more requests a day; bursts may not hold 25 long calls.
     rate: Some(Rate { per_second: 5.0, burst: 10 }),
     concurrency: 4,
@@ -50,6 +68,17 @@ pub const SPEC: Spec = Spec {
     make: |settings, event_types| Ok(Box::new(Salesforce::new(settings, event_types)?)),
     ..Spec::BASE
 };
+
+/// The tokens are the organisation's own.
+fn credential_of(settings: &Settings) -> Result<Option<Credential>, SettingError> {
+    let instance = settings.text("instanceUrl")?.trim_end_matches('/');
+    let url = format!("{instance}/services/oauth2/token");
+    if settings.has("privateKey") {
+        Credential::assertion(settings, Endpoint::OfApi(&url), instance)
+    } else {
+        Credential::client_credentials(settings, Endpoint::OfApi(&url), ClientIn::Form)
+    }
+}
 
 const VERSION: &str = "v66.0";
 const EXTERNAL_ID: &str = "Dunmore_Delivery_Id__c";
@@ -66,7 +95,7 @@ struct Salesforce {
     upsert: Url,
     query: Url,
     lookup: Url,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
     takes_verified: bool,
 }
 
@@ -83,8 +112,7 @@ impl Salesforce {
             query,
             lookup: settings
                 .endpoint(&format!("{data}/sobjects/Task/{EXTERNAL_ID}/{NO_DELIVERY}?fields=Id"))?,
-            authorization: settings
-                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            authorization: settings.bearer()?,
             takes_verified: event_types.names(EventType::PaymentVerified),
         })
     }
@@ -161,7 +189,7 @@ impl Destination for Salesforce {
     fn setup(&self, answers: &[Response]) -> Setup {
         let ask = |url: &Url| {
             let request = Request::get(url.clone());
-            Setup::Ask(request.secret_header(AUTHORIZATION, self.authorization.clone()))
+            Setup::Ask(request.bearer(self.authorization.as_ref()))
         };
         match answers {
             [] => ask(&self.query),
@@ -211,7 +239,7 @@ impl Batching for Salesforce {
         let url = if is_upsert { &self.upsert } else { &self.create };
         let body = json!({"allOrNone": false, "records": records});
         let mut request = Request::post_value(url.clone(), &body)
-            .secret_header(AUTHORIZATION, self.authorization.clone());
+            .bearer(self.authorization.as_ref());
         if is_upsert {
             request.method = Method::PATCH;
         }

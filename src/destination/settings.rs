@@ -7,7 +7,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::SecretUrl;
+use super::{
+    SecretUrl,
+    credential::{ACCESS_TOKEN, App, Endpoint, RENEWING},
+};
 use crate::egress::EgressPolicy;
 
 /// The longest value of one configuration field, in bytes. Access tokens reach 4,096.
@@ -207,6 +210,8 @@ pub enum Setting {
     Text(SecretString),
     /// Several texts.
     List(Vec<String>),
+    /// A text that is there, encrypted: checks of several fields need no more.
+    Kept,
 }
 
 /// The checked values of a connector's configuration, in plain. Its `Debug` shows only names.
@@ -215,6 +220,10 @@ pub struct Settings {
     values: BTreeMap<&'static str, Setting>,
     /// Replaces scheme, host and port of the URL that the destination would call.
     base_url: Option<Url>,
+    /// Replaces the token endpoint.
+    token_url: Option<Url>,
+    /// The operator's own app.
+    app: Option<App>,
 }
 
 /// A setting that a destination needs is not there, or cannot be used.
@@ -231,7 +240,14 @@ impl Settings {
     /// No values yet.
     #[must_use]
     pub fn new(base_url: Option<Url>) -> Self {
-        Self { values: BTreeMap::new(), base_url }
+        Self { values: BTreeMap::new(), base_url, token_url: None, app: None }
+    }
+
+    /// The same with what the operator set for tokens.
+    #[must_use]
+    pub fn with_tokens(mut self, token_url: Option<Url>, app: Option<App>) -> Self {
+        (self.token_url, self.app) = (token_url, app);
+        self
     }
 
     /// Reads and checks one field's JSON value.
@@ -292,6 +308,17 @@ impl Settings {
         }
     }
 
+    /// Whether the field is there, also when its value cannot be read.
+    #[must_use]
+    pub fn has(&self, field: &str) -> bool {
+        self.values.contains_key(field)
+    }
+
+    /// Removes a value.
+    pub fn remove(&mut self, field: &str) {
+        self.values.remove(field);
+    }
+
     /// The value of a required text that must not be printed.
     pub fn secret(&self, field: &'static str) -> Result<SecretString, SettingError> {
         self.text(field).map(SecretString::from)
@@ -307,6 +334,54 @@ impl Settings {
             .map_err(|_| SettingError { field, message: "cannot stand in a header".to_owned() })?;
         value.set_sensitive(true);
         Ok(value)
+    }
+
+    /// The value of `Authorization` with the access token that is given; none where a credential
+    /// makes the tokens, and the sender adds them.
+    pub fn bearer(&self) -> Result<Option<HeaderValue>, SettingError> {
+        if !self.has(ACCESS_TOKEN) && RENEWING.iter().any(|field| self.has(field)) {
+            return Ok(None);
+        }
+        self.secret_header(ACCESS_TOKEN, |token| format!("Bearer {token}")).map(Some)
+    }
+
+    /// The customer's own app.
+    pub fn own_app(&self) -> Result<App, SettingError> {
+        let client_id = self.text("clientId")?.to_owned();
+        Ok(App { client_id, client_secret: self.secret("clientSecret")? })
+    }
+
+    /// The customer's own app, else the operator's.
+    pub fn app(&self) -> Result<App, SettingError> {
+        if self.has("clientId") || self.has("clientSecret") {
+            return self.own_app();
+        }
+        self.app.clone().ok_or_else(|| SettingError {
+            field: "clientId",
+            message: "is missing, and the operator has set no app of its own \
+                      (destinations.<type>.client_id and client_secret)"
+                .to_owned(),
+        })
+    }
+
+    /// The vendor's token endpoint as it is to be called, and whether the operator chose it.
+    pub fn token_endpoint(&self, endpoint: Endpoint<'_>) -> Result<(Url, bool), SettingError> {
+        let parse = |text: &str| {
+            Url::parse(text).map_err(|error| SettingError {
+                field: "url",
+                message: format!("is no URL ({error})"),
+            })
+        };
+        let (Endpoint::OfApi(text) | Endpoint::Apart(text)) = endpoint;
+        match (&self.token_url, endpoint) {
+            // A bare host takes the vendor's path.
+            (Some(base), _) if base.path() == "/" && base.query().is_none() => {
+                Ok((rebased(parse(text)?, base), true))
+            }
+            (Some(whole), _) => Ok((whole.clone(), true)),
+            (None, Endpoint::OfApi(_)) => Ok((self.endpoint(text)?, self.is_rebased())),
+            (None, Endpoint::Apart(_)) => Ok((parse(text)?, false)),
+        }
     }
 
     /// Whether the account is in the vendor's region for Europe.
@@ -349,25 +424,31 @@ impl Settings {
         self.base_url.is_some()
     }
 
-    fn rebased(&self, mut url: Url) -> Url {
-        if let Some(base) = &self.base_url {
-            // Both are http(s) URLs with a host, so none of these can be refused.
-            let _ = url.set_scheme(base.scheme());
-            let _ = url.set_host(base.host_str());
-            let _ = url.set_port(base.port());
+    fn rebased(&self, url: Url) -> Url {
+        match &self.base_url {
+            Some(base) => rebased(url, base),
+            None => url,
         }
-        url
     }
 
     /// The secret texts, to keep them out of what others said.
-    pub fn secrets(&self, fields: &[Field]) -> Vec<SecretString> {
+    pub fn secrets<'a>(&self, fields: impl IntoIterator<Item = &'a Field>) -> Vec<SecretString> {
         fields
-            .iter()
+            .into_iter()
             .filter(|field| field.secret)
             .filter_map(|field| self.optional(field.name))
             .map(|text| SecretString::from(text.to_owned()))
             .collect()
     }
+}
+
+/// A URL with another one's scheme, host and port.
+fn rebased(mut url: Url, base: &Url) -> Url {
+    // Both are http(s) URLs with a host, so none of these can be refused.
+    let _ = url.set_scheme(base.scheme());
+    let _ = url.set_host(base.host_str());
+    let _ = url.set_port(base.port());
+    url
 }
 
 impl fmt::Debug for Settings {

@@ -78,6 +78,23 @@ impl Request {
         self
     }
 
+    /// Adds a bearer token; where there is none, the sender adds the one that a credential makes.
+    #[must_use]
+    pub fn bearer(self, authorization: Option<&HeaderValue>) -> Self {
+        match authorization {
+            Some(value) => self.secret_header(http::header::AUTHORIZATION, value.clone()),
+            None => self,
+        }
+    }
+
+    /// The same as people may see it where the sender adds an access token: without the token.
+    #[must_use]
+    pub fn with_token_to_come(self, comes: bool) -> Self {
+        let mut value = HeaderValue::from_static("Bearer");
+        value.set_sensitive(true);
+        self.bearer(comes.then_some(&value))
+    }
+
     /// Asks for the answer as JSON.
     #[must_use]
     pub fn accept_json(mut self) -> Self {
@@ -209,7 +226,14 @@ pub fn seconds(text: &str) -> Option<Duration> {
 /// The value of `Authorization` for HTTP's basic scheme with a user and an empty password.
 #[must_use]
 pub fn basic_user(user: &str) -> String {
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:")))
+    basic(user, "")
+}
+
+/// The same with a password.
+#[must_use]
+pub fn basic(user: &str, password: &str) -> String {
+    let both = zeroize::Zeroizing::new(format!("{user}:{password}"));
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(both.as_bytes()))
 }
 
 /// A duration from a JSON number of seconds, whole or not; `None` when it is no such number.

@@ -5,16 +5,16 @@
 
 use std::{slice, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method, header::AUTHORIZATION};
+use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
 use super::{
-    BatchLimits, Batching, Category, Checks, Destination, Field, Item, Rate, Request, Response,
+    ACCESS_TOKEN, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Rate, Request, Response,
     SettingError, Settings, Spec,
     accounting::{self, Booking, Books},
-    cut, is_word, judge_alone, judge_status, judge_together,
+    Way, credential::{self, ClientIn, Endpoint}, cut, is_word, judge_alone, judge_status, judge_together,
 };
 use crate::{
     delivery::{Reason, Skip, Verdict},
@@ -26,12 +26,15 @@ pub const SPEC: Spec = Spec {
     category: Category::Accounting,
     docs: "https://developer.xero.com/documentation/api/accounting/invoices",
     fields: &[
+        credential::CLIENT_ID_FIELD,
+        credential::CLIENT_SECRET_FIELD,
         Field::secret(
             "accessToken",
             "An OAuth access token with the scope accounting.transactions or \
-             accounting.invoices; it lives 30 minutes.",
+             accounting.invoices; it lives 30 minutes, so it is for tests.",
             "eyJEXAMPLE.EXAMPLE.EXAMPLE",
-        ),
+        )
+        .optional(),
         Field::text(
             "tenantId",
             "The organisation's tenant id.",
@@ -56,6 +59,23 @@ pub const SPEC: Spec = Spec {
         .checked(check_contact)
         .optional(),
     ],
+    ways: &[
+        Way {
+            fields: &["clientId", "clientSecret"],
+            what: "for production: a custom connection, of one organisation",
+        },
+        Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends after 30 minutes" },
+    ],
+    refused: &[(
+        "refreshToken",
+        "is not taken yet, because Xero's changes with each use: give clientId and clientSecret of a \
+         custom connection, or an accessToken",
+    )],
+    // No scope is named: the token has those that the connection was given.
+    credential: |settings| {
+        let endpoint = Endpoint::Apart("https://identity.xero.com/connect/token");
+        Credential::client_credentials(settings, endpoint, ClientIn::Header)
+    },
     // 60 requests a minute and 5 at once for one organisation.
     rate: Some(Rate { per_second: 0.9, burst: 5 }),
     concurrency: 4,
@@ -97,7 +117,7 @@ const CONFIGURATION: &[&str] = &[
 #[derive(Debug)]
 struct Xero {
     url: Url,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
     tenant: String,
     books: Books,
     account: Option<String>,
@@ -110,8 +130,7 @@ impl Xero {
         let url = "https://api.xero.com/api.xro/2.0/Invoices?summarizeErrors=false&unitdp=4";
         Ok(Self {
             url: settings.endpoint(url)?,
-            authorization: settings
-                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            authorization: settings.bearer()?,
             tenant: settings.text("tenantId")?.to_owned(),
             books: Books::of(event_types),
             account: settings.optional("accountCode").map(ToOwned::to_owned),
@@ -224,7 +243,7 @@ impl Batching for Xero {
         let invoices: Vec<Value> = items.iter().map(|item| self.invoice(item)).collect::<Result<_, _>>()?;
         let mut request = Request::post_value(self.url.clone(), &json!({"Invoices": invoices}))
             .accept_json()
-            .secret_header(AUTHORIZATION, self.authorization.clone())
+            .bearer(self.authorization.as_ref())
             .header(TENANT, &self.tenant)
             .header(IDEMPOTENCY_KEY, idempotency_key(items));
         request.method = Method::PUT;

@@ -4,8 +4,8 @@
 //! Limits: <https://help.zapier.com/hc/en-us/articles/8496181445261>.
 
 use super::{
-    Category, Checks, Destination, Field, Item, Rate, Request, Response, SecretUrl, SettingError, Settings,
-    Spec, is_word, judge_status, url_on, webhook,
+    Category, Checks, Destination, Field, Item, Rate, Request, Response, Spec, is_word,
+    judge_status, signing, url_on, webhook::Webhook,
 };
 use crate::delivery::{Reason, Verdict};
 
@@ -13,29 +13,25 @@ pub const SPEC: Spec = Spec {
     title: "Zapier",
     category: Category::Automation,
     docs: "https://help.zapier.com/hc/en-us/articles/8496288690317",
-    fields: &[Field::secret(
+    fields: &[
+        Field::secret(
         "webhookUrl",
         "The URL of a \"Webhooks by Zapier\" catch hook.",
         "https://hooks.zapier.com/hooks/catch/123456/abcdef/",
     )
-    .checked(check_url)],
+    .checked(check_url),
+        signing::FIELD,
+    ],
+    hidden: signing::HIDDEN,
     // 30 requests per second for one hook.
     rate: Some(Rate { per_second: 20.0, burst: 10 }),
     dedup: "none; the event's id is in the body",
-    make: |settings, _| Ok(Box::new(Zapier::new(settings)?)),
+    make: |settings, _| Ok(Box::new(Zapier(Webhook::of(settings)?))),
     ..Spec::BASE
 };
 
 #[derive(Debug)]
-struct Zapier {
-    url: SecretUrl,
-}
-
-impl Zapier {
-    fn new(settings: &Settings) -> Result<Self, SettingError> {
-        Ok(Self { url: settings.webhook_url("webhookUrl")? })
-    }
-}
+struct Zapier(Webhook);
 
 fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
     let url = url_on(value, checks, &["hooks.zapier.com"])?;
@@ -48,7 +44,7 @@ fn check_url(value: &str, checks: &Checks<'_>) -> Result<(), String> {
 
 impl Destination for Zapier {
     fn build(&self, item: &Item<'_>) -> Result<Request, Verdict> {
-        Ok(webhook::event_request(&self.url.0, item))
+        Ok(self.0.request(item))
     }
 
     fn judge(&self, _: &Item<'_>, response: &Response) -> Verdict {

@@ -2,7 +2,7 @@
 
 use prometheus::IntGaugeVec;
 
-use super::maker::Maker;
+use super::{Metrics, maker::Maker};
 use crate::{destination::ConnectorType, lane::LaneState};
 
 /// How many lanes of a type there are, and what they do.
@@ -78,5 +78,17 @@ impl LaneGauges {
             set(&self.open, kind, counts.open);
             set(&self.in_line, kind, counts.in_line);
         }
+    }
+}
+
+impl Metrics {
+    /// What the lanes of each type do.
+    pub fn set_lanes(&self, counts: &[LaneCounts]) {
+        self.lanes.set(counts);
+    }
+
+    /// How many deliveries are held for suspended connectors, by type.
+    pub fn set_held(&self, counts: &[u64]) {
+        self.lanes.set_held(counts);
     }
 }

@@ -3,9 +3,12 @@
 //! Label values come only from closed lists; no label holds a project, connector, event or
 //! customer id.
 
+mod control;
+mod filters;
 mod kafka;
 mod lanes;
 mod maker;
+mod renewal;
 mod view;
 
 use std::time::Duration;
@@ -18,7 +21,9 @@ use prometheus::{
 
 pub use kafka::{ClientMetrics, ClientState, KafkaClient};
 pub use lanes::LaneCounts;
+pub use renewal::Renewal;
 
+pub use filters::Filters;
 use kafka::KafkaMetrics;
 use lanes::LaneGauges;
 use maker::Maker;
@@ -66,11 +71,13 @@ pub struct Metrics {
     events_consumed: Vec<IntCounter>,
     events_unmatched: Vec<IntCounter>,
     events_rejected: IntCounterVec,
+    filters: Filters,
     deliveries: IntCounterVec,
     delivered: Vec<Vec<IntCounter>>,
     attempt_seconds: Vec<Histogram>,
     latency_seconds: Vec<Histogram>,
     retries: IntCounterVec,
+    renewals: IntCounterVec,
     dead_letters: IntCounterVec,
     attempts_by_source: Vec<IntCounter>,
     steps_by_source: Vec<Vec<IntCounter>>,
@@ -227,10 +234,16 @@ impl Metrics {
             events_consumed: each_event(&consumed),
             events_unmatched: each_event(&unmatched),
             events_rejected,
+            filters: Filters::new(&make)?,
             delivered,
             deliveries,
             attempt_seconds: each_type(&attempt),
             latency_seconds: each_type(&latency),
+            renewals: make.counters(
+                "dunmore_credential_renewals_total",
+                "Access tokens that were asked for or signed, by what came of it.",
+                &["type", "outcome"],
+            )?,
             retries: make.counters(
                 "dunmore_retries_total",
                 "Deliveries put into a retry tier.",
@@ -374,6 +387,11 @@ impl Metrics {
         self.events_unmatched[kind.index()].inc();
     }
 
+    /// What connectors' filters did.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
+    }
+
     /// A record is no valid event.
     pub fn event_rejected(&self, reason: Reason) {
         self.events_rejected.with_label_values(&[reason.as_str()]).inc();
@@ -413,6 +431,11 @@ impl Metrics {
         self.retries.with_label_values(&[tier, reason.as_str()]).inc();
     }
 
+    /// A credential was to make a new access token.
+    pub fn renewal(&self, kind: ConnectorType, outcome: Renewal) {
+        self.renewals.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
+    }
+
     /// A delivery became a dead letter.
     pub fn dead(&self, kind: ConnectorType, reason: Reason) {
         self.dead_letters.with_label_values(&[kind.as_str(), reason.as_str()]).inc();
@@ -421,16 +444,6 @@ impl Metrics {
     /// How many deliveries are in memory.
     pub fn set_in_flight(&self, count: usize) {
         self.in_flight.set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// What the lanes of each type do.
-    pub fn set_lanes(&self, counts: &[LaneCounts]) {
-        self.lanes.set(counts);
-    }
-
-    /// How many deliveries are held for suspended connectors, by type.
-    pub fn set_held(&self, counts: &[u64]) {
-        self.lanes.set_held(counts);
     }
 
     /// How many deliveries may be in memory.
@@ -446,24 +459,6 @@ impl Metrics {
     /// Whether this instance is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.set(i64::from(ready));
-    }
-
-    /// A command was decided.
-    pub fn command(&self, name: &str, accepted: bool) {
-        let outcome = if accepted { "accepted" } else { "rejected" };
-        self.commands.with_label_values(&[name, outcome]).inc();
-    }
-
-    /// A notice of a connector's transition was written.
-    pub fn notice(&self, kind: &str) {
-        self.notices.with_label_values(&[kind]).inc();
-    }
-
-    /// A batch of commands was decided, its state applied and its results written.
-    pub fn registrar_batch(&self, commands: usize, duration: Duration) {
-        let commands = u32::try_from(commands).unwrap_or(u32::MAX);
-        self.registrar_batch.observe(f64::from(commands));
-        self.registrar_seconds.observe(duration.as_secs_f64());
     }
 
     /// The counter of attempt records that were not written.

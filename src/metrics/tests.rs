@@ -10,6 +10,7 @@ fn every_metric_shows_what_was_counted() {
     metrics.delivered(slack, settled, Source::Live, Duration::from_millis(7));
     metrics.delivered(slack, settled, Source::Replay, Duration::from_secs(86_400));
     metrics.step(slack, settled, Source::Replay, Outcome::Retry);
+    metrics.renewal(ConnectorType::Xero, Renewal::Renewed);
     metrics.registrar_batch(3, Duration::from_millis(20));
     let text = metrics.render();
     for line in [
@@ -22,6 +23,7 @@ fn every_metric_shows_what_was_counted() {
         "dunmore_delivery_latency_seconds_bucket{type=\"slack\",le=\"0.01\"} 1",
         "dunmore_delivery_latency_seconds_count{type=\"slack\"} 1",
         "dunmore_registrar_batch_commands_sum 3",
+        "dunmore_credential_renewals_total{outcome=\"renewed\",type=\"xero\"} 1",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }

@@ -17,7 +17,7 @@ use crate::{
     id::DeliveryId,
     outbound::AGENT,
     secrets::Keyring,
-    view::{BaseUrls, Subscriptions, Target},
+    view::{Subscriptions, Target},
 };
 
 /// A request with what the sender adds to each, secrets masked.
@@ -47,11 +47,7 @@ impl Operations {
             Ok(keyring) => keyring,
             Err(error) => return Ok(Err(format!("secrets.keys: {error}"))),
         };
-        let base_urls: BaseUrls = config
-            .destinations
-            .iter()
-            .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
-            .collect();
+        let base_urls = config.base_urls();
         let id = connector.key.connector.clone();
         let only = [(id.clone(), connector.clone())].into();
         let state = ProjectState { project: None, connectors: only };
@@ -89,7 +85,10 @@ pub fn request_of(
         None => destination.build(&item),
     };
     match built {
-        Ok(request) => Ok(shown(request, &target.secrets)),
+        Ok(request) => {
+            let request = request.with_token_to_come(target.credential.is_some());
+            Ok(shown(request, &target.secrets))
+        }
         Err(
             Verdict::Retry { detail, .. }
             | Verdict::Dead { detail, .. }

@@ -12,6 +12,7 @@ use crate::{
     clock::Timestamp,
     delivery::{AttemptRecord, Origin},
     event::Event,
+    filter::Facts,
     id::{ConnectorKey, ProjectId},
     kafka::{Bounds, Seen, Span, TopicKind, scan_uncommitted},
     replay::{
@@ -221,8 +222,9 @@ fn is_about(wanted: &Wanted<'_>, value: &[u8], letter: &DeadLetter, story: &Stor
 }
 
 fn match_connectors(event: &Event, choice: &Choice, connectors: &Connectors, story: &mut Story) {
+    let facts = Facts::of(&event.json);
     for known in choice.connectors() {
-        if known.key.project == event.project && known.wants(event.kind) {
+        if known.key.project == event.project && known.wants(event.kind) && known.passes(&facts) {
             let id = known.delivery(&event.id);
             story.matches(id, &known.key, known.kind);
             if let Some(reason) = &known.suspended {
@@ -237,6 +239,7 @@ fn match_connectors(event: &Event, choice: &Choice, connectors: &Connectors, sto
             let why = match (connector.is_active, connector.event_types.contains(event.kind)) {
                 (false, _) => "off",
                 (true, false) => "other_event_types",
+                (true, true) if !connectors.lets_through(&connector.key, &facts) => "filter",
                 (true, true) => return None,
             };
             Some(NotWanted {

@@ -96,6 +96,11 @@ async fn attempt(
                     continue;
                 }
                 if target.version > delivery.target.version {
+                    // It passed the filter that there was when it was matched.
+                    if !dispatcher.still_passes(target, &delivery.event) {
+                        park::cancel_started(dispatcher, delivery, Reason::Filtered);
+                        continue;
+                    }
                     delivery.target = Arc::clone(target);
                 }
                 deliveries.push(delivery);

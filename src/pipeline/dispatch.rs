@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    attempt, budget::Budgets, park, sender::Judged, supervisor::Supervisor, work::Delivery,
+    attempt, budget::Budgets, credentials::Credentials, park, sender::Judged,
+    supervisor::Supervisor, work::Delivery,
 };
 use crate::{
     clock,
@@ -111,6 +112,7 @@ pub struct Dispatcher {
     wake: Notify,
     next_round: AtomicU64,
     pub(super) budgets: Budgets,
+    pub(super) credentials: Credentials,
     /// By connector, the version of which a change was asked for.
     asked: Mutex<BTreeMap<ConnectorKey, i64>>,
     suspicions: Mutex<Suspicions<ConnectorKey>>,
@@ -142,6 +144,7 @@ impl Dispatcher {
             wake: Notify::new(),
             next_round: AtomicU64::new(0),
             budgets: Budgets::new(permits),
+            credentials: Credentials::default(),
             asked: Mutex::new(BTreeMap::new()),
             suspicions: Mutex::default(),
             held: Mutex::default(),

@@ -4,6 +4,8 @@
 mod account;
 mod attempt;
 mod budget;
+mod choose;
+mod credentials;
 mod dispatch;
 mod held;
 #[cfg(test)]

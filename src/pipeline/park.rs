@@ -392,7 +392,11 @@ fn change_setting(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, field: &str
     let patch = Patch { config: Some(config), ..Patch::default() };
     let connector = target.key.connector.clone();
     let if_version = Some(target.version);
-    send_command(dispatcher, delivery, CommandBody::Update { connector, patch, if_version });
+    send_command(
+        dispatcher,
+        delivery,
+        CommandBody::Update { connector, patch, if_version, overlap: None },
+    );
 }
 
 fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: CommandBody) {

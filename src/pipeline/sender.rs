@@ -12,7 +12,14 @@ use std::{
 
 use http::HeaderName;
 
-use super::{TRACEPARENT, dispatch::Dispatcher};
+use http::header::AUTHORIZATION;
+use parking_lot::Mutex;
+
+use super::{
+    TRACEPARENT,
+    credentials::{Token, Tools},
+    dispatch::Dispatcher,
+};
 use crate::{
     clock,
     delivery::{Reason, Source, Verdict},
@@ -53,10 +60,26 @@ pub(super) struct Sender<'a> {
     ticket: Option<Ticket>,
     /// Whether it has sent the request that its lane let go.
     has_sent: AtomicBool,
+    /// The token that its last request had, where a credential makes them.
+    token: Mutex<Option<Arc<Token>>>,
+}
+
+/// Why there is no answer.
+enum Silence {
+    /// None came.
+    Lost(SendError),
+    /// There is no access token, so nothing was sent.
+    NoToken(Verdict),
+}
+
+impl Silence {
+    fn was_kept(&self) -> bool {
+        matches!(self, Self::Lost(error) if error.was_kept)
+    }
 }
 
 impl<'a> Sender<'a> {
-    pub(super) const fn new(
+    pub(super) fn new(
         dispatcher: &'a Dispatcher,
         target: &'a Target,
         timeout: Duration,
@@ -64,7 +87,8 @@ impl<'a> Sender<'a> {
         ticket: Option<Ticket>,
     ) -> Self {
         let has_sent = AtomicBool::new(false);
-        Self { dispatcher, target, timeout, source, is_trial: false, ticket, has_sent }
+        let token = Mutex::new(None);
+        Self { dispatcher, target, timeout, source, is_trial: false, ticket, has_sent, token }
     }
 
     /// What the destination needs to know first; asked once and kept.
@@ -100,10 +124,11 @@ impl<'a> Sender<'a> {
                         connection = Connection::Kept;
                     }
                     // The same once more: nothing was answered.
-                    Err(error) if error.was_kept && connection == Connection::Kept => {
+                    Err(silence) if silence.was_kept() && connection == Connection::Kept => {
                         connection = Connection::New;
                     }
-                    Err(error) => {
+                    Err(Silence::NoToken(verdict)) => return Err(verdict),
+                    Err(Silence::Lost(error)) => {
                         let verdict = Verdict::retry(error.reason, error.detail);
                         return Err(self.redacted(&[], verdict));
                     }
@@ -244,7 +269,7 @@ impl<'a> Sender<'a> {
         let _memory = self.dispatcher.budgets.body(request.body.len()).await;
         let (mut sent, mut duration) = self.send(traced(request), Connection::Kept).await;
         // Most often the server had closed the connection before it saw the request.
-        if sent.as_ref().is_err_and(|error| error.was_kept)
+        if sent.as_ref().is_err_and(Silence::was_kept)
             && items.iter().all(bears_repeats)
             && let Ok(request) = build()
         {
@@ -253,7 +278,10 @@ impl<'a> Sender<'a> {
         }
         let duration = Some(duration);
         let judged: Vec<Judged> = match sent {
-            Err(error) => {
+            Err(Silence::NoToken(verdict)) => {
+                items.iter().map(|_| unsent(verdict.clone())).collect()
+            }
+            Err(Silence::Lost(error)) => {
                 let judged = |item| {
                     let verdict = transport(&error, || bears_repeats(item));
                     Judged { verdict: self.redacted(&[], verdict), status: None, duration }
@@ -311,9 +339,61 @@ impl<'a> Sender<'a> {
         items.iter().zip(traceparents.iter().copied()).map(step).collect()
     }
 
-    /// Sends a request; tells how long that took too. The lane has counted one request; each further
-    /// one waits until the lane's rate allows it.
+    /// Sends a request, with an access token where a credential makes them; tells how long that
+    /// took too.
     async fn send(
+        &self,
+        request: Request,
+        connection: Connection,
+    ) -> (Result<Response, Silence>, Duration) {
+        if self.target.credential.is_some() {
+            // Boxed, so that it adds nothing to the tasks of the many without a credential.
+            return Box::pin(self.send_with_token(request, connection)).await;
+        }
+        let (sent, duration) = self.send_once(request, connection).await;
+        (sent.map_err(Silence::Lost), duration)
+    }
+
+    /// Sends a request with an access token, and once more with a new one if that is refused: it
+    /// may have been revoked, or be older than the service says.
+    async fn send_with_token(
+        &self,
+        request: Request,
+        connection: Connection,
+    ) -> (Result<Response, Silence>, Duration) {
+        let first = match self.token(None).await {
+            Ok(token) => token,
+            Err(verdict) => return (Err(Silence::NoToken(verdict)), Duration::ZERO),
+        };
+        let with = |token: &Token| request.clone().secret_header(AUTHORIZATION, token.header());
+        let (sent, duration) = self.send_once(with(&first), connection).await;
+        if !sent.as_ref().is_ok_and(|response| response.status == 401) {
+            return (sent.map_err(Silence::Lost), duration);
+        }
+        let second = match self.token(Some(&first)).await {
+            Ok(token) => token,
+            Err(verdict) => return (Err(Silence::NoToken(verdict)), duration),
+        };
+        let (sent, more) = self.send_once(with(&second), connection).await;
+        (sent.map_err(Silence::Lost), duration + more)
+    }
+
+    /// An access token: another one than that which was refused.
+    async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, Verdict> {
+        let Some(credential) = &self.target.credential else {
+            return Err(Verdict::dead(Reason::Bug, "no credential"));
+        };
+        let outbound = &self.dispatcher.options.outbound;
+        let tools = Tools { outbound, metrics: self.dispatcher.metrics() };
+        let credentials = &self.dispatcher.credentials;
+        let token = credentials.token(tools, self.target, credential, refused).await?;
+        *self.token.lock() = Some(Arc::clone(&token));
+        Ok(token)
+    }
+
+    /// Sends a request. The lane has counted one request; each further one waits until the lane's
+    /// rate allows it.
+    async fn send_once(
         &self,
         request: Request,
         connection: Connection,
@@ -346,7 +426,11 @@ impl<'a> Sender<'a> {
         if verdicts.iter().all(|verdict| *verdict == Verdict::Delivered) {
             return verdicts;
         }
-        self.target.redactor().verdicts(answers, verdicts)
+        let verdicts = self.target.redactor().verdicts(answers, verdicts);
+        match &*self.token.lock() {
+            Some(token) => token.redacted(answers, verdicts),
+            None => verdicts,
+        }
     }
 
     /// The verdict as it may be shown, whatever these answers quote.

@@ -6,13 +6,14 @@
 //! record is not done (`Confirmation`). So a view that is behind delays nothing that it knows, and
 //! loses nothing that it does not know yet.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{borrow::Cow, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::{
     TRACEPARENT,
+    choose::Chosen,
     dispatch::Dispatcher,
     park,
     refuse::{self, Refused},
@@ -151,7 +152,11 @@ impl Worker {
         // First, so that what is matched is at least as new.
         let is_complete = dispatcher.is_complete(&event.project, record);
         let subscriptions = dispatcher.subscriptions(&event.project).await;
-        let targets = subscriptions.matching(event.kind);
+        let chosen = dispatcher.choose(&subscriptions, &event);
+        let targets = &*chosen.passed;
+        if is_complete {
+            dispatcher.count_filtered(&chosen.filtered);
+        }
         if targets.is_empty() && is_complete {
             metrics.event_unmatched(event.kind);
             partition.complete(record.offset);
@@ -180,6 +185,10 @@ impl Worker {
             let confirmation = Confirmation {
                 matched: matched.clone(),
                 subscriptions: Arc::clone(&subscriptions),
+                judged: subscriptions.has_filters().then(|| Chosen {
+                    passed: Cow::Owned(chosen.passed.to_vec()),
+                    filtered: chosen.filtered.clone(),
+                }),
                 record: record.clone(),
                 share,
             };
@@ -310,9 +319,12 @@ impl Worker {
                 waited.event.kind,
                 waited.connector_created_at,
             ) {
-                Ok(target) => return Ok(Arc::clone(target)),
+                Ok(target) if dispatcher.still_passes(target, &waited.event) => {
+                    return Ok(Arc::clone(target));
+                }
+                Ok(_) if is_complete => return Err(Some(Reason::Filtered)),
                 Err(reason) if is_complete => return Err(Some(reason)),
-                Err(_) => {
+                Ok(_) | Err(_) => {
                     let given_up = || partition.is_released();
                     if !dispatcher.complete(project, record, given_up).await {
                         return Err(None);
@@ -397,6 +409,8 @@ struct Confirmation {
     matched: Matched,
     /// What it was matched with.
     subscriptions: Arc<Subscriptions>,
+    /// Who got it by that, where there are filters; else all of its type did.
+    judged: Option<Chosen<'static>>,
     record: Record,
     share: Share,
 }
@@ -424,25 +438,30 @@ async fn confirm(
     confirmation: Confirmation,
     patience: &mut Patience,
 ) {
-    let Confirmation { matched, subscriptions, record, share } = confirmation;
+    let Confirmation { matched, subscriptions, judged, record, share } = confirmation;
     let event = &matched.event;
     if !dispatcher.complete(&event.project, &record, || share.is_given_up()).await {
         return;
     }
     fault_point!("confirm");
     let now = dispatcher.subscriptions(&event.project).await;
-    if !Arc::ptr_eq(&now, &subscriptions) {
-        let known = subscriptions.matching(event.kind);
-        let is_new = |target: &&Arc<Target>| !known.iter().any(|one| one.key == target.key);
-        let missed: Vec<&Arc<Target>> = now.matching(event.kind).iter().filter(is_new).collect();
-        let shares = share.split(missed.len());
-        for (target, work) in missed.iter().zip(shares) {
+    let before = judged.unwrap_or_else(|| Chosen {
+        passed: Cow::Borrowed(subscriptions.matching(event.kind)),
+        filtered: Vec::new(),
+    });
+    let is_unmatched = if Arc::ptr_eq(&now, &subscriptions) {
+        dispatcher.count_filtered(&before.filtered);
+        before.passed.is_empty()
+    } else {
+        let missed = dispatcher.choose_missed(&now, event, &before);
+        dispatcher.count_filtered(&missed.filtered);
+        let shares = share.split(missed.passed.len());
+        for (target, work) in missed.passed.iter().zip(shares) {
             deliver(dispatcher, matched.delivery(target, work), patience).await;
         }
-        if known.is_empty() && missed.is_empty() {
-            dispatcher.metrics().event_unmatched(event.kind);
-        }
-    } else if subscriptions.matching(event.kind).is_empty() {
+        before.passed.is_empty() && missed.passed.is_empty()
+    };
+    if is_unmatched {
         dispatcher.metrics().event_unmatched(event.kind);
     }
     share.done();

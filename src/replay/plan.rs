@@ -1,7 +1,10 @@
 //! Which deliveries a replay makes of an event, and the count of them: the plan that is shown
 //! before, and the sum that is shown after.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -11,6 +14,7 @@ use crate::{
     connector::{Change, Connector},
     destination::ConnectorType,
     event::{Event, EventType, EventTypes},
+    filter::{Facts, Lazy},
     id::{ConnectorKey, DeliveryId, DeliveryNamespace, EventId, ProjectId},
 };
 
@@ -30,6 +34,7 @@ pub struct Known {
     pub created_at: Timestamp,
     namespace: DeliveryNamespace,
     event_types: Option<EventTypes>,
+    filter: Option<Arc<Lazy>>,
     is_active: bool,
     row: usize,
 }
@@ -46,6 +51,12 @@ impl Known {
     pub fn wants(&self, kind: EventType) -> bool {
         self.is_active && self.event_types.as_ref().is_some_and(|types| types.contains(kind))
     }
+
+    /// Whether an event passes its filter, or the filter cannot say.
+    #[must_use]
+    pub fn passes(&self, facts: &Facts<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.lets_through(facts))
+    }
 }
 
 /// The connectors of all projects, folded from the state topic.
@@ -53,6 +64,7 @@ impl Known {
 pub struct Connectors {
     /// The offset of the command that caused the newest record, and the connector unless it is gone.
     states: HashMap<ConnectorKey, (i64, Option<Connector>)>,
+    filters: HashMap<ConnectorKey, Arc<Lazy>>,
     projects: BTreeSet<ProjectId>,
 }
 
@@ -71,6 +83,10 @@ impl Connectors {
         self.projects.insert(key.project.clone());
         let known = self.states.get(&key);
         if known.is_none_or(|(offset, _)| *offset <= command_offset) {
+            match connector.as_ref().and_then(|connector| connector.filter.as_deref()) {
+                Some(text) => self.filters.insert(key.clone(), Arc::new(Lazy::of(text))),
+                None => self.filters.remove(&key),
+            };
             self.states.insert(key, (command_offset, connector));
         }
     }
@@ -79,6 +95,12 @@ impl Connectors {
     #[must_use]
     pub fn get(&self, key: &ConnectorKey) -> Option<&Connector> {
         self.states.get(key)?.1.as_ref()
+    }
+
+    /// Whether an event passes a connector's filter, if it has one.
+    #[must_use]
+    pub fn lets_through(&self, key: &ConnectorKey, facts: &Facts<'_>) -> bool {
+        self.filters.get(key).is_none_or(|filter| filter.lets_through(facts))
     }
 
     /// Whether there is such a project.
@@ -117,6 +139,7 @@ impl Connectors {
                 suspended: connector.suspended_reason.clone(),
                 created_at: connector.created_at,
                 event_types: Some(connector.event_types.clone()),
+                filter: self.filters.get(&connector.key).cloned(),
                 is_active: connector.is_active,
                 row: 0,
             })
@@ -132,6 +155,7 @@ impl Connectors {
             suspended: None,
             created_at: Timestamp::default(),
             event_types: None,
+            filter: None,
             is_active: false,
             row: 0,
         }));
@@ -199,7 +223,7 @@ impl Choice {
         let Some(connectors) = self.by_project.get(event.project.as_str()) else {
             return Vec::new();
         };
-        let mut sent = Vec::new();
+        let (mut sent, facts) = (Vec::new(), Facts::of(&event.json));
         for known in connectors {
             let row = &mut plan.rows[known.row];
             let shown = || history.and_then(|history| history.of(known.delivery(&event.id)));
@@ -211,6 +235,8 @@ impl Choice {
                 row.unsubscribed += u64::from(shown().is_some());
             } else if !known.is_active {
                 row.disabled += 1;
+            } else if !known.passes(&facts) {
+                row.filtered += 1;
             } else {
                 let state = history.map(|history| match shown() {
                     Some(Shown::Arrived) => State::Arrived,
@@ -311,6 +337,8 @@ pub struct Row {
     pub leaves: Leaves,
     /// Not sent: the connector is switched off.
     pub disabled: u64,
+    /// Not sent: the event does not pass the connector's filter.
+    pub filtered: u64,
     /// Not sent: tried once, but the connector does not subscribe to the type any more.
     pub unsubscribed: u64,
     /// Not sent: tried once, but the connector is deleted.
@@ -343,6 +371,7 @@ impl Row {
             unknown: 0,
             leaves: Leaves::default(),
             disabled: 0,
+            filtered: 0,
             unsubscribed: 0,
             deleted: 0,
             samples: Vec::new(),
@@ -362,7 +391,7 @@ impl Row {
     }
 
     fn is_empty(&self) -> bool {
-        let not_sent = self.disabled + self.unsubscribed + self.deleted;
+        let not_sent = self.disabled + self.filtered + self.unsubscribed + self.deleted;
         self.send + self.delivered + self.waiting + self.unknown + not_sent == 0
     }
 
@@ -417,7 +446,10 @@ impl Plan {
     /// Deliveries that nobody wants any more.
     #[must_use]
     pub fn unwanted(&self) -> u64 {
-        self.rows.iter().map(|row| row.disabled + row.unsubscribed + row.deleted).sum()
+        self.rows
+            .iter()
+            .map(|row| row.disabled + row.filtered + row.unsubscribed + row.deleted)
+            .sum()
     }
 
     /// The plan as programs read it.

@@ -10,6 +10,7 @@ use crate::{
     clock::Timestamp,
     delivery::DeliveryRecord,
     destination::ConnectorType,
+    filter::Facts,
     id::{ConnectorKey, DeliveryId, ProjectId},
 };
 
@@ -129,7 +130,10 @@ impl Sifter {
         let Some(connector) = self.connectors.get(&delivery.connector) else {
             return Fate::Deleted;
         };
-        if !connector.is_active || !connector.event_types.contains(delivery.event.kind) {
+        if !connector.is_active
+            || !connector.event_types.contains(delivery.event.kind)
+            || !self.connectors.lets_through(&connector.key, &Facts::of(&delivery.event.json))
+        {
             return Fate::Unwanted;
         }
         if self.which != Which::Again && self.arrived.contains(&delivery.delivery_id) {

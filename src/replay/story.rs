@@ -178,7 +178,7 @@ pub struct NotWanted {
     pub connector_id: String,
     /// Its type.
     pub connector_type: ConnectorType,
-    /// Why: `off` or `other_event_types`.
+    /// Why: `off`, `other_event_types` or `filter`.
     pub why: &'static str,
 }
 
@@ -374,13 +374,16 @@ impl Story {
             let own = self.not_wanted.iter().filter(|connector| connector.why == why);
             own.map(|connector| connector.connector_id.as_str()).collect::<Vec<_>>()
         };
-        let (off, others) = (of("off"), of("other_event_types"));
         let mut why = Vec::new();
-        if !off.is_empty() {
-            why.push(format!("switched off: {}", off.join(", ")));
-        }
-        if !others.is_empty() {
-            why.push(format!("subscribed to other event types: {}", others.join(", ")));
+        for (reason, words) in [
+            ("off", "switched off"),
+            ("other_event_types", "subscribed to other event types"),
+            ("filter", "kept out by the filter"),
+        ] {
+            let own = of(reason);
+            if !own.is_empty() {
+                why.push(format!("{words}: {}", own.join(", ")));
+            }
         }
         Some(if why.is_empty() {
             format!("no connector wants it: {project} has none")

@@ -9,7 +9,7 @@ use crate::{
     kafka::{Admin, Bounds, Connection, Identities, REQUEST_TIMEOUT, Reader, TopicKind, Topics},
     metrics::Metrics,
     secrets::Keyring,
-    view::{BaseUrls, View},
+    view::View,
 };
 
 /// Opens the view, or makes it anew when it does not fit the topic that feeds it.
@@ -21,11 +21,7 @@ pub fn open_view(
     keyring: Keyring,
     metrics: &Metrics,
 ) -> anyhow::Result<Arc<View>> {
-    let base_urls: BaseUrls = config
-        .destinations
-        .iter()
-        .filter_map(|(kind, set)| Some((*kind, set.base_url.clone()?)))
-        .collect();
+    let base_urls = config.base_urls();
     let state = topics.name(TopicKind::State);
     // Of a topic that got more partitions everything is read anew, and looked at whether it fits.
     let partitions = Admin::new(connection)?.partitions(&state)?;

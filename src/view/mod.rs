@@ -90,6 +90,11 @@ impl View {
         &self.as_of
     }
 
+    /// Whether the operator has an app of its own at the type's vendor.
+    pub fn has_app(&self, kind: crate::destination::ConnectorType) -> bool {
+        self.base_urls.has_app(kind)
+    }
+
     /// The keys that open the secrets of connectors.
     #[must_use]
     pub fn keyring(&self) -> &Arc<Keyring> {

@@ -14,33 +14,54 @@ use crate::{
     clock::Timestamp,
     connector::{Connector, ProjectState},
     delivery::Reason,
-    destination::{ConnectorType, Destination, Settings},
+    destination::{App, ConnectorType, Credential, Destination, Settings},
     event::{EventType, EventTypes},
+    filter::{Facts, Filter, FilterError},
     id::{ConnectorId, ConnectorKey, DeliveryNamespace},
     redact::Redactor,
     secrets::Keyring,
 };
 
-/// Per connector type, what the operator calls instead of the vendor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BaseUrls(BTreeMap<ConnectorType, Url>);
+/// Per connector type, what the operator calls instead of the vendor, and as which app.
+#[derive(Clone, Debug, Default)]
+pub struct BaseUrls {
+    bases: BTreeMap<ConnectorType, Url>,
+    token_urls: BTreeMap<ConnectorType, Url>,
+    apps: BTreeMap<ConnectorType, App>,
+}
 
 impl BaseUrls {
     /// Sets the base of a type.
     pub fn insert(&mut self, kind: ConnectorType, base: Url) {
-        self.0.insert(kind, base);
+        self.bases.insert(kind, base);
     }
 
     /// The base of a type, when the operator set one.
     #[must_use]
     pub fn get(&self, kind: ConnectorType) -> Option<&Url> {
-        self.0.get(&kind)
+        self.bases.get(&kind)
+    }
+
+    /// Sets a type's token endpoint, and the operator's own app there.
+    pub fn set_tokens(&mut self, kind: ConnectorType, url: Option<Url>, app: Option<App>) {
+        self.token_urls.extend(url.map(|url| (kind, url)));
+        self.apps.extend(app.map(|app| (kind, app)));
+    }
+
+    /// Whether the operator has an app of its own at the type's vendor.
+    #[must_use]
+    pub fn has_app(&self, kind: ConnectorType) -> bool {
+        self.apps.contains_key(&kind)
+    }
+
+    fn tokens(&self, kind: ConnectorType, settings: Settings) -> Settings {
+        settings.with_tokens(self.token_urls.get(&kind).cloned(), self.apps.get(&kind).cloned())
     }
 }
 
 impl FromIterator<(ConnectorType, Url)> for BaseUrls {
     fn from_iter<I: IntoIterator<Item = (ConnectorType, Url)>>(items: I) -> Self {
-        Self(items.into_iter().collect())
+        Self { bases: items.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -54,6 +75,8 @@ pub struct Target {
     pub version: i64,
     /// The event types that it wants.
     pub event_types: EventTypes,
+    /// Which of them it wants; an error is why that cannot be said, and then it wants all.
+    pub filter: Option<Result<Filter, FilterError>>,
     /// Whether its owner has it switched on.
     pub is_active: bool,
     /// When it was created: an id may be used again after a deletion.
@@ -64,6 +87,8 @@ pub struct Target {
     pub namespace: DeliveryNamespace,
     /// What speaks the service, or why nothing can.
     pub destination: Result<Box<dyn Destination>, String>,
+    /// What makes its access tokens, where they renew themselves.
+    pub credential: Option<Credential>,
     /// Its secrets, to keep them out of what others said.
     pub secrets: Vec<SecretString>,
     /// What finds them, once something failed; see [`Self::redactor`].
@@ -79,26 +104,34 @@ impl Target {
     fn compile(connector: &Connector, keyring: &Keyring, base_urls: &BaseUrls) -> Self {
         let base_url = base_urls.get(connector.kind);
         let settings = keyring.settings(connector, base_url.cloned());
+        let settings = settings.map(|settings| base_urls.tokens(connector.kind, settings));
         let secrets = match &settings {
-            Ok(settings) => settings.secrets(connector.kind.spec().fields),
+            Ok(settings) => settings.secrets(connector.kind.kept_fields()),
             Err(_) => Vec::new(),
         };
-        let destination = match connector.later.unusable() {
+        let made = match connector.later.unusable() {
             Some(words) => Err(words.to_owned()),
             None => settings
                 .map_err(|error| error.to_string())
                 .and_then(|settings| make(connector, &settings)),
+        };
+        let (destination, credential) = match made {
+            Ok((destination, credential)) => (Ok(destination), credential),
+            Err(words) => (Err(words), None),
         };
         Self {
             key: connector.key.clone(),
             kind: connector.kind,
             version: connector.version,
             event_types: connector.event_types.clone(),
+            // What a later release accepted may be unknown here.
+            filter: connector.filter.as_deref().map(Filter::compile),
             is_active: connector.is_active,
             created_at: connector.created_at,
             suspended: connector.suspended_reason.clone(),
             namespace: DeliveryNamespace::of(&connector.key),
             destination,
+            credential,
             secrets,
             found_by: OnceLock::new(),
             trusted: base_url.is_some(),
@@ -123,6 +156,15 @@ impl Target {
         }
     }
 
+    /// Whether an event passes its filter; an error where the filter cannot say, and then it does.
+    pub fn passes(&self, facts: &Facts<'_>) -> Result<bool, FilterError> {
+        match &self.filter {
+            None => Ok(true),
+            Some(Ok(filter)) => filter.passes(facts),
+            Some(Err(error)) => Err(error.clone()),
+        }
+    }
+
     /// Whether it wants events of this type now; a suspended one does.
     #[must_use]
     pub fn wants(&self, kind: EventType) -> bool {
@@ -131,10 +173,15 @@ impl Target {
 }
 
 /// The one place where destinations are made.
-fn make(connector: &Connector, settings: &Settings) -> Result<Box<dyn Destination>, String> {
-    (connector.kind.spec().make)(settings, &connector.event_types)
-        .map_err(|error| error.to_string())
+fn make(connector: &Connector, settings: &Settings) -> Result<Made, String> {
+    let spec = connector.kind.spec();
+    let credential = (spec.credential)(settings).map_err(|error| error.to_string())?;
+    let destination =
+        (spec.make)(settings, &connector.event_types).map_err(|error| error.to_string())?;
+    Ok((destination, credential))
 }
+
+type Made = (Box<dyn Destination>, Option<Credential>);
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,6 +203,8 @@ impl fmt::Debug for Target {
 pub struct Subscriptions {
     by_type: [Box<[Arc<Target>]>; EventType::ALL.len()],
     by_id: HashMap<ConnectorId, Arc<Target>>,
+    /// Whether any of them has a filter.
+    has_filters: bool,
 }
 
 impl Subscriptions {
@@ -172,14 +221,21 @@ impl Subscriptions {
             let wanting = targets.iter().filter(|target| target.wants(*kind));
             by_type[kind.index()] = wanting.cloned().collect();
         }
+        let has_filters = targets.iter().any(|target| target.filter.is_some());
         let by_id = targets.into_iter().map(|t| (t.key.connector.clone(), t)).collect();
-        Self { by_type, by_id }
+        Self { by_type, by_id, has_filters }
     }
 
     /// The connectors that are switched on and want this type, suspended ones too.
     #[must_use]
     pub fn matching(&self, kind: EventType) -> &[Arc<Target>] {
         &self.by_type[kind.index()]
+    }
+
+    /// Whether an event must be looked at to know which of them want it.
+    #[must_use]
+    pub const fn has_filters(&self) -> bool {
+        self.has_filters
     }
 
     /// A connector of the project, switched on or not.

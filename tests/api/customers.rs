@@ -241,3 +241,65 @@ async fn tokens_of_a_file_are_taken_without_a_restart() {
     second.get("/api/projects/proj_b").await.is(200);
     instance.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_is_checked_tried_and_removed() {
+    let Some(broker) = broker() else { return };
+    let prefix = broker.unique_prefix();
+    topics(&broker.bootstrap, &prefix).await;
+    let roles = [Role::Api, Role::Registrar];
+    let instance = start(&broker.bootstrap, &prefix, "", &roles).await;
+    let client = &instance.client;
+    set_tier(&broker.bootstrap, &prefix, "proj_a", "pro").await;
+    let mut body = slack();
+    body["filter"] = json!("decimal(event.data.amount) >= 100");
+    body["config"]["webhookUrl"] = json!("https://example.com/x");
+    let refused = client.create("proj_a", &body).await.is(400);
+    assert_eq!(fields(&refused.body), ["filter", "config.webhookUrl"]);
+    let told = refused.body["errors"][0]["message"].as_str().unwrap();
+    assert!(told.starts_with("at character 28: ") && told.contains("decimal(\"100\")"), "{told}");
+
+    let mut body = slack();
+    body["filter"] = json!("decimal(event.data.amount) >= decimal(\"100\")");
+    let made = client.create("proj_a", &body).await.is(201);
+    assert_eq!(made.body["filter"], body["filter"]);
+    let path = made.header("location").to_owned();
+    let test = format!("{path}/filter/test");
+    let sample = |kind: &str| json!({ "eventType": kind });
+    let mut event: Value =
+        serde_json::from_str(dunmore_connectors::event::sample("payment.settled".parse().unwrap()))
+            .unwrap();
+    event["data"]["amount"] = json!("100.000001");
+    for (asked, passes, fails) in [
+        (sample("payment.settled"), false, false),
+        (json!({ "event": event }), true, false),
+        (json!({ "event": event, "filter": "event.data.currency == 'EUR'" }), false, false),
+        // A type without an amount.
+        (sample("endpoint.created"), true, true),
+        (json!({ "event": event, "filter": "1 / 0 == 1" }), true, true),
+    ] {
+        let told = client.json("POST", &test, &[], &asked).await.is(200).body;
+        assert_eq!((&told["passes"], told.get("error").is_some()), (&json!(passes), fails));
+    }
+    for (asked, expected) in [
+        (json!({}), vec!["event"]),
+        (json!({ "event": event, "eventType": "payment.settled" }), vec!["eventType"]),
+        (json!({ "eventType": "payment.setled", "filtr": "true" }), vec!["filtr", "eventType"]),
+        (json!({ "eventType": "*", "filter": 7 }), vec!["filter", "eventType"]),
+        (
+            json!({ "event": { "id": "evt_1" }, "filter": "tru" }),
+            vec!["filter", "event.projectId", "event.type", "event.occurredAt", "event.data"],
+        ),
+    ] {
+        let refused = client.json("POST", &test, &[], &asked).await.is(400);
+        assert_eq!(fields(&refused.body), expected, "{asked}");
+    }
+    let removed = client.json("PATCH", &path, &[], &json!({ "filter": null })).await.is(200);
+    assert_eq!(removed.body.get("filter"), None);
+    let refused = client.json("POST", &test, &[], &sample("payment.settled")).await.is(400);
+    assert_eq!(fields(&refused.body), ["filter"]);
+    let long = json!({ "filter": format!("event.id == '{}'", "x".repeat(1024)) });
+    let refused = client.json("PATCH", &path, &[], &long).await.is(400);
+    assert!(refused.body["detail"].as_str().unwrap().contains("1024"), "{}", refused.body);
+    instance.stop().await;
+}

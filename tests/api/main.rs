@@ -10,6 +10,7 @@ mod egress;
 mod limits;
 mod openapi;
 mod rest;
+mod signing;
 #[expect(dead_code, reason = "other tests look at more of it")]
 mod stage;
 mod tokens;

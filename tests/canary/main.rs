@@ -66,7 +66,7 @@ fn value_of(kind: ConnectorType, field: &Field) -> &'static str {
 fn needles() -> BTreeMap<String, Vec<u8>> {
     let mut needles = BTreeMap::new();
     for kind in ConnectorType::ALL {
-        for field in kind.spec().fields.iter().filter(|field| field.secret) {
+        for field in kind.spec().example_fields().filter(|field| field.secret) {
             let text = value_of(*kind, field);
             let tail = text.rsplit('/').find(|part| part.len() >= 8).unwrap_or(text);
             let mut parts = vec![text, tail];
@@ -127,7 +127,7 @@ fn said(place: usize, status: u16, quoted: &str) -> Behaviour {
 
 /// The secret of a type that its service quotes.
 fn quoted(kind: ConnectorType, form: usize) -> String {
-    let field = kind.spec().fields.iter().find(|field| field.secret && field.required);
+    let field = kind.spec().example_fields().find(|field| field.secret);
     let [raw, percent, json, base64] = forms(value_of(kind, field.unwrap()));
     [raw, percent, json, base64][form % 4].1.clone()
 }
@@ -155,7 +155,7 @@ fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 fn config_of(kind: ConnectorType) -> Map<String, Value> {
-    let fields = kind.spec().fields.iter().filter(|field| field.required);
+    let fields = kind.spec().example_fields();
     let value = |field: &Field| match field.shape {
         Shape::Text => json!(value_of(kind, field)),
         Shape::List => json!([field.example]),

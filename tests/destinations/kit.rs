@@ -81,8 +81,11 @@ pub fn check_declaration(spec: &Spec) {
             Shape::Text => field.example.into(),
             Shape::List => vec![field.example].into(),
         };
-        Settings::read(field, &json, &checks)
-            .unwrap_or_else(|error| panic!("{}: the example {error}", field.name));
+        // A form of something that is too long to be an example has gaps.
+        if !field.example.contains('…') {
+            Settings::read(field, &json, &checks)
+                .unwrap_or_else(|error| panic!("{}: the example {error}", field.name));
+        }
         for wrong in ["", "two words\n", "a\u{0}b"] {
             let is_wrong = Settings::read(field, &wrong.into(), &checks).is_err();
             assert!(is_wrong, "{} takes {wrong:?}", field.name);

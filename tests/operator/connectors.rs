@@ -183,11 +183,11 @@ fn connectors_of_all_projects_are_listed_and_resumed_at_once() {
     assert_eq!(
         shown,
         json!({"id": "proj_b", "tier": "pro", "limit": 5,
-            "connectors": {"total": 3, "active": 0, "suspended": 2}})
+            "connectors": {"total": 3, "active": 2, "suspended": 2}})
     );
     let (text, _) = printed(&stage, &["project", "show", "proj_a"]);
     let expected =
-        "project proj_a\ntier pro, limit 5\nconnectors: 3 in all, 1 active, 2 suspended\n";
+        "project proj_a\ntier pro, limit 5\nconnectors: 3 in all, 3 active, 2 suspended\n";
     assert_eq!(text, expected);
     assert_eq!(stage.run(&["project", "show", "proj_c"]).status.code(), Some(1));
 

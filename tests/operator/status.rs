@@ -8,7 +8,8 @@ use super::{
     printed, stage,
     support::{
         events::{create, event, set_tier, suspend},
-        serve::call,
+        kafka::Write,
+        serve::{bare_command, call},
         sink::{Reply, Sink},
         wait_until,
     },
@@ -134,4 +135,57 @@ fn one_screen_answers_who_runs_what_waits_and_what_fails() {
     let left_out = told["leftOut"].as_array().unwrap();
     assert_eq!(left_out.len(), 1, "{told}");
     assert!(left_out[0].as_str().unwrap().contains("--admin HOST:PORT"), "{told}");
+}
+
+#[test]
+fn without_brokers_it_says_so_soon_and_fails() {
+    let began = Instant::now();
+    let mut command = bare_command(&["status", "--bootstrap-servers", "127.0.0.1:1"]);
+    let output = command.env("DUNMORE_ADMIN__LISTEN", "127.0.0.1:1").output().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("left out: "), "{text}");
+    assert!(text.contains("no instance at 127.0.0.1:1"), "{text}");
+}
+
+/// How long a look takes where much has happened; prints it. With the program as released:
+/// `DUNMORE_TEST_PROGRAM=target/release/dunmore cargo test --test operator large -- --ignored --nocapture`
+#[test]
+#[ignore = "writes a million records"]
+fn a_large_history_costs_a_second() {
+    const ATTEMPTS: usize = 1_000_000;
+    const LETTERS: usize = 50_000;
+    let Some(stage) = stage("") else { return };
+    let now = dunmore_connectors::clock::now();
+    let attempts = (0..ATTEMPTS).map(|n| {
+        let project = format!("proj_{}", n % 97);
+        let value = json!({
+            "deliveryId": "29add280-1bd3-5738-8b64-5cb6457b81ad", "projectId": project,
+            "connectorId": format!("conn_{}", n % 31), "connectorType": "slack",
+            "eventId": format!("evt_{n}"), "eventType": "payment.settled", "source": "live",
+            "attempt": 1, "outcome": "retry", "reason": "server_error", "status": 503,
+            "durationMs": 12, "detail": "HTTP 503: upstream is down", "at": now,
+        });
+        Write::new(&project, value.to_string())
+    });
+    stage.kafka.write(&stage.topic("deliveries.attempts"), attempts);
+    let letters = (0..LETTERS).map(|n| {
+        let reason = if n % 7 == 0 { "gone" } else { "server_error" };
+        let headers = vec![("dunmore-error-reason".to_owned(), reason.to_owned())];
+        let value = "x".repeat(800);
+        Write { headers, ..Write::new(&format!("proj_{}", n % 97), value) }
+    });
+    stage.kafka.write(&stage.topic("deliveries.dead"), letters);
+    for arguments in [&["status"][..], &["lag"], &["connector", "history", "proj_1"]] {
+        let began = Instant::now();
+        let output = stage.run(arguments);
+        println!("{arguments:?}: {:?}", began.elapsed());
+        println!("{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let told = stage.run_json(&["status"]);
+    let waiting = told["deadLetters"]["waiting"].as_u64().unwrap();
+    let not_read = told["deadLetters"]["notRead"].as_u64().unwrap();
+    assert_eq!(waiting + not_read, LETTERS as u64, "{told}");
+    assert_eq!(told["failing"].as_array().unwrap().len(), 4);
 }

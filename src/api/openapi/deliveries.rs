@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{body, names, ok, operation, reference};
 use crate::{
     api::deliveries::{DEFAULT_PAGE, MAX_PAGE},
-    delivery::{Outcome, Reason, Source},
+    delivery::{Outcome, Source},
 };
 
 /// Adds what there is about deliveries; `one` is a connector's path.
@@ -81,7 +81,6 @@ pub(super) fn schemas() -> Value {
     let cursor = json!({ "type": ["string", "null"], "description": "The `cursor` of the next page; null where the log begins." });
     let id = reference("schemas", "Id");
     json!({
-        "Reason": names(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
         "Outcome": names(Outcome::ALL.iter().map(|outcome| outcome.as_str()).collect()),
         "Delivery": {
             "type": "object",

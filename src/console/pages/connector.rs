@@ -136,6 +136,7 @@ fn facts(pages: &Arc<Pages>, found: &Connector) -> Markup {
             dt { "Project" } dd { (project_link(&found.key.project)) }
             @if let Some(name) = &found.name { dt { "Name" } dd { (words(name)) } }
             dt { "Events" } dd { (words(&found.event_type_names().join(", "))) }
+            @if let Some(filter) = &found.filter { dt { "Filter" } dd { code { (words(filter)) } } }
             @for (name, value) in masked["config"].as_object().into_iter().flatten() {
                 dt { (words(name)) }
                 dd { code { (words(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))) } }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{
     Answer, Behaviour, Call, Memory, is_currency, is_text, list,
-    records::{has_bearer, is_day, refused},
+    records::{is_day, refused},
+    tokens::has_bearer,
 };
 
 fn intuit_fault(status: u16, code: &str, message: &str) -> Answer {
@@ -33,7 +34,7 @@ pub fn quickbooks(call: &Call, memory: &mut Memory, refuse: bool) -> Answer {
         return Answer::new(404, "");
     };
     let is_setup = ["query", "preferences", "exchangerate"].contains(&resource);
-    if !has_bearer(call) {
+    if !has_bearer(call, memory) {
         let answer = intuit_fault(
             401,
             "3200",
@@ -201,7 +202,7 @@ pub fn xero(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     if call.path != "/api.xro/2.0/Invoices" || call.method != "PUT" {
         return Answer::new(404, "The resource you're looking for cannot be found");
     }
-    if !has_bearer(call) {
+    if !has_bearer(call, memory) {
         return xero_problem(401, "TokenInvalid");
     }
     if call.header("xero-tenant-id").len() != 36 {

@@ -11,6 +11,7 @@ mod chat;
 mod hooks;
 mod monitoring;
 mod records;
+pub mod tokens;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -176,7 +177,6 @@ fn event_id(json: &str) -> String {
 }
 
 /// What a service remembers.
-#[derive(Default)]
 pub struct Memory {
     /// The keys that it has seen, with the answer that the first request got.
     pub seen: BTreeMap<String, (Bytes, Answer)>,
@@ -186,6 +186,14 @@ pub struct Memory {
     pub contacts: BTreeMap<String, Value>,
     /// The incidents that are open, and how often each was reported.
     pub incidents: BTreeMap<String, usize>,
+    /// The access tokens that were made, and until when they are good.
+    pub tokens: BTreeMap<String, Instant>,
+    /// Signed tokens that are good no more.
+    pub revoked: HashSet<String>,
+    /// What the token endpoint says next, instead of what it should.
+    pub token_answers: VecDeque<Answer>,
+    /// How long tokens live.
+    pub token_life: Duration,
     script: VecDeque<(Behaviour, usize)>,
     limit: Option<(usize, Duration)>,
     answered_at: VecDeque<Instant>,
@@ -193,11 +201,42 @@ pub struct Memory {
     accepted: Vec<Accepted>,
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            seen: BTreeMap::new(),
+            made: HashSet::new(),
+            contacts: BTreeMap::new(),
+            incidents: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            revoked: HashSet::new(),
+            token_answers: VecDeque::new(),
+            token_life: tokens::USUAL_LIFE,
+            script: VecDeque::new(),
+            limit: None,
+            answered_at: VecDeque::new(),
+            requests: Vec::new(),
+            accepted: Vec::new(),
+        }
+    }
+}
+
 impl Memory {
     /// The rest of a fact that begins so, or what it is by default.
     pub fn fact<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
         let rest = self.made.iter().find_map(|fact| fact.strip_prefix(name)?.strip_prefix(' '));
         rest.unwrap_or(default)
+    }
+
+    fn note(&mut self, call: &Call, answer: &Answer) {
+        self.requests.push(Recorded {
+            method: call.method.clone(),
+            path: call.path.clone(),
+            headers: call.headers.clone(),
+            body: call.body.clone(),
+            status: answer.status,
+            is_setup: answer.is_setup,
+        });
     }
 
     /// What the service's limit makes of the next delivery.
@@ -305,6 +344,34 @@ impl Sandbox {
         self.memory(kind).incidents.clone()
     }
 
+    /// What a service's token endpoint says next.
+    pub fn answer_token(&self, kind: &str, status: u16, body: &str) {
+        self.memory(kind).token_answers.push_back(Answer::new(status, body));
+    }
+
+    /// How long the tokens live that a service makes from now on.
+    pub fn token_life(&self, kind: &str, life: Duration) {
+        self.memory(kind).token_life = life;
+    }
+
+    /// Every token that a service made or was shown is good no more.
+    pub fn revoke_tokens(&self, kind: &str) {
+        let mut memory = self.memory(kind);
+        memory.tokens.clear();
+        let shown = memory.requests.iter().filter_map(|request| {
+            let token = request.headers.get("authorization")?.strip_prefix("Bearer ")?;
+            Some(token.to_owned())
+        });
+        let shown: Vec<String> = shown.collect();
+        memory.revoked.extend(shown);
+    }
+
+    /// How many tokens a service was asked for.
+    pub fn token_calls(&self, kind: &str) -> usize {
+        let is_token = |request: &&Recorded| request.path.ends_with("/token");
+        self.memory(kind).requests.iter().filter(is_token).count()
+    }
+
     /// Every request that came for a service.
     pub fn requests(&self, kind: &str) -> Vec<Recorded> {
         self.memory(kind).requests.clone()
@@ -382,6 +449,10 @@ enum Pause {
 fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
     let (service, script) = service(kind);
     let mut memory = lock(memory);
+    if let Some(answer) = tokens::endpoint(kind, call, &mut memory) {
+        memory.note(call, &answer);
+        return (answer, Pause::None);
+    }
     let planned = memory.script.front().map(|(behaviour, _)| behaviour.clone());
     let is_scripted = planned.is_some();
     let planned = planned.unwrap_or_else(|| memory.by_limit());
@@ -400,7 +471,9 @@ fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
     let would_be = match &scripted {
         Some(_) => {
             let (made, contacts) = (memory.made.clone(), memory.contacts.clone());
-            service(call, &mut Memory { made, contacts, ..Memory::default() }, false)
+            let (tokens, revoked) = (memory.tokens.clone(), memory.revoked.clone());
+            let mut copy = Memory { made, contacts, tokens, revoked, ..Memory::default() };
+            service(call, &mut copy, false)
         }
         None => service(call, &mut memory, refuse_odd),
     };
@@ -430,14 +503,7 @@ fn decide(kind: &str, call: &Call, memory: &Mutex<Memory>) -> (Answer, Pause) {
     if pause != Pause::Forever {
         memory.accepted.extend(answer.accepted.iter().cloned());
     }
-    memory.requests.push(Recorded {
-        method: call.method.clone(),
-        path: call.path.clone(),
-        headers: call.headers.clone(),
-        body: call.body.clone(),
-        status: answer.status,
-        is_setup,
-    });
+    memory.note(call, &Answer { is_setup, ..answer.clone() });
     (answer, pause)
 }
 

@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Behaviour, Call, Memory, has_only, is_moment, is_text, list};
-
-pub fn has_bearer(call: &Call) -> bool {
-    call.header("authorization").strip_prefix("Bearer ").is_some_and(|token| token.len() >= 10)
-}
+use super::{
+    Answer, Behaviour, Call, Memory, has_only, is_moment, is_text, list,
+    tokens::{has_bearer, has_google_bearer},
+};
 
 pub fn is_day(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok())
@@ -90,7 +89,7 @@ pub fn bigquery(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     if !is_table && (call.method != "POST" || !is_ours) {
         return google_error(404, "notFound");
     }
-    if !has_bearer(call) {
+    if !has_google_bearer(call, memory) {
         return Answer { is_setup: is_table, ..google_error(401, "authError") };
     }
     if is_table && memory.made.contains("no tables.get") {
@@ -180,7 +179,7 @@ pub fn hubspot(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer {
     let properties = "/crm/properties/2026-09/contacts";
     let read = "/crm/objects/2026-09/contacts/batch/read";
     let is_setup = call.path.starts_with(properties) || call.path == read;
-    if !has_bearer(call) {
+    if !has_bearer(call, memory) {
         let answer =
             hubspot_error(401, "INVALID_AUTHENTICATION", "Authentication credentials not found.");
         return Answer { is_setup, ..answer };
@@ -373,7 +372,7 @@ pub fn salesforce(call: &Call, memory: &mut Memory, refuse_odd: bool) -> Answer 
     if number.is_none_or(|number| !(31.0..=67.0).contains(&number)) {
         return salesforce_error(404, "NOT_FOUND", "The requested resource does not exist");
     }
-    if !has_bearer(call) {
+    if !has_bearer(call, memory) {
         let answer = salesforce_error(401, "INVALID_SESSION_ID", "Session expired or invalid");
         return Answer { is_setup, ..answer };
     }
