@@ -175,7 +175,7 @@ fn of_connectors_and_events(browser: &mut Browser) {
 
     let event = browser.page("/console/events/evt_1").body;
     for words in [
-        "Event evt_1 is done at 1 of 3 connectors, 1 are dead letters",
+        "Event evt_1 is done at 1 of 3 connectors, one is a dead letter",
         "taken on",
         "conn_good",
         "HTTP 422",

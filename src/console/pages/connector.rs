@@ -28,7 +28,7 @@ use crate::{
     clock::Timestamp,
     connector::Connector,
     console::ask::Wrong,
-    delivery::AttemptRecord,
+    delivery::{AttemptRecord, Outcome},
     destination::docs::Preview,
     event::{EventType, EventTypes},
     id::DeliveryId,
@@ -242,6 +242,8 @@ impl Pages {
     async fn attempts_of(&self, found: &Connector) -> Result<Vec<AttemptRecord<'static>>, String> {
         let filter = AttemptFilter {
             connectors: vec![ConnectorName::of(&found.key.project, &found.key.connector)],
+            // A destination that is given a rest has many of those, and they say nothing of it.
+            outcomes: Outcome::ALL.iter().copied().filter(|o| *o != Outcome::Deferred).collect(),
             ..AttemptFilter::default()
         };
         let (log, project) = (Arc::clone(&self.attempts_log), found.key.project.clone());

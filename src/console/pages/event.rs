@@ -17,6 +17,7 @@ use crate::{
     cli::span,
     clock::Timestamp,
     console::ask::Wrong,
+    delivery::{AttemptRecord, Outcome},
     id::{EventId, ProjectId},
     replay::{Place, Story, Told},
 };
@@ -25,8 +26,8 @@ use crate::{
 const FROM: &str = "7 days ago";
 /// Deliveries that are shown.
 const MAX_DELIVERIES: usize = 40;
-/// Attempts of a delivery that are shown, the latest ones.
-const MAX_ATTEMPTS: usize = 20;
+/// Steps of a delivery that are shown, the latest ones.
+const MAX_STEPS: usize = 30;
 
 /// `GET /console/events/{event}`
 pub async fn event(
@@ -93,6 +94,9 @@ fn sentence(event: &str, story: &Story) -> String {
         (0, ..) => "went to no connector".to_owned(),
         (all, arrived, 0) if all == arrived => format!("is done at all {all} connectors"),
         (all, arrived, 0) => format!("is done at {arrived} of {all} connectors, the rest waits"),
+        (all, arrived, 1) => {
+            format!("is done at {arrived} of {all} connectors, one is a dead letter")
+        }
         (all, arrived, dead) => {
             format!("is done at {arrived} of {all} connectors, {dead} are dead letters")
         }
@@ -133,7 +137,8 @@ fn taken(story: &Story) -> Markup {
 }
 
 fn delivery(told: &Told<'_>, story: &Story) -> Markup {
-    let skipped = told.attempts.len().saturating_sub(MAX_ATTEMPTS);
+    let steps = steps(told.attempts);
+    let skipped = steps.len().saturating_sub(MAX_STEPS);
     let began = story.consumed.iter().map(|consumed| consumed.at).min();
     html! {
         h2 {
@@ -149,11 +154,13 @@ fn delivery(told: &Told<'_>, story: &Story) -> Markup {
         @if let Some(reason) = told.suspended { p.notice { "The connector is suspended: " (words(reason)) } }
         @if let Some(answer) = told.answer { p { "Its last real answer: " (words(&answer.words())) } }
         ol.story {
-            @if skipped > 0 { li { (count(skipped)) " earlier attempts are left out" } }
-            @for attempt in told.attempts.iter().skip(skipped) {
+            @if skipped > 0 { li { (count(skipped)) " earlier steps are left out" } }
+            @for step in steps.iter().skip(skipped) {
+                @let attempt = step.last;
                 li {
                     time datetime=(attempt.at) title=(attempt.at) { (elapsed(began, attempt.at)) }
                     " " (outcome(attempt.outcome.as_str()))
+                    @if step.times > 1 { " " (count(step.times)) " times, first " (elapsed(began, step.first.at)) "," }
                     " " (attempt.source.as_str()) ", request #" (attempt.attempt)
                     @if let Some(tier) = &attempt.tier { ", waits in " (words(tier)) }
                     @if let Some(job) = &attempt.job { ", asked for by " a.id href=(format!("/console/jobs/{}", part(job))) { (words(job)) } }
@@ -164,6 +171,33 @@ fn delivery(told: &Told<'_>, story: &Story) -> Markup {
         }
         small { "delivery " code { (told.id) } }
     }
+}
+
+/// Attempts in a row that say the same.
+struct Step<'a> {
+    first: &'a AttemptRecord<'static>,
+    last: &'a AttemptRecord<'static>,
+    times: u64,
+}
+
+/// The attempts, where those in a row that were put off for one reason are one step: a delivery that
+/// waits for its destination may have hundreds of them.
+fn steps<'a>(attempts: &'a [AttemptRecord<'static>]) -> Vec<Step<'a>> {
+    let mut steps: Vec<Step<'a>> = Vec::new();
+    for attempt in attempts {
+        let is_same = |last: &AttemptRecord<'_>| {
+            let both_deferred = [last.outcome, attempt.outcome] == [Outcome::Deferred; 2];
+            both_deferred && last.reason == attempt.reason && last.job == attempt.job
+        };
+        match steps.last_mut() {
+            Some(step) if is_same(step.last) => {
+                step.last = attempt;
+                step.times += 1;
+            }
+            _ => steps.push(Step { first: attempt, last: attempt, times: 1 }),
+        }
+    }
+    steps
 }
 
 /// How long after the event was taken on, or when.
@@ -200,5 +234,41 @@ fn place(place: &Place) -> Markup {
             a.id href=(format!("/console/jobs/{}", part(job))) { (words(job)) }
         },
         Place::Unknown => html! { (state("off", "not known")) ": in flight, or too long ago" },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_put_off_in_a_row_for_one_reason_is_one_step() {
+        let attempt = |second: i64, outcome: &str, reason: &str| -> AttemptRecord<'static> {
+            let at = Timestamp::from_millis(second * 1_000);
+            serde_json::from_value(json!({
+                "deliveryId": "29add280-1bd3-5738-8b64-5cb6457b81ad", "projectId": "proj_1",
+                "connectorId": "conn_1", "connectorType": "slack", "eventId": "evt_1",
+                "eventType": "payment.settled", "source": "retry", "attempt": 1,
+                "outcome": outcome, "reason": reason, "at": at,
+            }))
+            .unwrap()
+        };
+        let attempts = [
+            attempt(1, "retry", "server_error"),
+            attempt(2, "retry", "server_error"),
+            attempt(3, "deferred", "circuit_open"),
+            attempt(4, "deferred", "circuit_open"),
+            attempt(5, "deferred", "circuit_open"),
+            attempt(6, "deferred", "lane_full"),
+            attempt(7, "dead", "server_error"),
+        ];
+        let told: Vec<(i64, i64, u64)> = steps(&attempts)
+            .iter()
+            .map(|step| (step.first.at.millis(), step.last.at.millis(), step.times))
+            .collect();
+        let wanted = [(1, 1, 1), (2, 2, 1), (3, 5, 3), (6, 6, 1), (7, 7, 1)];
+        assert_eq!(told, wanted.map(|(first, last, times)| (first * 1_000, last * 1_000, times)));
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     delivery::Reason,
     destination::ConnectorType,
-    operations::{DEFAULT_RATE, Heap},
+    operations::{DEFAULT_RATE, Heap, Operations},
     replay::{DeadLetter, Marks, RedrivePlan},
 };
 
@@ -38,7 +38,8 @@ const TIMES: [&str; 2] = ["from", "to"];
 
 /// `GET /console/letters`
 pub async fn heaps(State(pages): Shared) -> Shown {
-    let found = pages.console.read(crate::operations::Operations::heaps).await?;
+    let look = pages.console.read(Operations::heaps);
+    let (found, at) = pages.heaps.get(look).await?;
     let most = found.heaps.first().map_or(0, |heap| heap.waiting);
     let rows: Vec<Markup> = found.heaps.iter().map(|heap| heap_row(heap, most)).collect();
     let body = html! {
@@ -46,8 +47,9 @@ pub async fn heaps(State(pages): Shared) -> Shown {
             @if rows.is_empty() {
                 p { "No delivery waits to be sent again. What fails for good, and what cannot be read, is listed here." }
             } @else {
-                (table("Heaps of dead letters, the largest first", &["Heap", "Letters", "", "Written", "Last words"], &rows))
+                (table("Heaps of dead letters, the largest first", &["Heap", "Letters", "Share", "Written", "Last words"], &rows))
             }
+            p.muted { "Looked " (ago(at)) "." }
             @if found.not_read > 0 {
                 p.muted { (count(found.not_read)) " older records of the dead letters were not looked at." }
             }

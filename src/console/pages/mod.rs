@@ -8,16 +8,14 @@ mod find;
 mod frame;
 mod gate;
 mod job;
+mod kept;
 mod letter;
 mod letters;
 mod now;
 mod replays;
 mod session;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -37,14 +35,13 @@ use super::{
 use crate::{
     api::Failure,
     connector::{Problem, ProblemCode},
-    operations::{AttemptPages, Status},
+    operations::{AttemptPages, Heaps, Status},
     view::StoreError,
 };
 use frame::{Instance, Page, Trouble};
+use kept::Kept;
 use session::{Attempts, Sessions};
 
-/// How long a look at the service is shown to everybody who asks: many browsers cost as one.
-const STATUS_FOR: Duration = Duration::from_secs(4);
 /// Failing connectors that are shown.
 const MAX_FAILING: usize = 20;
 
@@ -54,7 +51,8 @@ pub struct Pages {
     attempts_log: Arc<AttemptPages>,
     sessions: Mutex<Sessions>,
     attempts: Attempts,
-    status: tokio::sync::Mutex<Option<(Instant, Arc<Status>)>>,
+    status: Kept<Status>,
+    heaps: Kept<Heaps>,
 }
 
 type Shared = State<Arc<Pages>>;
@@ -68,7 +66,8 @@ impl Pages {
             console: Arc::clone(console),
             sessions: Mutex::default(),
             attempts: Attempts::new(),
-            status: tokio::sync::Mutex::default(),
+            status: Kept::new(),
+            heaps: Kept::new(),
         }))
     }
 
@@ -117,19 +116,14 @@ impl Pages {
 
     /// How the service is, looked at lately.
     async fn status(&self) -> Result<Arc<Status>, Failure> {
-        let mut kept = self.status.lock().await;
-        if let Some((at, status)) = &*kept
-            && at.elapsed() < STATUS_FOR
-        {
-            return Ok(Arc::clone(status));
-        }
         let console = &self.console;
-        let _permit = console.reading()?;
-        let instance = async { Ok(console.instance()) };
-        let status = console.operations.status(FAILING_WITHIN, MAX_FAILING, instance).await;
-        let status = Arc::new(status);
-        *kept = Some((Instant::now(), Arc::clone(&status)));
-        Ok(status)
+        let look = async {
+            let _permit = console.reading()?;
+            let instance = async { Ok(console.instance()) };
+            let status = console.operations.status(FAILING_WITHIN, MAX_FAILING, instance).await;
+            Ok::<_, Failure>(status)
+        };
+        Ok(self.status.get(look).await?.0)
     }
 
     /// Runs a call that reads the disk.

@@ -29,6 +29,7 @@ pub async fn now(State(pages): Shared) -> Shown {
             (dead(status.dead_letters.as_ref()))
             (suspended(status.suspended.as_deref()))
             @if let Some(facts) = &status.instance { (circuits(facts)) }
+            p.muted { "Looked " (ago(status.at)) "." }
             @if !status.left_out.is_empty() {
                 h2 { "Left out" }
                 ul { @for sentence in &status.left_out { li { (words(sentence)) } } }

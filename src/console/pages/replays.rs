@@ -50,30 +50,43 @@ const FIELDS: [&str; 11] = [
 
 /// `GET /console/replays`
 pub async fn replays(State(pages): Shared) -> Shown {
-    let jobs = pages.console.read(Operations::jobs).await?;
-    let rows: Vec<Markup> = jobs
-        .iter()
-        .take(MAX_JOBS)
-        .map(|(id, job)| row(id, job, pages.console.running(id).is_some()))
-        .collect();
+    // The form works without the list.
+    let jobs = pages.console.read(Operations::jobs).await;
+    let listed = match &jobs {
+        Ok(jobs) => list(jobs, &|id| pages.console.running(id).is_some()),
+        Err(failure) => html! {
+            p.notice { "The jobs cannot be listed now: " (words(&failure.problem().detail)) }
+        },
+    };
     let body = html! {
         h2 { "Send again" }
         (form(None))
         h2 { "Jobs" }
+        (listed)
+    };
+    let jobs = jobs.ok();
+    let unfinished =
+        |jobs: Vec<(String, Job)>| jobs.iter().filter(|(_, job)| !job.is_done()).count();
+    let title = match jobs.map(unfinished) {
+        None => "Replay: send events again".to_owned(),
+        Some(0) => "Replay: no job is unfinished".to_owned(),
+        Some(1) => "Replay: one job is unfinished".to_owned(),
+        Some(number) => format!("Replay: {} jobs are unfinished", count(number)),
+    };
+    Ok(Page::new(Section::Replays, title, body))
+}
+
+fn list(jobs: &[(String, Job)], runs_here: &dyn Fn(&str) -> bool) -> Markup {
+    let rows = jobs.iter().take(MAX_JOBS).map(|(id, job)| row(id, job, runs_here(id)));
+    let rows: Vec<Markup> = rows.collect();
+    html! {
         @if rows.is_empty() {
             p { "None is known. A job is remembered for some days after its last progress." }
         } @else {
             (table("Jobs, the latest first", &["Job", "Started", "State", "Read", "Sent"], &rows))
             @if jobs.len() > MAX_JOBS { p.muted { "The latest " (MAX_JOBS) " of " (count(jobs.len())) " jobs: " code { "dunmore replay --list" } } }
         }
-    };
-    let unfinished = jobs.iter().filter(|(_, job)| !job.is_done()).count();
-    let title = match unfinished {
-        0 => "Replay: no job is unfinished".to_owned(),
-        1 => "Replay: one job is unfinished".to_owned(),
-        number => format!("Replay: {} jobs are unfinished", count(number)),
-    };
-    Ok(Page::new(Section::Replays, title, body))
+    }
 }
 
 /// A job's state in a word.
