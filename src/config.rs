@@ -70,8 +70,11 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("api.jwt.issuer", "the `iss` of signed tokens"),
     ("api.jwt.audience", "the `aud` of signed tokens"),
     ("api.jwt.projects_claim", "the claim with the caller's projects; default `projects`"),
-    ("admin.listen", "address of /metrics, /healthz, /readyz and the admin API"),
-    ("admin.token_sha256", "the hash of the admin API's token; without one there is no admin API"),
+    ("admin.listen", "address of /metrics, /healthz, /readyz, the admin API and the console"),
+    (
+        "admin.token_sha256",
+        "the hash of the admin token; without one there is no admin API and no console",
+    ),
     ("secrets.keys", "id:base64key list; the first encrypts, all decrypt"),
     ("egress.allow_cidrs", "private networks that users' URLs may name"),
     ("egress.allow_http", "plain http to those networks"),

@@ -121,11 +121,12 @@ impl Service {
         let supervisor = Supervisor::default();
         let health = Arc::new(ServiceHealth::new(feed, codec.clone(), supervisor.clone()));
         health.wait_for(vec!["the consumers to join their groups"]);
-        let console = Console::new(&config, &codec, &metrics, Arc::clone(&health) as _)?;
+        let console =
+            Console::new(&config, &codec, &metrics, Arc::clone(&health) as _, &view, partitions)?;
         let mut tasks = Vec::new();
         {
             let (metrics, health) = (Arc::clone(&metrics), Arc::clone(&health));
-            let routes = console.router();
+            let routes = console.router()?;
             tasks.push(tokio::spawn(async move {
                 admin::serve(listener, metrics, health, routes).await;
             }));
@@ -316,6 +317,7 @@ impl Service {
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(events))?;
             self.groups.push((name, consumer));
         }
+        self.console.delivers(&dispatcher);
         self.dispatcher = Some(dispatcher);
         Ok(())
     }

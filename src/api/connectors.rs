@@ -343,7 +343,8 @@ fn without(mut command: Value, errors: &[FieldError]) -> Option<Value> {
     Some(command)
 }
 
-fn refused(refused: Refused) -> Problem {
+/// Why a command is none.
+pub fn refused(refused: Refused) -> Problem {
     match refused {
         Refused::Rejected { problem, .. } => problem,
         Refused::Unanswerable(detail) => Problem::new(ProblemCode::ValidationFailed, detail),

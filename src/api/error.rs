@@ -22,6 +22,11 @@ struct Inner {
 }
 
 impl Failure {
+    /// The problem.
+    pub fn problem(&self) -> &Problem {
+        &self.0.problem
+    }
+
     /// Adds a header to the response.
     pub fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
         self.0.headers.push((name, value.into()));

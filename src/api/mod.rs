@@ -50,12 +50,14 @@ use crate::{
     telemetry,
     view::View,
 };
-use commands::Commands;
+pub(crate) use commands::Commands;
+pub(crate) use connectors::refused;
 use deliveries::Logs;
 use edge::Limits;
 pub(crate) use edge::bearer;
 pub(crate) use error::Failure;
 use trial::Trials;
+pub(crate) use trial::sample;
 
 /// The largest request, in bytes: twenty fields of 8 KiB and their escapes.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;

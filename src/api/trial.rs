@@ -219,7 +219,7 @@ fn asked_type(headers: &HeaderMap, body: Body) -> Result<Option<EventType>, Fail
 }
 
 /// An event that cannot be taken for a real one.
-fn sample(kind: EventType, project: &ProjectId) -> Result<Event, String> {
+pub fn sample(kind: EventType, project: &ProjectId) -> Result<Event, String> {
     use EventType as E;
     let mut data = json!({
         "paymentId": "pay_test",

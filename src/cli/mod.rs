@@ -42,6 +42,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use control::{ControlClient, ControlError};
 use output::Output;
+pub(crate) use output::span;
 
 use crate::{
     codec::Codec,

@@ -53,6 +53,7 @@ pub async fn run(
             output::line(&format!("REST API: http://{}", config.api.listen));
         }
         output::line(&format!("admin API: http://{}/admin/v1", config.admin.listen));
+        output::line(&format!("console: http://{}/console", config.admin.listen));
         output::line(&format!("admin token: {}", token.expose_secret()));
         output::line(&format!("embedded broker: {}", broker.bootstrap_servers()));
         output::line("It is for trying out only: it keeps little, and everything is gone at exit.");

@@ -259,7 +259,18 @@ impl Query {
         Self { pairs }
     }
 
-    fn all(&self, name: &str) -> Vec<String> {
+    /// Forgets what was left empty.
+    pub fn drop_empty(&mut self) {
+        self.pairs.retain(|(_, value)| !value.trim().is_empty());
+    }
+
+    /// The pairs, as they were given.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
+    /// All of this name.
+    pub fn all(&self, name: &str) -> Vec<String> {
         let own = self.pairs.iter().filter(|(key, _)| key == name);
         own.map(|(_, value)| value.clone()).collect()
     }

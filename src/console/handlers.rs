@@ -32,7 +32,7 @@ use crate::{
 /// How long the outcomes of a canary are waited for.
 const CANARY_WAIT: Duration = Duration::from_secs(60);
 /// How far back failing connectors are looked for unless the request says it.
-const FAILING_WITHIN: Duration = Duration::from_secs(15 * 60);
+pub const FAILING_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 type Answer = Result<Json<Value>, Failure>;
 type Accepted = Result<(StatusCode, Json<Value>), Failure>;
@@ -61,7 +61,7 @@ fn with_running(console: &Console, id: &str, mut job: Value) -> Value {
     job
 }
 
-fn check(id: &str) -> Result<(), Failure> {
+pub fn check(id: &str) -> Result<(), Failure> {
     Operations::check_job_name(id).map_err(|error| nothing(&error.to_string()))
 }
 
@@ -71,7 +71,11 @@ fn nothing(detail: &str) -> Failure {
 
 /// `POST /admin/v1/replays`
 pub async fn start_replay(State(console): Shared, bytes: Bytes) -> Accepted {
-    let asked: ReplayBody = body(&bytes)?;
+    replay_as_asked(&console, &body(&bytes)?).await
+}
+
+/// Plans or starts a replay.
+pub async fn replay_as_asked(console: &Arc<Console>, asked: &ReplayBody) -> Accepted {
     let mut wrong = Wrong::default();
     let selection = asked.selection(&mut wrong);
     let ranges = asked.offsets.iter().map(|text| OffsetRange::from_str(text));
@@ -94,10 +98,10 @@ pub async fn start_replay(State(console): Shared, bytes: Bytes) -> Accepted {
     }
     let job = Operations::new_replay(clock::now());
     let running = console.start_job(&job)?;
-    let (owner, name) = (Arc::clone(&console), job.clone());
-    let history = if asked.only_missing { history } else { None };
+    let (owner, name) = (Arc::clone(console), job.clone());
+    let (history, rate) = (if asked.only_missing { history } else { None }, asked.rate);
     console.tasks.spawn(async move {
-        let run = as_run(&running, asked.rate);
+        let run = as_run(&running, rate);
         let spans = survey.spans.clone();
         let ended = owner
             .operations
@@ -121,17 +125,22 @@ pub async fn resume_replay(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Accepted {
-    check(&id)?;
     let asked: ResumeBody = body(&bytes)?;
+    resume_as_asked(&console, id, asked.rate).await
+}
+
+/// Goes on with a replay.
+pub async fn resume_as_asked(console: &Arc<Console>, id: String, rate: f64) -> Accepted {
+    check(&id)?;
     let mut wrong = Wrong::default();
-    wrong.rate(asked.rate);
+    wrong.rate(rate);
     wrong.check()?;
     let name = id.clone();
     console.read(move |own| own.job(&name)).await?;
     let running = console.start_job(&id)?;
-    let (owner, name) = (Arc::clone(&console), id.clone());
+    let (owner, name) = (Arc::clone(console), id.clone());
     console.tasks.spawn(async move {
-        let run = as_run(&running, asked.rate);
+        let run = as_run(&running, rate);
         let ended = owner.operations.resume(&name, &run).await;
         owner.end_job(&name, &ended.map(|finished| finished.to_json()));
     });
@@ -176,7 +185,11 @@ pub async fn dead_letter(
 
 /// `POST /admin/v1/dead-letters/redrive`
 pub async fn start_redrive(State(console): Shared, bytes: Bytes) -> Accepted {
-    let asked: RedriveBody = body(&bytes)?;
+    redrive_as_asked(&console, &body(&bytes)?).await
+}
+
+/// Plans or starts a redrive.
+pub async fn redrive_as_asked(console: &Arc<Console>, asked: &RedriveBody) -> Accepted {
     let mut wrong = Wrong::default();
     let filter = asked.filter(&mut wrong);
     wrong.rate(asked.rate);
@@ -202,9 +215,9 @@ pub async fn start_redrive(State(console): Shared, bytes: Bytes) -> Accepted {
     }
     let job = Operations::new_redrive(clock::now());
     let running = console.start_job(&job)?;
-    let (owner, name) = (Arc::clone(&console), job.clone());
+    let (owner, name, rate) = (Arc::clone(console), job.clone(), asked.rate);
     console.tasks.spawn(async move {
-        let run = as_run(&running, asked.rate);
+        let run = as_run(&running, rate);
         let how = Redrive { which, canary, canary_wait: CANARY_WAIT };
         let ended = owner.operations.redrive(&name, filter, &how, &run).await;
         let ended = ended.map(|done| {

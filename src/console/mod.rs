@@ -1,12 +1,13 @@
 //! The admin API: replays, dead letters, attempts and one event's story as JSON over the admin
-//! port, behind a token of its own, so that a console can be built on it.
+//! port, behind a token of its own; and the console's pages, which show and do the same.
 
 mod ask;
 mod handlers;
+mod pages;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -20,19 +21,26 @@ use axum::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use crate::{
     admin::Health,
-    api::{Failure, audit::Entry, bearer},
+    api::{Commands, Failure, audit::Entry, bearer, refused},
     codec::Codec,
     config::Config,
-    connector::{Problem, ProblemCode},
+    connector::{Command, Problem, ProblemCode},
+    id::{CommandId, ConnectorKey},
+    kafka::Topics,
     metrics::Metrics,
     operations::{InstanceFacts, NotThere, Operations, Progress, StillRunning, WrongOffsets},
+    pipeline::Dispatcher,
     tokens,
+    view::View,
 };
+
+use pages::Pages;
 
 /// Reading requests at once: each reads a log from Kafka.
 pub const MAX_READS: usize = 4;
@@ -53,6 +61,14 @@ pub struct Console {
     health: Arc<dyn Health>,
     /// The SHA-256 of the token, in hexadecimal digits; without one nobody gets in.
     token: Option<String>,
+    view: Arc<View>,
+    /// Over how many partitions of the commands the projects are spread.
+    partitions: i32,
+    codec: Codec,
+    /// What sends commands; made for the first one.
+    commands: OnceCell<Commands>,
+    /// What delivers, when this instance does.
+    dispatcher: OnceLock<Arc<Dispatcher>>,
     reads: Semaphore,
     jobs: Mutex<Jobs>,
     tasks: TaskTracker,
@@ -80,6 +96,8 @@ impl Console {
         codec: &Codec,
         metrics: &Arc<Metrics>,
         health: Arc<dyn Health>,
+        view: &Arc<View>,
+        partitions: i32,
     ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             operations: Operations::new(config, codec.clone())?,
@@ -87,6 +105,11 @@ impl Console {
             health,
             token: config.admin.token_sha256.clone().map(|digest| digest.to_ascii_lowercase()),
             config: config.clone(),
+            view: Arc::clone(view),
+            partitions,
+            codec: codec.clone(),
+            commands: OnceCell::new(),
+            dispatcher: OnceLock::new(),
             reads: Semaphore::new(MAX_READS),
             jobs: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -98,8 +121,39 @@ impl Console {
         &self.operations
     }
 
-    /// Its routes.
-    pub fn router(self: &Arc<Self>) -> Router {
+    /// Lets the console tell what this instance holds.
+    pub fn delivers(&self, dispatcher: &Arc<Dispatcher>) {
+        // Set once, where the service is put together.
+        let _ = self.dispatcher.set(Arc::clone(dispatcher));
+    }
+
+    /// Deliveries that are held for a connector, if this instance keeps them.
+    fn held_count(&self, key: &ConnectorKey) -> Option<u64> {
+        self.dispatcher.get()?.held_count(key)
+    }
+
+    /// Sends a command, and returns when the view shows what became of it.
+    async fn command(&self, mut command: Value, actor: &str) -> Result<(), Failure> {
+        command["id"] = json!(CommandId::from_uuid(Uuid::now_v7()));
+        command["actor"] = json!(actor);
+        let command = Command::from_value(command).map_err(refused)?;
+        let start = || async {
+            let topics = Topics::new(&self.config.topics.prefix, &self.config.delivery.policy());
+            let connection = self.config.connection()?;
+            let (codec, metrics) = (&self.codec, &self.metrics);
+            Commands::start(&connection, &topics, codec, self.partitions, metrics).await
+        };
+        let commands = self.commands.get_or_try_init(start).await;
+        let commands = commands.map_err(|error| failed(&error))?;
+        Ok(commands.run(&command, &self.view).await?)
+    }
+
+    /// Its routes, and those of the console's pages.
+    pub fn router(self: &Arc<Self>) -> anyhow::Result<Router> {
+        Ok(self.api().merge(Pages::new(self)?.router()))
+    }
+
+    fn api(self: &Arc<Self>) -> Router {
         Router::new()
             .route("/admin/v1/replays", get(handlers::replays).post(handlers::start_replay))
             .route("/admin/v1/replays/{job}", get(handlers::replay))
@@ -123,6 +177,9 @@ impl Console {
     pub async fn stopped(&self) {
         for running in self.jobs.lock().running.values() {
             running.stop.cancel();
+        }
+        if let Some(commands) = self.commands.get() {
+            commands.stop();
         }
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {

@@ -23,6 +23,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use indicatif::HumanCount;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
@@ -45,6 +46,7 @@ use crate::{
     metrics::KafkaClient,
     secrets::Keyring,
     service::{Role, Service},
+    tokens,
 };
 
 /// The most events that a demo can have: the accounts of all of them are kept in memory.
@@ -124,11 +126,13 @@ async fn perform(options: DemoOptions, screen: &Screen) -> anyhow::Result<Summar
     made.map_err(|_| anyhow!("the connectors were not made within {MAX_SETUP:?}"))??;
     screen.say(&format!(
         "{} projects and {} connectors, made by commands and answered by results in {:.1} s.\n\
-         While it runs, its metrics are at http://{}/metrics\n",
+         While it runs, its console is at http://{address}/console (token {}),\n\
+         and its metrics are at http://{address}/metrics\n",
         PROJECTS.len(),
         PARTS.len(),
         made_in.elapsed().as_secs_f64(),
-        stage.service.admin_address(),
+        stage.token.expose_secret(),
+        address = stage.service.admin_address(),
     ));
     let began = Instant::now();
     let ended = stage.play(&ledger, stream, screen).await;
@@ -161,6 +165,8 @@ fn introduce(screen: &Screen, events: u64) {
 /// Everything that runs. What is first to be dropped is named first.
 struct Stage {
     service: Service,
+    /// For the console.
+    token: SecretString,
     producer: Producer,
     results: mpsc::UnboundedReceiver<CommandResult>,
     watches: Vec<Watch>,
@@ -177,6 +183,9 @@ impl Stage {
         let folder = folder.context("cannot make a folder for the view")?;
         let sink = Sink::start(Arc::clone(ledger), stream).await?;
         let mut config = settings(&sink.base_url())?;
+        let (token, entry) = tokens::generate(Some("demo"), vec![tokens::ALL_PROJECTS.to_owned()])
+            .map_err(|error| anyhow!(error))?;
+        config.admin.token_sha256 = Some(entry.sha256);
         config.data_dir = folder.path().to_owned();
         config.secrets.keys = vec![Keyring::generate().into()];
         let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
@@ -197,6 +206,7 @@ impl Stage {
         ];
         Ok(Self {
             service,
+            token,
             producer,
             results,
             watches,

@@ -113,6 +113,7 @@ mod tests {
 
     const METRICS: &str = "# HELP dunmore_ready 1\ndunmore_ready 1\n\
         dunmore_circuits_open{type=\"slack\"} 0\ndunmore_circuits_open{type=\"zapier\"} 2\n\
+        dunmore_deliveries_held{type=\"slack\"} 0\ndunmore_deliveries_held{type=\"n8n\"} 7\n\
         dunmore_connectors_suspended{reason=\"http_404\",type=\"slack\"} 3\n\
         dunmore_connectors_suspended{reason=\"http_401\",type=\"xero\"} 5\n\
         dunmore_connectors_suspended{reason=\"other\",type=\"xero\"} 0\n\
@@ -125,6 +126,7 @@ mod tests {
         assert!(!facts.ready);
         assert_eq!(facts.waiting_for, ["the view to catch up"]);
         assert_eq!(facts.open_circuits, BTreeMap::from([("zapier".to_owned(), 2)]));
+        assert_eq!(facts.held, BTreeMap::from([("n8n".to_owned(), 7)]));
         let suspended: Vec<(&str, &str, u64)> = facts
             .suspended
             .iter()

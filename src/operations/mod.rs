@@ -4,6 +4,7 @@
 mod again;
 mod attempts;
 mod changes;
+mod heaps;
 mod instance;
 mod jobs;
 mod lag;
@@ -21,11 +22,12 @@ mod writer;
 
 pub use again::Again;
 pub use attempts::{AttemptPage, AttemptPages};
+pub use heaps::{Heap, Heaps};
 pub use instance::{InstanceFacts, Suspended};
 pub use jobs::StillRunning;
 pub use lag::{Lag, PartitionLag, TopicLag};
 pub use letters::{Listed, Purge, Told};
-pub use preview::shown;
+pub use preview::{request_of, shown};
 pub use redrive::{CanaryOutcome, Redrive, Redriven, share};
 pub use run::{Finished, Progress, Run};
 pub use select::{OffsetRange, Survey, WrongOffsets};

@@ -13,9 +13,11 @@ use crate::{
         Item, Request,
         docs::{self, Preview},
     },
+    event::Event,
+    id::DeliveryId,
     outbound::AGENT,
     secrets::Keyring,
-    view::Subscriptions,
+    view::{Subscriptions, Target},
 };
 
 /// A request with what the sender adds to each, secrets masked.
@@ -53,35 +55,45 @@ impl Operations {
         let Some(target) = subscriptions.target(&id) else {
             return Ok(Err("the connector is deleted".to_owned()));
         };
-        let destination = match &target.destination {
-            Ok(destination) => destination,
-            Err(error) => return Ok(Err(error.clone())),
-        };
-        if let Some(why) = destination.skips(&delivery.event) {
-            return Ok(Err(format!("skipped: {why}")));
+        Ok(request_of(target, &delivery.event, delivery.delivery_id, delivery.attempts + 1))
+    }
+}
+
+/// The request that this attempt to deliver an event would be, secrets masked, or why there is none.
+pub fn request_of(
+    target: &Target,
+    event: &Event,
+    delivery_id: DeliveryId,
+    attempt: u32,
+) -> Result<Preview, String> {
+    let destination = match &target.destination {
+        Ok(destination) => destination,
+        Err(error) => return Err(error.clone()),
+    };
+    if let Some(why) = destination.skips(event) {
+        return Err(format!("skipped: {why}"));
+    }
+    let item = Item {
+        event,
+        delivery_id,
+        attempt,
+        sent_at: clock::now(),
+        setup: target.kind.spec().setup_example,
+    };
+    let built = match destination.batching() {
+        Some(batching) => batching.build(&[item]),
+        None => destination.build(&item),
+    };
+    match built {
+        Ok(request) => {
+            let request = request.with_token_to_come(target.credential.is_some());
+            Ok(shown(request, &target.secrets))
         }
-        let item = Item {
-            event: &delivery.event,
-            delivery_id: delivery.delivery_id,
-            attempt: delivery.attempts + 1,
-            sent_at: clock::now(),
-            setup: target.kind.spec().setup_example,
-        };
-        let built = match destination.batching() {
-            Some(batching) => batching.build(&[item]),
-            None => destination.build(&item),
-        };
-        Ok(match built {
-            Ok(request) => {
-                let request = request.with_token_to_come(target.credential.is_some());
-                Ok(shown(request, &target.secrets))
-            }
-            Err(
-                Verdict::Retry { detail, .. }
-                | Verdict::Dead { detail, .. }
-                | Verdict::Broken { detail, .. },
-            ) => Err(detail),
-            Err(_) => Err("nothing to send".to_owned()),
-        })
+        Err(
+            Verdict::Retry { detail, .. }
+            | Verdict::Dead { detail, .. }
+            | Verdict::Broken { detail, .. },
+        ) => Err(detail),
+        Err(_) => Err("nothing to send".to_owned()),
     }
 }

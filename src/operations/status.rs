@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long reading records of one topic goes on.
 const READ_FOR: Duration = Duration::from_millis(700);
 /// The most dead letters that are looked at, the newest ones.
-const MAX_LETTERS: u64 = 100_000;
+pub(super) const MAX_LETTERS: u64 = 100_000;
 /// The most attempts that are looked at, the newest ones.
 const MAX_ATTEMPTS: u64 = 20_000;
 /// The most records of the state topic that are looked at where no instance tells.
@@ -157,7 +157,7 @@ impl Counted {
 }
 
 /// The newest offsets of a range, so many of them together; and how many are left out.
-fn newest(spans: &Spans, most: u64) -> (Spans, u64) {
+pub(super) fn newest(spans: &Spans, most: u64) -> (Spans, u64) {
     let filled = spans.values().filter(|span| !span.is_empty()).count() as u64;
     let share = i64::try_from(most / filled.max(1)).unwrap_or(i64::MAX);
     let mut left_out = 0;
@@ -244,7 +244,7 @@ impl Operations {
     }
 
     /// Reads ranges until they end or the time is over; returns how many offsets were not read.
-    fn read_for(
+    pub(super) fn read_for(
         &self,
         topic: &str,
         spans: &Spans,

@@ -108,6 +108,7 @@ impl Operations {
                 return ControlFlow::Continue(());
             };
             if wanted.is_it(&found) {
+                story.event_text.get_or_insert_with(|| found.json_text().to_owned());
                 story.consumed.push(Consumed {
                     origin,
                     at: seen.timestamp(),

@@ -259,6 +259,8 @@ struct Part {
 pub struct Story {
     /// Where it was read.
     pub consumed: Vec<Consumed>,
+    /// The event as it was produced, where it could be read.
+    pub event_text: Option<String>,
     /// Records that name it and cannot be read.
     pub unreadable: Vec<Unreadable>,
     /// Dead letters of such records.
