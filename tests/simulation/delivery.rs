@@ -11,7 +11,7 @@ use dunmore_connectors::{
     event::{Event, EventType, sample},
     id::CommandId,
     kafka::NotNow,
-    lane::{Arrival, Deferral, Offer, Report, Start},
+    lane::{Arrival, Deferral, MAX_IDLE, Offer, Report, Start},
     offsets::{Begin, Commit, MAX_INCOMPLETE, MAX_METADATA_BYTES},
     pipeline::{Delivery, RecordWork},
     view::Target,
@@ -364,7 +364,10 @@ impl Live {
                 format!("{} is called {} ms too early", target.key, until - shared.now)
             });
         }
-        if self.broken.get(&target.key).is_some_and(|version| target.version <= *version) {
+        // A lane is forgotten when nothing has used it for so long; by then it may be asked again.
+        let is_remembered = |at: u64| Duration::from_millis(shared.now - at) < MAX_IDLE / 2;
+        let known = self.broken.get(&target.key);
+        if known.is_some_and(|(version, at)| target.version <= *version && is_remembered(*at)) {
             shared.ledger.fail("a broken connector is not called", || target.key.to_string());
         }
         if items.len() > shared.profile.limits.batch_items {
@@ -405,7 +408,7 @@ impl Live {
                 }
             }
             Report::Broken { version } => {
-                self.broken.insert(key.clone(), version);
+                self.broken.insert(key.clone(), (version, shared.now));
             }
             _ => {}
         }

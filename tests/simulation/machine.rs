@@ -273,8 +273,8 @@ pub struct Live {
     /// What the destinations of this instance's lanes asked for.
     /// Until when, and with which version of the connector.
     pub not_before: BTreeMap<ConnectorKey, (u64, i64)>,
-    /// Connectors that cannot work, by the version that was tried.
-    pub broken: BTreeMap<ConnectorKey, i64>,
+    /// Connectors that cannot work: the version that was tried, and when.
+    pub broken: BTreeMap<ConnectorKey, (i64, u64)>,
     pub hoard: Vec<Item>,
     /// State could not be written, or the view is too old: the service stops.
     pub failed: bool,

@@ -760,7 +760,7 @@ impl World {
     fn check_suspended(&mut self) {
         for machine in &self.machines {
             let Some(live) = &machine.live else { continue };
-            for (key, version) in &live.broken {
+            for (key, (version, _)) in &live.broken {
                 let mut targets = live.sight.project(&key.project).connectors;
                 let Some(connector) = targets.remove(&key.connector) else { continue };
                 if connector.version == *version {
