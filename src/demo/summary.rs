@@ -281,9 +281,9 @@ impl Summary {
             return None;
         }
         Some(format!(
-            "Gone: {}. The first such answer suspended the connector, and everything else went \
-             through the retry tiers without a call. A new webhookUrl would have lifted the \
-             suspension and sent what was still waiting.",
+            "Gone: {}. The first such answer suspended the connector, and everything else was \
+             held without a call, here for seconds and else for a week. A new webhookUrl would have \
+             lifted the suspension and sent what was held.",
             stories.join("; "),
         ))
     }
