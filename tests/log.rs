@@ -290,6 +290,34 @@ fn waiting_created_anew(before: usize, after: usize, when: When) {
     serve.stop();
 }
 
+/// What a new topic of held deliveries holds is counted by a keeper of its own, whatever the one
+/// before it had counted, and released.
+#[test]
+fn a_topic_of_held_deliveries_created_anew_loses_none() {
+    let Some((stage, sink)) = stage("1s", "topics.partitions = 1") else { return };
+    let serve = stage.serve("one");
+    stage.set_up(&[n8n(&sink, "conn_1", &["*"])]);
+    sink.script("/webhook/conn_1", &[], Reply::Status(410));
+    stage.events(&events(0..1));
+    let held = || serve.count("dunmore_deliveries_held", &[("type", "n8n")]);
+    wait_until("the first one is held", PATIENCE, || held() == 1);
+    stage.events(&events(1..20));
+    wait_until("twenty are held", PATIENCE, || held() == 20);
+    stage.wait_committed(PATIENCE);
+    let topic = stage.topic("deliveries.held");
+    stage.kafka.delete_topic(&topic);
+    assert!(stage.run(&["topics", "ensure"]).status.success());
+    // Their offsets are below what the first keeper had counted.
+    stage.events(&events(100..110));
+    wait_until("the new topic's are counted", PATIENCE, || held() == 10);
+    sink.script("/webhook/conn_1", &[], Reply::Status(200));
+    stage.set_up(&[json!({"id": "cmd_resume", "type": "connector.resume",
+        "projectId": "proj_1", "connectorId": "conn_1"})]);
+    wait_until("the new topic's arrive", PATIENCE, || sink.delivered_count() == 10);
+    wait_until("nothing is held", PATIENCE, || held() == 0);
+    serve.stop();
+}
+
 /// A topic of the same name whose offsets were copied with it, as a mirror does.
 #[test]
 fn offsets_that_were_committed_for_another_topic_do_not_count() {

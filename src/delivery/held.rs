@@ -100,9 +100,9 @@ impl Held {
         self.waiting.get(key).copied()
     }
 
-    /// All of it.
-    pub fn iter(&self) -> impl Iterator<Item = (&ConnectorKey, &Waiting)> {
-        self.waiting.iter()
+    /// What waits of each connector.
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.values()
     }
 
     /// Nothing is held before this offset; nothing at all if there is none.

@@ -1,5 +1,5 @@
 //! Which connectors an event goes to: those that want its type, and of them those whose filter it
-//! passes. A filter that fails on an event keeps it from nobody.
+//! passes. A filter that fails on an event lets it through.
 
 use std::{borrow::Cow, sync::Arc};
 

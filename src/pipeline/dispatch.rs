@@ -116,8 +116,8 @@ pub struct Dispatcher {
     /// By connector, the version of which a change was asked for.
     asked: Mutex<BTreeMap<ConnectorKey, i64>>,
     suspicions: Mutex<Suspicions<ConnectorKey>>,
-    /// What is held in each partition of the held deliveries that this instance owns.
-    pub(super) held: Mutex<BTreeMap<i32, Held>>,
+    /// What each keeper of held deliveries of this instance counts.
+    pub(super) held: Mutex<Vec<Arc<Mutex<Held>>>>,
 }
 
 impl Dispatcher {

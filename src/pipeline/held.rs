@@ -10,6 +10,7 @@ mod log;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use self::log::{Found, Note, count, read};
@@ -37,6 +38,9 @@ const CHUNK: usize = 200;
 const CHUNK_BYTES: usize = 4 << 20;
 /// How often it is looked what is due.
 const LOOK: Duration = Duration::from_secs(1);
+/// What is held for too long is decided by two instances' clocks: the keeper waits for so long more,
+/// or for a tenth of the hold where that is less, so that the second one agrees.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// How often the view and the broker are asked again after an error.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -61,6 +65,7 @@ impl GroupEvents for HeldEvents {
             dispatcher: Arc::clone(&self.dispatcher),
             connection: self.connection.clone(),
             partition,
+            held: Arc::default(),
             known_to: 0,
             look: true,
             seen: Vec::new(),
@@ -77,6 +82,7 @@ struct Keeper {
     dispatcher: Arc<Dispatcher>,
     connection: Connection,
     partition: Arc<Partition>,
+    held: Arc<Mutex<Held>>,
     /// What lies before this offset is counted.
     known_to: i64,
     /// Whether something may be due that was not looked at.
@@ -90,8 +96,8 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self, mut records: mpsc::Receiver<Vec<Record>>) {
         let Some(held) = self.count().await else { return };
-        let number = self.partition.number();
-        self.dispatcher.held.lock().insert(number, held);
+        *self.held.lock() = held;
+        self.dispatcher.held.lock().push(Arc::clone(&self.held));
         self.publish();
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -108,7 +114,8 @@ impl Keeper {
                 }
             }
         }
-        self.dispatcher.held.lock().remove(&number);
+        // Its own alone: the partition's next keeper may have begun.
+        self.dispatcher.held.lock().retain(|held| !Arc::ptr_eq(held, &self.held));
         self.publish();
         if !self.partition.is_released() {
             self.partition.fail();
@@ -148,7 +155,7 @@ impl Keeper {
                 record.header(name).map(|value| &**value)
             }) {
                 Some(note) if record.offset >= self.known_to => {
-                    note.apply(&mut self.held(), record.offset, record.timestamp);
+                    note.apply(&mut self.held.lock(), record.offset, record.timestamp);
                     self.look = true;
                 }
                 Some(_) => {}
@@ -166,14 +173,14 @@ impl Keeper {
         }
     }
 
-    fn held(&self) -> impl std::ops::DerefMut<Target = Held> {
-        parking_lot::MutexGuard::map(self.dispatcher.held.lock(), |held| {
-            held.entry(self.partition.number()).or_default()
-        })
-    }
-
     fn publish(&self) {
         self.dispatcher.publish_held();
+    }
+
+    /// After how long a delivery is released though its connector is suspended.
+    fn expiry(&self) -> Duration {
+        let hold = self.dispatcher.options.policy.hold();
+        hold + (hold / 10).min(CLOCK_SLACK)
     }
 
     /// Releases what is due.
@@ -185,10 +192,10 @@ impl Keeper {
             self.look = true;
         }
         let due = {
-            let (dispatcher, hold) = (&self.dispatcher, self.dispatcher.options.policy.hold());
+            let (dispatcher, hold) = (&self.dispatcher, self.expiry());
             // Without a change of the view only time makes something due.
             let is_changed = std::mem::take(&mut self.look);
-            self.held().due(now, hold, |key| !is_changed || dispatcher.is_suspended(key))
+            self.held.lock().due(now, hold, |key| !is_changed || dispatcher.is_suspended(key))
         };
         if due.is_empty() {
             return;
@@ -207,7 +214,7 @@ impl Keeper {
         records: &mut mpsc::Receiver<Vec<Record>>,
     ) -> Result<(), String> {
         let waiting: BTreeMap<_, _> = {
-            let held = self.held();
+            let held = self.held.lock();
             due.keys().filter_map(|key| Some((key.clone(), held.get(key)?))).collect()
         };
         let from = waiting.values().map(|one| one.first).min().unwrap_or_default();
@@ -216,7 +223,7 @@ impl Keeper {
         let reading = tokio::task::spawn_blocking({
             let (connection, topic) = (self.connection.clone(), Arc::clone(self.partition.topic()));
             let (number, due) = (self.partition.number(), due.clone());
-            let hold = self.dispatcher.options.policy.hold();
+            let hold = self.expiry();
             let stays = move |at: Timestamp| now.since(at) < hold;
             move || read(&connection, &topic, (number, Span { from, to }), &due, stays, &found)
         });
@@ -241,7 +248,7 @@ impl Keeper {
         for (key, waiting) in waiting.iter().filter(|(key, _)| due.get(*key) == Some(&Due::Lifted))
         {
             let missing = waiting.count.saturating_sub(released.get(key).copied().unwrap_or(0));
-            self.held().missing(key, waiting.last, missing);
+            self.held.lock().missing(key, waiting.last, missing);
         }
         self.may_purge = true;
         Ok(())
@@ -288,10 +295,10 @@ impl Keeper {
             if let Err(error) = self.dispatcher.options.producer.send(&record).await {
                 tracing::warn!(%error, connector = %key, "a release could not be noted");
             }
-            self.held().release(key, *to, *count);
+            self.held.lock().release(key, *to, *count);
         }
         for (key, offset, at) in rests {
-            self.held().begins(&key, offset, at);
+            self.held.lock().begins(&key, offset, at);
         }
         released.into_iter().map(|(key, (_, count))| (key, count)).collect()
     }
@@ -362,7 +369,7 @@ impl Keeper {
             return;
         }
         self.may_purge = false;
-        let lowest = self.held().lowest().unwrap_or(self.known_to);
+        let lowest = self.held.lock().lowest().unwrap_or(self.known_to);
         let done = self.partition.watermark().unwrap_or_default().min(lowest);
         if done == 0 {
             return;
@@ -384,15 +391,17 @@ impl Dispatcher {
     /// How many deliveries are held for a connector, if this instance keeps them.
     #[must_use]
     pub fn held_count(&self, key: &ConnectorKey) -> Option<u64> {
-        let held = self.held.lock();
-        held.values().find_map(|held| held.get(key)).map(|waiting| waiting.count)
+        let keepers = self.held.lock();
+        keepers.iter().find_map(|held| held.lock().get(key)).map(|waiting| waiting.count)
     }
 
     fn publish_held(&self) {
         let mut counts = vec![0_u64; ConnectorType::ALL.len()];
-        for (_, waiting) in self.held.lock().values().flat_map(Held::iter) {
-            if let Some(count) = counts.get_mut(waiting.kind.index()) {
-                *count += waiting.count;
+        for held in self.held.lock().iter() {
+            for waiting in held.lock().iter() {
+                if let Some(count) = counts.get_mut(waiting.kind.index()) {
+                    *count += waiting.count;
+                }
             }
         }
         self.metrics().set_held(&counts);
