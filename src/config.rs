@@ -86,7 +86,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("destinations.<type>.concurrency", "requests at once per connector"),
     ("destinations.<type>.timeout", "how long an answer may take"),
     ("delivery.retry_tiers", "the delays of the retry topics"),
-    ("delivery.max_deferred_age", "how long a delivery may be put off without a request"),
+    ("delivery.max_deferred_age", "how long a delivery may be deferred without a request"),
     ("delivery.hold", "how long the deliveries of a suspended connector wait for its owner"),
     ("delivery.max_in_flight", "deliveries at once per instance"),
     ("delivery.attempt_log", "all, failures or off"),
@@ -713,7 +713,7 @@ pub fn user() -> Option<String> {
     names.filter_map(|name| std::env::var(name).ok()).find(|name| !name.is_empty())
 }
 
-/// The environment's settings; other variables with the prefix are told apart from them.
+/// The environment's settings; other variables with the prefix are kept apart from them.
 fn environment() -> Env {
     Env::prefixed(ENV_PREFIX)
         .filter(|key| {

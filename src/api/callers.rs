@@ -57,7 +57,7 @@ impl Callers {
         })
     }
 
-    /// Whether nobody can call, now or later.
+    /// Whether there can be no caller, now or later.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.settings.is_empty() && self.file.is_none()
@@ -101,7 +101,7 @@ impl Callers {
         }
     }
 
-    /// Looks at the file each second, for as long as there is anybody who asks.
+    /// Looks at the file each second, for as long as the service uses it.
     pub async fn keep_up(callers: Weak<Self>) {
         while let Some(callers) = callers.upgrade() {
             if callers.file.is_none() {
@@ -181,7 +181,7 @@ mod tests {
         callers.look_again();
         assert!(knows("one") && callers.warning().unwrap().contains("cannot read"));
 
-        // Whoever means that nobody may call says so.
+        // An operator that means "no caller" removes the setting.
         std::fs::write(&path, "api.tokens = []").unwrap();
         callers.look_again();
         assert_eq!((knows("one"), knows("two"), callers.warning()), (false, false, None));

@@ -30,7 +30,7 @@ use crate::{
 pub const DEFAULT_PAGE: usize = 100;
 /// The most connectors on a page.
 pub const MAX_PAGE: usize = 1000;
-/// Of the hash by which a cursor's project is told, in characters.
+/// Of the hash by which a cursor's project is recognised, in characters.
 pub(super) const CURSOR_CHECK_CHARS: usize = 16;
 /// The longest `Idempotency-Key`, in bytes.
 const MAX_KEY_BYTES: usize = 255;
@@ -307,7 +307,7 @@ pub(super) fn object(headers: &HeaderMap, body: Body) -> Result<Value, Failure> 
 }
 
 /// Reads a command that creates or changes a connector. Where it has errors, those that only the
-/// decision would find are told with them: what is asked for is corrected in one round.
+/// decision would find are reported with them: what is asked for is corrected in one round.
 pub(super) fn read_command(
     shared: &Shared,
     state: &ProjectState,
@@ -375,7 +375,7 @@ pub(super) fn judge(
 }
 
 /// A refresh token without an app needs the operator's. Whether there is one is a matter of the
-/// settings, which decide nothing about commands; here they are told early.
+/// settings, which decide nothing about commands; here they are reported early.
 fn has_app(shared: &Shared, change: &Change) -> Result<(), Problem> {
     let Change::ConnectorSet(connector) = change else { return Ok(()) };
     let has = |field: &str| connector.config.get(field).is_some();

@@ -1,4 +1,4 @@
-//! Tells whether an event passes a filter, for an owner who writes one.
+//! Tries a filter on an event, for an owner that writes one.
 
 use axum::{
     Json,

@@ -111,7 +111,7 @@ enum Command {
         #[arg(long, value_name = "WHERE")]
         from: Option<StartFrom>,
     },
-    /// Show how the service is, on one screen: who runs, what waits, what is suspended, what fails.
+    /// Show how the service is, on one screen: what runs, waits, is suspended and fails.
     #[command(
         after_help = "Examples:\n  dunmore status\n  dunmore status --admin 10.0.0.7:9464 --within 1h --output json"
     )]

@@ -1,4 +1,4 @@
-//! What `serve` refuses before it asks anybody, found all at once: for `config check` and `doctor`.
+//! What `serve` refuses before it connects to anything, found all at once: for `config check` and `doctor`.
 
 use std::path::Path;
 

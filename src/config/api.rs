@@ -1,4 +1,4 @@
-//! `api.*`: who may call the REST API, and from where.
+//! `api.*`: the callers of the REST API, and the origins of their pages.
 
 use std::{
     net::SocketAddr,
@@ -109,7 +109,7 @@ struct TokensOfFile {
     tokens: Vec<TokenSettings>,
 }
 
-/// Reads the text of `api.tokens_file`. An empty one is an error: somebody may be writing it.
+/// Reads the text of `api.tokens_file`. An empty one is an error: it may be in the middle of being written.
 pub fn read_tokens(path: &Path, text: &str) -> Result<Vec<TokenSettings>, String> {
     toml::from_str(text)
         .map(|TokensFile { api: TokensOfFile { tokens } }| tokens)

@@ -1,4 +1,4 @@
-//! What is wrong with the settings, all at once and in the words of whoever writes them.
+//! What is wrong with the settings, all at once and in the words of the settings file.
 
 use figment::{
     Error, Figment, Profile,
@@ -16,10 +16,10 @@ pub const NOT_SETTINGS: &[(&str, &str)] = &[
     ("DUNMORE_TEST_PROGRAM", "the build of the program that the tests run"),
 ];
 
-/// Wrong values that are told; more of them are the same mistake.
+/// Wrong values that are reported; more of them are the same mistake.
 const MAX_WRONG_VALUES: usize = 50;
 
-/// Environment variables that are no setting, in sentences. Their values are never told.
+/// Environment variables that are no setting, in sentences. Their values are not shown.
 pub fn unknown_variables<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let unknown = names.filter(|name| {
         let upper = name.to_ascii_uppercase();
@@ -80,8 +80,8 @@ fn after_letters(text: &str, count: usize) -> &str {
     letters.nth(count).map_or("", |(at, _)| &text[at..])
 }
 
-/// Reads the settings, as often as there are wrong values in them: each is left out once it is told.
-/// So all of them are told, and what is right is read.
+/// Reads the settings, as often as there are wrong values in them: each is left out once it is reported.
+/// So all of them are reported, and what is right is read.
 pub fn extract(mut values: Dict) -> (Config, Vec<String>) {
     let mut wrong = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! What an accepted command did, for whoever asks later: the value of a `connectors.history`
+//! What an accepted command did, to be looked up later: the value of a `connectors.history`
 //! record.
 
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ impl HistoryRecord {
         let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
         names.sort_unstable();
         names.dedup();
-        // Ids and times are told beside it.
+        // Ids and times stand beside it.
         let is_told = |name: &str| !matches!(name, "id" | "projectId" | "createdAt" | "updatedAt");
         let differs = |name: &&String| is_told(name) && before.get(*name) != after.get(*name);
         names

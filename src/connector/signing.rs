@@ -36,7 +36,7 @@ fn not_signed(kind: ConnectorType) -> String {
 }
 
 /// The signing secret that was replaced goes on to sign for a while. Its encrypted value is still
-/// bound to the name that it had: whoever encrypts the change binds it anew.
+/// bound to the name that it had: the registrar binds it anew.
 pub(super) fn keep_previous(
     config: &mut Config,
     stored: &Config,

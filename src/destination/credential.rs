@@ -316,7 +316,7 @@ impl fmt::Debug for Credential {
 const CLIENT_ID_PARAMETER: &str = "client_id";
 const CLIENT_SECRET_PARAMETER: &str = "client_secret";
 
-/// Where a client says who it is.
+/// How a client authenticates.
 #[derive(Clone, Copy, Debug)]
 pub enum ClientIn {
     /// In the header `Authorization`.

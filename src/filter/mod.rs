@@ -4,7 +4,7 @@
 //! An expression is checked and compiled once ([`Filter::compile`]). What it costs is bounded by
 //! its form: its length, its nesting, no macro within a macro, few patterns; and by what it looks
 //! at: the size of the event and of its lists. An event is never lost to a filter that fails:
-//! whoever asks delivers then.
+//! the caller delivers then.
 
 mod check;
 mod decimal;
@@ -42,7 +42,7 @@ const PARSER_STACK_BYTES: usize = 8 * 1024 * 1024;
 /// What a step of the evaluation takes of the stack at most, in bytes. Without optimization the
 /// library's steps are large.
 const STEP_STACK_BYTES: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 16 * 1024 };
-/// The longest words of an error that are told, in characters.
+/// The longest words of an error, in characters.
 const MAX_WORDS_CHARS: usize = 300;
 
 /// An expression that was checked and compiled.

@@ -15,7 +15,7 @@ use crate::{
     replay::{Marks, NOTE, NOTE_REDRIVEN, Position},
 };
 
-/// The most heaps that are told apart; what is in others is counted only.
+/// The most heaps that are kept apart; what is in others is counted only.
 const MAX_HEAPS: usize = 500;
 /// The longest words of a heap, in characters.
 const MAX_WORDS: usize = 300;

@@ -1,4 +1,4 @@
-//! How the service is, in one look: everything is read in bounds, and what was left out is told.
+//! How the service is, in one look: everything is read in bounds, and what was left out is named.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,7 +28,7 @@ pub(super) const MAX_LETTERS: u64 = 100_000;
 const MAX_ATTEMPTS: u64 = 20_000;
 /// The most records of the state topic that are looked at where no instance tells.
 const MAX_STATE: u64 = 50_000;
-/// The most reasons that are told apart.
+/// The most reasons that are kept apart.
 const MAX_REASONS: usize = 100;
 /// The reason of letters that name none, or one too many.
 const OTHER: &str = "other";
@@ -71,7 +71,7 @@ pub struct Instances {
     pub hosts: Vec<String>,
 }
 
-/// Dead letters that wait for somebody.
+/// Dead letters that wait for an operator.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadWaiting {
@@ -172,7 +172,7 @@ pub(super) fn newest(spans: &Spans, most: u64) -> (Spans, u64) {
 
 impl Operations {
     /// How the service is. `within` is how far back failing connectors are looked for, `most` how many
-    /// of them are told. `instance` asks one instance.
+    /// of them are listed. `instance` asks one instance.
     pub async fn status(
         &self,
         within: Duration,

@@ -50,7 +50,7 @@ async fn a_connector_is_named_and_an_empty_patch_changes_nothing() {
     assert_eq!(unnamed.body.get("name"), None);
     assert_eq!(client.get(&path).await.is(200).body, unnamed.body);
 
-    // Everything that is wrong is told in one round, whoever finds it.
+    // All errors come in one round, those of the decision too.
     let wrong = json!({ "type": "slack", "config": { "webhookUrl": "https://example.com/x", "chanel": 1 },
         "eventTypes": ["payment.setled"], "name": "a\nb", "isActive": "yes", "naem": "x" });
     let refused = client.create("proj_a", &wrong).await.is(400);

@@ -180,7 +180,7 @@ struct Step<'a> {
     times: u64,
 }
 
-/// The attempts, where those in a row that were put off for one reason are one step: a delivery that
+/// The attempts, where those in a row that were deferred for one reason are one step: a delivery that
 /// waits for its destination may have hundreds of them.
 fn steps<'a>(attempts: &'a [AttemptRecord<'static>]) -> Vec<Step<'a>> {
     let mut steps: Vec<Step<'a>> = Vec::new();

@@ -117,7 +117,7 @@ pub struct Instance {
     pub address: String,
 }
 
-/// The whole document for somebody who is logged in.
+/// The whole document within a session.
 pub fn framed(page: &Page, session: &Session, instance: &Instance) -> Markup {
     let nav = html! {
         nav aria-label="Console" {
@@ -149,7 +149,7 @@ pub fn framed(page: &Page, session: &Session, instance: &Instance) -> Markup {
     document(page, &top, &nav, &instance.address)
 }
 
-/// The document for somebody who is not.
+/// The document without a session.
 pub fn bare(page: &Page) -> Markup {
     document(page, &html! {}, &html! {}, "")
 }
@@ -284,7 +284,7 @@ pub fn folded(summary: &str, text: &str) -> Markup {
     }
 }
 
-/// A table with a name for those who do not see it; what it says when it is empty is the caller's.
+/// A table with a name for screen readers; what it says when it is empty is the caller's.
 pub fn table(caption: &str, heads: &[&str], rows: &[Markup]) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label=(caption) {

@@ -33,7 +33,7 @@ const CSRF: &str = "csrf";
 /// The actor in the audit trail and in commands.
 pub const ACTOR: &str = "console";
 
-/// Nothing inline, nothing from elsewhere, in nobody's frame.
+/// Nothing inline, nothing from elsewhere, in no frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
      img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
@@ -268,7 +268,7 @@ fn login_page(
     Ok(response)
 }
 
-/// Without a token nobody gets in.
+/// Without a token there is no login.
 fn off() -> Response {
     let body = html! {
         p { "No admin token is set, so there is nothing to log in with. To switch the console on:" }

@@ -1,4 +1,4 @@
-//! A look at the logs that is shown to everybody who asks within a while: many browsers that follow a
+//! A look at the logs that is shared by all requests within a while: many browsers that follow a
 //! page cost as one.
 
 use std::{
@@ -34,7 +34,7 @@ impl<T> Kept<T> {
         Self(Mutex::new(None))
     }
 
-    /// What was looked at lately, and when; who asks while somebody looks waits for that look.
+    /// What was looked at lately, and when; a request during a look waits for it.
     pub async fn get<E>(
         &self,
         look: impl Future<Output = Result<T, E>>,

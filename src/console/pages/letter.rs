@@ -81,7 +81,7 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-/// The request of what programs are told.
+/// The request in the form for programs.
 fn request(facts: &Value) -> Markup {
     let request = &facts["request"];
     let text = |name: &str| request[name].as_str().unwrap_or_default().to_owned();

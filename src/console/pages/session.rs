@@ -57,7 +57,7 @@ pub struct Session {
     began: Instant,
 }
 
-/// The sessions of this instance, by the digest of their cookie: who reads this memory has no cookie.
+/// The sessions of this instance, by the digest of their cookie: a dump of this memory holds no cookie.
 #[derive(Default)]
 pub struct Sessions(HashMap<String, Session>);
 
