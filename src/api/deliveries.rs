@@ -25,10 +25,12 @@ use crate::{
     connector::{Connector, FieldError, Problem, ProblemCode, Tier, did_you_mean},
     delivery::{Outcome, Reason},
     event::EventType,
+    filter::Facts,
     id::{DeliveryId, EventId, ProjectId},
-    operations::{AttemptPages, NotThere, Operations, Progress, Run},
+    operations::{AttemptPages, NotThere, Operations, Progress, Run, StillRunning},
     replay::{AttemptFilter, ConnectorName, Selection},
     tokens::digest_of,
+    view::Target,
 };
 
 /// Attempts on a page unless the caller says how many.
@@ -48,7 +50,7 @@ const MAX_REMEMBERED: usize = 10_000;
 pub struct Logs {
     operations: Operations,
     pages: Arc<AttemptPages>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     resends: DefaultKeyedRateLimiter<ProjectId>,
     /// Projects with a recovery under way on this instance.
     recovering: Arc<Mutex<HashSet<ProjectId>>>,
@@ -65,7 +67,7 @@ impl Logs {
         Ok(Self {
             operations,
             pages,
-            reads: Semaphore::new(MAX_READS),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
             resends: RateLimiter::keyed(quota),
             recovering: Arc::default(),
             tasks: TaskTracker::new(),
@@ -84,16 +86,26 @@ impl Logs {
         &self,
         read: impl FnOnce(&Operations, &AttemptPages) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let _permit = self.reads.acquire().await.map_err(unavailable)?;
+        let permit = Arc::clone(&self.reads).acquire_owned().await.map_err(unavailable)?;
         let pages = Arc::clone(&self.pages);
-        let read = self.operations.blocking(move |own| read(own, &pages)).await;
+        // The read goes on when its request is gone, so the permit goes with it.
+        let read = move |own: &Operations| {
+            let _permit = permit;
+            read(own, &pages)
+        };
+        let read = self.operations.blocking(read).await;
         read.map_err(|error| failure(&error))
     }
 }
 
+const RECOVERING: &str = "A recovery of this project is under way: wait for it to end.";
+
 fn failure(error: &anyhow::Error) -> Failure {
     if let Some(missing) = error.downcast_ref::<NotThere>() {
         return Problem::new(ProblemCode::NotFound, missing.to_string()).into();
+    }
+    if error.is::<StillRunning>() {
+        return Problem::new(ProblemCode::Conflict, RECOVERING).into();
     }
     tracing::warn!(error = format!("{error:#}"), "the logs cannot be read for the API");
     Problem::new(ProblemCode::Unavailable, "Kafka cannot be read now. Try again soon.").into()
@@ -232,12 +244,16 @@ pub async fn resend(
     }
     let asked = found.clone();
     let again = logs.read(move |operations, pages| operations.again(pages, &asked, id)).await?;
-    let kind = again.event().kind;
-    if !found.is_active || !found.event_types.contains(kind) {
-        let detail = format!(
-            "The connector is switched off or does not want {kind} any more: the delivery would be \
-             cancelled."
-        );
+    let subscriptions = shared.view.subscriptions(&found.key.project).map_err(unavailable)?;
+    let event = again.event();
+    let wanted = subscriptions.still_wanted(&found.key.connector, event.kind, None);
+    let passes = |target: &Arc<Target>| target.passes(&Facts::of(&event.json)) != Ok(false);
+    let refused = match wanted {
+        Ok(target) => (!passes(target)).then_some(Reason::Filtered),
+        Err(reason) => Some(reason),
+    };
+    if let Some(reason) = refused {
+        let detail = format!("The delivery would be cancelled ({reason}). {}", reason.help());
         return Err(Problem::new(ProblemCode::Conflict, detail).into());
     }
     let job = logs.operations.send_again(again).await.map_err(|error| failure(&error))?;
@@ -273,8 +289,13 @@ pub async fn recover(
         ..Selection::default()
     };
     let chosen = selection.clone();
-    let (survey, choice, history) =
-        logs.read(move |operations, _| operations.prepare(&chosen, &[], true)).await?;
+    let project = found.key.project.clone();
+    let prepare = move |operations: &Operations, _: &AttemptPages| {
+        // Before it is looked what is missing: what another instance is sending is not.
+        let alone = (!dry_run).then(|| operations.recovering(&project)).transpose()?;
+        Ok((operations.prepare(&chosen, &[], true)?, (under_way, alone)))
+    };
+    let ((survey, choice, history), guards) = logs.read(prepare).await?;
     let plan = &survey.plan;
     let mut told = json!({
         "since": since, "dryRun": dry_run, "deliveries": plan.send(),
@@ -298,7 +319,7 @@ pub async fn recover(
     told["job"] = json!(job);
     let (operations, stop) = (logs.operations.clone(), logs.stop.clone());
     logs.tasks.spawn(async move {
-        let _under_way = under_way;
+        let _guards = guards;
         let progress = Arc::new(Progress::default());
         let run = Run { rate: RECOVERY_RATE, stop, progress };
         let spans = survey.spans.clone();
@@ -356,8 +377,7 @@ impl UnderWay {
     fn begin(logs: &Logs, connector: &Connector) -> Result<Self, Failure> {
         let project = connector.key.project.clone();
         if !logs.recovering.lock().insert(project.clone()) {
-            let detail = "A recovery of this project is under way: wait for it to end.";
-            return Err(Problem::new(ProblemCode::Conflict, detail).into());
+            return Err(Problem::new(ProblemCode::Conflict, RECOVERING).into());
         }
         Ok(Self { recovering: Arc::clone(&logs.recovering), project })
     }

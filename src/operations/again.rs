@@ -1,6 +1,9 @@
 //! Sends one delivery again: found by its attempts, with the event as it stands in the log.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use memchr::memmem::Finder;
 
@@ -28,7 +31,7 @@ pub struct Again {
 }
 
 impl Again {
-    /// The event's type.
+    /// The event.
     #[must_use]
     pub fn event(&self) -> &Event {
         &self.delivery.event
@@ -133,19 +136,30 @@ impl Operations {
             let is_it = head.id == attempt.event_id && head.project == attempt.project_id;
             is_it.then(|| seen.copy())
         };
+        let (began, mut was_cut) = (Instant::now(), false);
         for partition in partitions {
+            // All partitions together.
+            let time = SEARCH.time.saturating_sub(began.elapsed());
+            let budget = Budget { time, ..SEARCH };
             let mut found = None;
-            log.read(partition, ends.get(&partition).copied(), SEARCH, keep, |_, record| {
-                found = Some(record);
-                ControlFlow::Break(())
-            })?;
+            let next =
+                log.read(partition, ends.get(&partition).copied(), budget, keep, |_, record| {
+                    found = Some(record);
+                    ControlFlow::Break(())
+                })?;
             if let Some(record) = found
                 && let Some(event) = self.event(&record)
             {
                 return Ok((event, record));
             }
+            was_cut |= next.is_some();
         }
-        let why = format!("The event {} is not in the log (any more).", attempt.event_id);
+        let why = if was_cut {
+            let id = &attempt.event_id;
+            format!("The event {id} was not found among the records that one request may look at.")
+        } else {
+            format!("The event {} is not in the log (any more).", attempt.event_id)
+        };
         Err(NotThere(why).into())
     }
 }

@@ -22,7 +22,7 @@ use anyhow::{Context as _, anyhow};
 use super::{NotThere, Operations, Progress, names::did_you_mean};
 use crate::{
     clock::{self, Timestamp},
-    id::DeliveryId,
+    id::{DeliveryId, ProjectId},
     kafka::{
         Bookmark, BookmarkMap, Bookmarks, Bounds, MemberError, SESSION, SoleMember, Span, Spans,
         TopicKind, members,
@@ -239,6 +239,13 @@ impl Operations {
             Err(MemberError::Occupied(_)) => Err(self.still_running(what, group).into()),
             joined => joined.with_context(|| format!("{what} cannot be taken up")),
         }
+    }
+
+    /// One process at a time recovers a project's deliveries, for as long as what this returns
+    /// lives. Blocks.
+    pub fn recovering(&self, project: &ProjectId) -> anyhow::Result<SoleMember> {
+        let group = format!("{}.recover.{project}", self.group);
+        self.join(&format!("a recovery of {project}"), &group, TopicKind::Events)
     }
 
     fn still_running(&self, what: &str, group: &str) -> StillRunning {

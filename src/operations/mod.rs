@@ -79,7 +79,7 @@ pub struct Operations {
 impl Operations {
     /// The logs that the settings mean; the codec reads and writes their records.
     pub fn new(config: &Config, codec: Codec) -> Result<Self, ConfigError> {
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+        let topics = config.topics();
         let group = config.group.id.clone();
         let connection = config.connection()?;
         let dead_topic = topics.name(TopicKind::Dead);
