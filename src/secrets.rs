@@ -23,7 +23,8 @@ use crate::{
         Sealed, mask, to_setting,
     },
     destination::{
-        ConnectorType, PREVIOUS_SECRET, SIGNING_SECRET, Setting, Settings, signing_secret,
+        ConnectorType, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, Setting, Settings,
+        signing_secret,
     },
     id::ConnectorKey,
 };
@@ -190,7 +191,7 @@ impl Keyring {
     /// Encrypts the secrets of what a command changes, with the key that it names if it does.
     pub fn seal_decided(&self, command: &Command, change: &mut Change) -> Result<(), Problem> {
         if matches!(command.body, CommandBody::Update { overlap: Some(_), .. }) {
-            self.bind_previous(change)?;
+            self.bind_previous(change);
         }
         self.seal_change(change);
         match &command.body {
@@ -200,22 +201,26 @@ impl Keyring {
     }
 
     /// Binds a signing secret that was replaced to the name under which it is kept now.
-    fn bind_previous(&self, change: &mut Change) -> Result<(), Problem> {
-        let Change::ConnectorSet(connector) = change else { return Ok(()) };
+    fn bind_previous(&self, change: &mut Change) {
+        let Change::ConnectorSet(connector) = change else { return };
         let (key, kind) = (&connector.key, connector.kind);
         let found = connector.config.iter_mut().find(|(name, _)| *name == PREVIOUS_SECRET);
-        let Some((_, ConfigValue::Sealed(sealed))) = found else { return Ok(()) };
+        let Some((_, ConfigValue::Sealed(sealed))) = found else { return };
         if self.open(key, kind, PREVIOUS_SECRET, sealed).is_ok() {
             // The command was carried out before.
-            return Ok(());
+            return;
         }
-        let plain = self.open(key, kind, SIGNING_SECRET, sealed).map_err(|error| {
-            let field = format!("config.{SIGNING_SECRET}");
-            let errors = vec![FieldError::new(field, error.to_string())];
-            Problem::with_fields(ProblemCode::SecretUnreadable, errors)
-        })?;
-        *sealed = self.seal(key, kind, PREVIOUS_SECRET, plain.expose_secret());
-        Ok(())
+        match self.open(key, kind, SIGNING_SECRET, sealed) {
+            Ok(plain) => {
+                *sealed = self.seal(key, kind, PREVIOUS_SECRET, plain.expose_secret());
+            }
+            // It signs nothing any more; the new one is what mends the connector.
+            Err(error) => {
+                tracing::warn!(%error, connector = %key, "a replaced signing secret is dropped");
+                connector.config.remove(PREVIOUS_SECRET);
+                connector.config.remove(PREVIOUS_UNTIL);
+            }
+        }
     }
 
     /// Encrypts the secrets of a change anew that another key than the first encrypted, or that are
@@ -311,12 +316,14 @@ impl Keyring {
             let setting = match connector.config.get(field.name) {
                 None => None,
                 Some(ConfigValue::Plain(value)) => to_setting(field, value),
-                Some(ConfigValue::Sealed(sealed)) => Some(Setting::Text(self.open(
-                    &connector.key,
-                    connector.kind,
-                    field.name,
-                    sealed,
-                )?)),
+                Some(ConfigValue::Sealed(sealed)) => {
+                    match self.open(&connector.key, connector.kind, field.name, sealed) {
+                        Ok(plain) => Some(Setting::Text(plain)),
+                        // What its owner does not see must not keep the connector from working.
+                        Err(_) if connector.kind.field(field.name).is_none() => None,
+                        Err(error) => return Err(error),
+                    }
+                }
             };
             if let Some(setting) = setting {
                 settings.insert(field.name, setting);
@@ -656,8 +663,15 @@ mod tests {
         let foreign =
             self::ring(&[("k2", 9)]).seal(&key, ConnectorType::Zapier, SIGNING_SECRET, "x");
         connector.config.insert(PREVIOUS_SECRET, ConfigValue::Sealed(foreign));
-        let problem = ring.seal_decided(&command, &mut change).unwrap_err();
-        assert_eq!(problem.code, ProblemCode::SecretUnreadable);
+        connector.config.insert(PREVIOUS_UNTIL, ConfigValue::Plain("2026".into()));
+        // What cannot be opened signs nothing, and does not keep the connector from working.
+        let Change::ConnectorSet(connector) = &change else { panic!() };
+        let settings = ring.settings(connector, None).unwrap();
+        assert!(settings.optional(PREVIOUS_SECRET).is_none());
+        ring.seal_decided(&command, &mut change).unwrap();
+        let Change::ConnectorSet(connector) = &change else { panic!() };
+        assert!(connector.config.get(PREVIOUS_SECRET).is_none());
+        assert!(connector.config.get(PREVIOUS_UNTIL).is_none());
     }
 
     #[test]

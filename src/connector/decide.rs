@@ -997,6 +997,9 @@ mod tests {
         let mut command = update("u1", "conn_1", &json!({"isActive": false}));
         command["overlapSeconds"] = json!(1);
         assert_eq!(problem(story.when(command)).errors[0].field, "overlapSeconds");
+        // A mask is no new secret: it would take the place of the one that still signs.
+        let masked = problem(story.when(rotate("u4", "…abcd", &json!(1))));
+        assert_eq!(masked.errors[0].field, "overlapSeconds");
         for name in [PREVIOUS_SECRET, PREVIOUS_UNTIL] {
             let patch = json!({"config": {name: signing(1)}});
             let refused = problem(story.when(update("u2", "conn_1", &patch)));

@@ -10,6 +10,7 @@ use super::{Change, Command, ProjectState, StateKey};
 use crate::{
     clock::Timestamp,
     id::{CommandId, ConnectorId, ProjectId},
+    text::harmless,
 };
 
 /// The actor of a command that names none.
@@ -74,7 +75,13 @@ impl HistoryRecord {
             command: command.name().to_owned(),
             project_id: command.project.clone(),
             connector_id: command.body.connector().cloned(),
-            actor: command.actor.clone().unwrap_or_else(|| UNKNOWN_ACTOR.to_owned()),
+            actor: command
+                .actor
+                .as_deref()
+                .unwrap_or(UNKNOWN_ACTOR)
+                .chars()
+                .map(harmless)
+                .collect(),
             at,
             version: number,
             before: before.filter(|_| !is_same),

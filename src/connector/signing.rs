@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Config, ConfigValue, Connector, FieldError, Patch, Problem, ProblemCode};
+use super::{
+    Config, ConfigValue, Connector, FieldError, Patch, Problem, ProblemCode, config::ELLIPSIS,
+};
 use crate::{
     clock::Timestamp,
     destination::{ConnectorType, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET},
@@ -15,7 +17,7 @@ pub(super) fn check_overlap(connector: &Connector, patch: &Patch) -> Result<(), 
     let given = patch.config.as_ref().and_then(|config| config.get(SIGNING_SECRET));
     if !connector.kind.signs() {
         Err(Problem::new(ProblemCode::ValidationFailed, not_signed(connector.kind)))
-    } else if given.is_some_and(Value::is_string) {
+    } else if given.and_then(Value::as_str).is_some_and(|secret| !secret.contains(ELLIPSIS)) {
         Ok(())
     } else {
         let message = "goes with a new signingSecret only";
