@@ -82,9 +82,12 @@ impl Registrar {
         notices: &[Notice],
     ) -> Result<(), Stopped> {
         let history = join_all(history.iter().map(|record| self.history(partition, record)));
-        let notices = join_all(notices.iter().map(|notice| self.notice(partition, notice)));
-        let (history, notices) = tokio::join!(history, notices);
-        history.into_iter().chain(notices).collect()
+        history.await.into_iter().collect::<Result<(), Stopped>>()?;
+        // One after the other: a consumer takes the last one of a connector for its state.
+        for notice in notices {
+            self.notice(partition, notice).await?;
+        }
+        Ok(())
     }
 
     async fn history(
