@@ -73,7 +73,7 @@ async fn measure(args: &[String]) {
     let file = folder.path().join("dunmore.toml");
     std::fs::write(&file, settings).expect("settings");
     let config = Config::load(Some(&file)).expect("settings");
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     let connection = config.connection().expect("a connection");
     let program = PathBuf::from(env!("CARGO_BIN_EXE_dunmore"));
     let dunmore = |args: &[&str]| {

@@ -25,7 +25,7 @@ use crate::{
     delivery::{HOLD, MAX_DEFERRED_AGE, RetryPolicy},
     destination::{App, ConnectorType},
     egress::EgressPolicy,
-    kafka::{Connection, StartFrom},
+    kafka::{Connection, StartFrom, Topics},
     lane::FIRST_REST,
     view::BaseUrls,
 };
@@ -276,6 +276,7 @@ pub struct DestinationSettings {
     #[serde(deserialize_with = "optional_text")]
     pub client_id: Option<String>,
     /// Its secret.
+    #[serde(deserialize_with = "optional_secret")]
     pub client_secret: Option<SecretString>,
     /// Requests per second and connector; 0 = no limit.
     pub rate_per_second: Option<f64>,
@@ -307,6 +308,8 @@ pub enum AttemptLogging {
     Off,
 }
 
+/// The shortest `delivery.hold`: the keeper looks each second.
+pub const SHORTEST_HOLD: Duration = Duration::from_secs(1);
 /// The longest `delivery.hold`: the topic of held deliveries keeps its records so long.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(90 * 24 * 3600);
 
@@ -568,6 +571,12 @@ impl Config {
         urls
     }
 
+    /// The topics' names, and how they must be configured.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::new(&self.topics.prefix, &self.delivery.policy())
+    }
+
     /// How to reach Kafka.
     pub fn connection(&self) -> Result<Connection, ConfigError> {
         let servers = self.kafka.bootstrap_servers.clone().filter(|servers| !servers.is_empty());
@@ -682,7 +691,8 @@ impl Config {
 
     fn shown_keys(&self) -> String {
         let ids = self.secrets.keys.iter().map(|key| {
-            let id = key.expose_secret().split(':').next().unwrap_or_default();
+            // Without an id it may be the key itself.
+            let id = key.expose_secret().split_once(':').map_or("", |(id, _)| id);
             format!("{id}:…")
         });
         ids.collect::<Vec<_>>().join(", ")
@@ -946,10 +956,11 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 
 fn hold<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let hold = duration(deserializer)?;
-    if hold.is_zero() || hold > LONGEST_HOLD {
+    if hold < SHORTEST_HOLD || hold > LONGEST_HOLD {
         return Err(de::Error::custom(format!(
-            "{}: write 1s to {}",
+            "{}: write {} to {}",
             humantime::format_duration(hold),
+            humantime::format_duration(SHORTEST_HOLD),
             humantime::format_duration(LONGEST_HOLD)
         )));
     }
@@ -1001,6 +1012,17 @@ mod tests {
 
     #[test]
     fn a_password_of_digits_is_taken_and_never_told() {
+        let config = Config::from_toml(
+            "destinations.hubspot.client_id = 5\ndestinations.hubspot.client_secret = 12345\n\
+             secrets.keys = [\"canarykey\"]",
+        )
+        .unwrap();
+        let set = &config.destinations[&ConnectorType::Hubspot];
+        assert_eq!(set.client_secret.as_ref().unwrap().expose_secret(), "12345");
+        let shown: String = config.show().into_iter().map(|(_, value)| value).collect();
+        assert!(!shown.contains("12345") && !shown.contains("canarykey"), "{shown}");
+        let error = Config::from_toml("destinations.hubspot.client_secret = [12345]").unwrap_err();
+        assert!(!error.to_string().contains("12345"), "{error}");
         let config = Config::from_toml("schema_registry.password = 12345").unwrap();
         let password = config.schema_registry.password.unwrap();
         assert_eq!(password.expose_secret(), "12345");

@@ -81,7 +81,7 @@ impl Service {
         let connection = config.connection()?;
         let keyring =
             Keyring::parse(&config.secret_keys()?).map_err(|e| anyhow!("secrets.keys: {e}"))?;
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+        let topics = config.topics();
         let metrics = Arc::new(Metrics::new().context("metrics")?);
         let listener =
             admin::bind("admin.listen", config.admin.listen).await.map_err(|e| anyhow!(e))?;

@@ -24,7 +24,6 @@ use crate::{
     },
     destination::SIGNING_SECRET,
     id::{CommandId, ConnectorId, ProjectId},
-    kafka::Topics,
     secrets::new_signing_secret,
 };
 
@@ -331,7 +330,7 @@ pub(super) async fn send(common: &Common, mut command: Value) -> anyhow::Result<
     start_logs(common, "error")?;
     let config = load(common)?;
     let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     let command = match Command::from_value(command) {
         Ok(command) => command,
         Err(Refused::Rejected { id, project, problem, .. }) => {

@@ -120,7 +120,7 @@ fn show(common: &Common, found: &[Finding]) -> anyhow::Result<()> {
 /// The brokers, the topics, the groups, the clock, and the keys of what is stored.
 async fn kafka(config: &Config) -> Vec<Finding> {
     let Ok(connection) = config.connection() else { return Vec::new() };
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = config.topics();
     let Ok(admin) = Admin::new(&connection) else { return Vec::new() };
     let mut found = match admin.cluster_id().await {
         Ok(id) => vec![Finding::new("brokers", State::Ok, format!("cluster {id} answers"))],
@@ -332,7 +332,7 @@ async fn connect(host: &str, address: SocketAddr) -> Finding {
 /// Whether the registry answers and has the schemas.
 async fn registry(config: &Config) -> Vec<Finding> {
     let Ok(Some(client)) = RegistryClient::new(&config.schema_registry) else { return Vec::new() };
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = config.topics();
     let mut missing = Vec::new();
     let mut known = 0;
     for topic in topics.all() {

@@ -18,7 +18,7 @@ use crate::{
     codec::{cloudevents, form, schemas},
     event::{self, Event, EventType, Problem, Problems},
     json,
-    kafka::{Outgoing, Producer, TopicKind, Topics},
+    kafka::{Outgoing, Producer, TopicKind},
     metrics::{KafkaClient, Metrics},
 };
 
@@ -233,7 +233,7 @@ async fn send(common: &Common, file: &str) -> anyhow::Result<()> {
     start_logs(common, "error")?;
     let config = load(common)?;
     let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     crate::kafka::Admin::new(&connection)?.require(&topics)?;
     let topic = topics.name(TopicKind::Events);
     let codec = super::codec(&config, &topics).await?;

@@ -20,7 +20,6 @@ use crate::{
     connector::{Command, CommandBody, CommandOutcome, Connector, ProblemCode, SuspensionCode},
     destination::ConnectorType,
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
-    kafka::Topics,
 };
 
 /// Connectors that are listed before they are resumed.
@@ -168,7 +167,7 @@ struct Resumed {
 }
 
 async fn send(config: &Config, chosen: &[Connector]) -> anyhow::Result<Resumed> {
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.retry_tiers);
+    let topics = config.topics();
     let codec = super::codec(config, &topics).await?;
     let client = ControlClient::new(&config.connection()?, &topics, codec)?;
     let command = |connector: &Connector| Command {

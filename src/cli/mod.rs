@@ -311,7 +311,7 @@ fn reading_codec(config: &Config) -> anyhow::Result<Codec> {
 async fn operations(config: &Config) -> anyhow::Result<Operations> {
     // Refused before anybody is asked.
     config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     Ok(Operations::new(config, codec(config, &topics).await?)?)
 }
 

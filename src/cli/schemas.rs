@@ -71,7 +71,7 @@ pub async fn run(common: &Common, command: SchemasCommand) -> anyhow::Result<()>
         return Ok(());
     }
     let config = load(common)?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     let found = match command {
         SchemasCommand::Register => register(&client(&config)?, &topics).await?,
         SchemasCommand::Check { file: Some(file), record } => {

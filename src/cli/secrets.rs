@@ -21,7 +21,6 @@ use crate::{
         Command, CommandBody, CommandOutcome, CommandResult, ConfigValue, Connector, ProblemCode,
     },
     id::ConnectorKey,
-    kafka::Topics,
     secrets::Keyring,
 };
 
@@ -112,7 +111,7 @@ pub async fn run(common: &Common, command: SecretsCommand) -> anyhow::Result<()>
 
 /// Asks for each of these connectors to be encrypted anew.
 async fn round(config: &Config, todo: &[ConnectorKey], report: &mut Report) -> anyhow::Result<()> {
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     let codec = super::codec(config, &topics).await?;
     let client = ControlClient::new(&config.connection()?, &topics, codec)?;
     let command = |key: &ConnectorKey| Command {

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Common, load, output, tutorial::Tutorial};
 use crate::{
-    kafka::{EmbeddedBroker, StartFrom, Topics},
+    kafka::{EmbeddedBroker, StartFrom},
     secrets::Keyring,
     service::{Role, Service},
     telemetry, tokens,
@@ -34,7 +34,7 @@ pub async fn run(
     let (mut _broker, mut _folder) = (None, None);
     let mut tutorial = None;
     if embedded {
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+        let topics = config.topics();
         let broker = EmbeddedBroker::start(&topics, config.topics.partitions)?;
         let folder = tempfile::tempdir()?;
         config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());

@@ -11,9 +11,7 @@ use crate::{
     config::Config,
     connector::{Change, Connector, ProjectState, StateKey, partition_of},
     id::ProjectId,
-    kafka::{
-        Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record, TopicKind, Topics,
-    },
+    kafka::{Admin, Connection, KafkaError, Offset, Reader, ReaderEvent, Record, TopicKind},
     pipeline::COMMAND_OFFSET,
 };
 
@@ -41,7 +39,7 @@ pub async fn read_project(config: &Config, project: &ProjectId) -> anyhow::Resul
 
 async fn changes(config: &Config, project: Option<&ProjectId>) -> anyhow::Result<Vec<Change>> {
     let connection = config.connection()?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     let (topic, project) = (topics.name(TopicKind::State), project.cloned());
     let codec = reading_codec(config)?;
     Ok(blocking(move || fold(&connection, &topic, &codec, project.as_ref())).await?)

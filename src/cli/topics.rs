@@ -8,7 +8,7 @@ use super::{
     output::{self, Output},
     start_logs,
 };
-use crate::kafka::{Admin, Topics};
+use crate::kafka::Admin;
 
 #[derive(Subcommand, Debug)]
 pub enum TopicsCommand {
@@ -25,7 +25,7 @@ pub async fn run(common: &Common, command: TopicsCommand) -> anyhow::Result<()> 
     start_logs(common, "error")?;
     let config = load(common)?;
     let admin = Admin::new(&config.connection()?)?;
-    let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+    let topics = config.topics();
     let (partitions, replication) = (config.topics.partitions, config.topics.replication_factor);
     match command {
         TopicsCommand::Ensure => {

@@ -23,7 +23,6 @@ use crate::{
     connector::{Command, CommandOutcome},
     destination::cut,
     id::CommandId,
-    kafka::Topics,
     text::harmless,
 };
 
@@ -65,7 +64,7 @@ impl Tutorial {
     /// Puts the project on a tier that has connectors, and prints what to paste.
     pub async fn begin(&self, config: &Config, token: &str) -> anyhow::Result<()> {
         let connection = config.connection()?;
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+        let topics = config.topics();
         let command = json!({
             "id": CommandId::from_uuid(Uuid::now_v7()), "type": "project.set_tier",
             "projectId": PROJECT, "tier": "enterprise", "actor": actor(),

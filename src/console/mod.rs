@@ -32,7 +32,6 @@ use crate::{
     config::Config,
     connector::{Command, Problem, ProblemCode},
     id::{CommandId, ConnectorKey},
-    kafka::Topics,
     metrics::Metrics,
     operations::{InstanceFacts, NotThere, Operations, Progress, StillRunning, WrongOffsets},
     pipeline::Dispatcher,
@@ -138,7 +137,7 @@ impl Console {
         command["actor"] = json!(actor);
         let command = Command::from_value(command).map_err(refused)?;
         let start = || async {
-            let topics = Topics::new(&self.config.topics.prefix, &self.config.delivery.policy());
+            let topics = self.config.topics();
             let connection = self.config.connection()?;
             let (codec, metrics) = (&self.codec, &self.metrics);
             Commands::start(&connection, &topics, codec, self.partitions, metrics).await

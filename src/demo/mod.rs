@@ -188,7 +188,7 @@ impl Stage {
         config.admin.token_sha256 = Some(entry.sha256);
         config.data_dir = folder.path().to_owned();
         config.secrets.keys = vec![Keyring::generate().into()];
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+        let topics = config.topics();
         let broker = EmbeddedBroker::start(&topics, PARTITIONS)?;
         config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());
         let connection = config.connection()?;

@@ -56,7 +56,7 @@ impl Scene {
             folder.path().display()
         );
         let mut config = Config::from_toml(&text).unwrap();
-        let topics = Topics::new(&config.topics.prefix, &config.delivery.policy());
+        let topics = config.topics();
         let broker = EmbeddedBroker::start(&topics, 1).unwrap();
         config.kafka.bootstrap_servers = Some(broker.bootstrap_servers());
         let connection = config.connection().unwrap();
