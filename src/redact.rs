@@ -5,7 +5,7 @@
 //! alone or behind `user:`. The whole answer is searched before anything is cut, because half a
 //! secret is found by no search. An answer that quotes one is left out as a whole.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::OnceLock};
 
 use base64::{
     Engine,
@@ -54,6 +54,32 @@ const PUBLIC_SEGMENTS: &[&str] = &[
     "powerautomate",
     "automations",
 ];
+
+/// Secrets, and what finds them. It has no `Debug`.
+pub struct Secrets {
+    known: Vec<SecretString>,
+    found_by: OnceLock<Redactor>,
+}
+
+impl Secrets {
+    /// These secrets.
+    #[must_use]
+    pub const fn new(known: Vec<SecretString>) -> Self {
+        Self { known, found_by: OnceLock::new() }
+    }
+
+    /// The secrets.
+    #[must_use]
+    pub fn known(&self) -> &[SecretString] {
+        &self.known
+    }
+
+    /// What finds them; made at the first failure, so that what works does without.
+    #[must_use]
+    pub fn redactor(&self) -> &Redactor {
+        self.found_by.get_or_init(|| Redactor::new(&self.known))
+    }
+}
 
 /// Finds a connector's secrets in texts. It has no `Debug`.
 pub struct Redactor {
@@ -199,6 +225,11 @@ fn parts_of(secret: &str, parts: &mut Vec<String>) {
         // The key of signatures, without the word that says so.
         parts.push(key.to_owned());
     }
+    if let Some((scheme, given)) = secret.split_once(' ')
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+    {
+        parts_of_authorization(scheme, given.trim(), parts);
+    }
     if secret.contains('\n') {
         let lines = secret.lines().map(str::trim).filter(|line| line.len() >= MIN_FIELD);
         parts.extend(lines.filter(|line| !line.starts_with("-----")).map(str::to_owned));
@@ -221,6 +252,29 @@ fn parts_of(secret: &str, parts: &mut Vec<String>) {
             parts_of_url(&url, parts);
         }
         _ => {}
+    }
+}
+
+/// What a header's value gives behind its scheme: as a whole, as the user and password of `Basic`,
+/// and by parameter, as in `Token token="…"`.
+fn parts_of_authorization(scheme: &str, given: &str, parts: &mut Vec<String>) {
+    let mut add = |text: &str, least: usize| {
+        if text.len() >= least {
+            parts.push(text.to_owned());
+        }
+    };
+    add(given, MIN_QUERY_VALUE);
+    for (_, value) in given.split(',').filter_map(|parameter| parameter.split_once('=')) {
+        add(value.trim().trim_matches('"'), MIN_SEGMENT);
+    }
+    if scheme.eq_ignore_ascii_case("basic")
+        && let Ok(pair) = STANDARD_NO_PAD.decode(given.trim_end_matches('='))
+        && let Ok(pair) = String::from_utf8(pair)
+        && let Some((user, password)) = pair.split_once(':')
+    {
+        add(&pair, MIN_QUERY_VALUE);
+        // A key may stand alone, in the user's place.
+        add(if password.is_empty() { user } else { password }, MIN_QUERY_VALUE);
     }
 }
 
@@ -470,6 +524,34 @@ mod tests {
         let redactor = redactor(&["whsec_RXhhbXBsZSBzZWNyZXQgb2YgMzIgYnl0ZXMgISE="]);
         assert!(redactor.quotes(b"key RXhhbXBsZSBzZWNyZXQgb2YgMzIgYnl0ZXMgISE= is wrong"));
         assert!(!redactor.quotes(b"whsec_ is missing"));
+    }
+
+    #[test]
+    fn what_follows_the_scheme_of_a_header_is_found() {
+        let pair = "svc-user:canary-p4ss";
+        let basic = format!("Basic {}", STANDARD.encode(pair));
+        let lower = format!("basic  {}", STANDARD.encode(pair).trim_end_matches('='));
+        let alone = format!("Basic {}", STANDARD.encode("sk_canary9q:"));
+        for (value, found) in [
+            ("Bearer canary-5e1f", "canary-5e1f"),
+            ("Token token=\"canary-5e1f\", other=1", "canary-5e1f"),
+            (&basic, pair),
+            (&basic, "canary-p4ss"),
+            (&basic, &basic["Basic ".len()..]),
+            (&lower, "canary-p4ss"),
+            (&alone, "sk_canary9q"),
+        ] {
+            let redactor = redactor(&[value]);
+            for (name, form) in forms(found) {
+                assert!(redactor.quotes(format!("no {form} here").as_bytes()), "{value} {name}");
+            }
+            assert!(!redactor.masked(&format!("[{found}]")).contains(found), "{value}");
+        }
+        let redactor = redactor(&["Bearer canary-5e1f", &basic, &alone, "Basic !", "a b"]);
+        for harmless in ["Bearer is missing", "no Basic authentication", "svc-user", "other=1", "b"]
+        {
+            assert!(!redactor.quotes(harmless.as_bytes()), "{harmless}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use ring::{
-    rand::SystemRandom,
+    rand::SecureRandom,
     signature::{RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
@@ -35,11 +35,11 @@ impl RsaKey {
         })
     }
 
-    /// The signature of a message.
-    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, String> {
+    /// The signature of a message, with a source of chance.
+    pub fn sign(&self, message: &[u8], chance: &dyn SecureRandom) -> Result<Vec<u8>, String> {
         let mut signature = vec![0; self.0.public().modulus_len()];
         self.0
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+            .sign(&RSA_PKCS1_SHA256, chance, message, &mut signature)
             .map_err(|_| "the key cannot sign".to_owned())?;
         Ok(signature)
     }
@@ -53,7 +53,10 @@ impl fmt::Debug for RsaKey {
 
 #[cfg(test)]
 mod tests {
-    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+    use ring::{
+        rand::SystemRandom,
+        signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
+    };
 
     use super::*;
 
@@ -76,7 +79,8 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_key_sign_the_same() {
-        let sign = |pem| RsaKey::from_pem(pem).unwrap().sign(b"message").unwrap();
+        let chance = SystemRandom::new();
+        let sign = |pem| RsaKey::from_pem(pem).unwrap().sign(b"message", &chance).unwrap();
         let signature = sign(include_str!("../tests/fixtures/keys/rsa-2048.pem"));
         assert_eq!(signature, sign(include_str!("../tests/fixtures/keys/rsa-2048-pkcs1.pem")));
         let public = include_bytes!("../tests/fixtures/keys/rsa-2048-public.der");

@@ -14,6 +14,8 @@ const PURE: &[&str] = &[
     "money.rs",
     "text.rs",
     "egress.rs",
+    "redact.rs",
+    "rs256.rs",
     "event",
     "filter",
     "connector",
@@ -52,9 +54,12 @@ const IMPURE: &[&str] = &[
     "Timestamp::now",
     "now_v7",
     "new_v4",
-    "rand::",
+    "rand::rng",
+    "rand::random",
+    "thread_rng",
     "getrandom",
     "OsRng",
+    "SystemRandom",
 ];
 
 /// What only one room may name.

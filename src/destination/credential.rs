@@ -11,6 +11,7 @@ use http::{
     HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
+use ring::rand::SecureRandom;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use token_answer::Minted;
+use token_answer::Owners;
 
 /// The setting with a bare access token.
 pub const ACCESS_TOKEN: &str = "accessToken";
@@ -111,17 +113,20 @@ pub struct Credential {
     identity: [u8; 32],
     /// Whether the operator chose where its requests go.
     trusted: bool,
-    /// What to do when it is refused.
-    reconnect: &'static str,
-    /// The secrets that are not among the connector's own settings.
-    secrets: Vec<SecretString>,
+    /// For the words when it is refused.
+    owners: Owners,
 }
 
 enum Flow {
     /// Its tokens are signed here; nothing is called.
     SelfSigned(ServiceAccount, &'static str),
-    /// The same form each time.
-    Form { url: Url, authorization: Option<HeaderValue>, form: Zeroizing<String> },
+    /// The same form each time, with the secret of an app.
+    Form {
+        url: Url,
+        authorization: Option<HeaderValue>,
+        form: Zeroizing<String>,
+        secret: SecretString,
+    },
     /// An assertion that is signed each time.
     Assertion { url: Url, key: RsaKey, issuer: String, subject: String, audience: String },
 }
@@ -135,8 +140,8 @@ pub enum Mint {
     Ask {
         /// The request.
         request: Request,
-        /// What the endpoint must not be quoted with.
-        secrets: Vec<SecretString>,
+        /// What the endpoint must not be quoted with, beside the connector's own secrets.
+        secret: SecretString,
     },
 }
 
@@ -151,8 +156,8 @@ impl Credential {
             .map_err(|message| SettingError { field: SERVICE_ACCOUNT_KEY, message })?;
         let identity = identity(&["self-signed", audience, text]);
         let flow = Flow::SelfSigned(account, audience);
-        let reconnect = "reconnect: give another serviceAccountKey";
-        Ok(Some(Self { flow, identity, trusted: false, reconnect, secrets: Vec::new() }))
+        let owners = own("reconnect: give another serviceAccountKey");
+        Ok(Some(Self { flow, identity, trusted: false, owners }))
     }
 
     /// Client credentials at a token endpoint, the client's secret in the header or in the form.
@@ -165,16 +170,9 @@ impl Credential {
             return given(settings);
         }
         let app = settings.own_app()?;
-        let reconnect = "reconnect: check the app's rights, clientId and clientSecret";
-        Self::form(
-            settings,
-            endpoint,
-            client,
-            &app,
-            &[("grant_type", "client_credentials")],
-            reconnect,
-        )
-        .map(Some)
+        let form = [("grant_type", "client_credentials")];
+        let owners = own("reconnect: check the app's rights, clientId and clientSecret");
+        Self::form(settings, endpoint, client, app, &form, owners).map(Some)
     }
 
     /// A refresh token that stays the same, of the customer's app or the operator's.
@@ -184,19 +182,20 @@ impl Credential {
         client: ClientIn,
     ) -> Result<Option<Self>, SettingError> {
         let Some(token) = settings.optional(REFRESH_TOKEN) else { return given(settings) };
-        let app = settings.app()?;
+        let (app, is_app_lent) = settings.app()?;
         let form = [("grant_type", "refresh_token"), ("refresh_token", token)];
         let reconnect = "reconnect: connect the account again and give the new refreshToken";
-        Self::form(settings, endpoint, client, &app, &form, reconnect).map(Some)
+        let owners = Owners { reconnect, is_app_lent };
+        Self::form(settings, endpoint, client, app, &form, owners).map(Some)
     }
 
     fn form(
         settings: &Settings,
         endpoint: Endpoint<'_>,
         client: ClientIn,
-        app: &App,
+        app: App,
         pairs: &[(&str, &str)],
-        reconnect: &'static str,
+        owners: Owners,
     ) -> Result<Self, SettingError> {
         let (url, trusted) = settings.token_endpoint(endpoint)?;
         let secret = app.client_secret.expose_secret();
@@ -222,9 +221,8 @@ impl Credential {
         }
         let form = Zeroizing::new(form.finish());
         let identity = identity(&["form", url.as_str(), &app.client_id, secret, &form]);
-        let flow = Flow::Form { url, authorization, form };
-        let secrets = vec![app.client_secret.clone()];
-        Ok(Self { flow, identity, trusted, reconnect, secrets })
+        let flow = Flow::Form { url, authorization, form, secret: app.client_secret };
+        Ok(Self { flow, identity, trusted, owners })
     }
 
     /// An assertion for a user, signed with the app's key (RFC 7523).
@@ -242,13 +240,14 @@ impl Credential {
         let identity = identity(&["assertion", url.as_str(), &issuer, &subject, audience, pem]);
         let audience = audience.to_owned();
         let flow = Flow::Assertion { url, key, issuer, subject, audience };
-        let reconnect = "reconnect: approve the app for the user, and check clientId, username and \
-                         privateKey";
-        Ok(Some(Self { flow, identity, trusted, reconnect, secrets: Vec::new() }))
+        let owners = own(
+            "reconnect: approve the app for the user, and check clientId, username and privateKey",
+        );
+        Ok(Some(Self { flow, identity, trusted, owners }))
     }
 
-    /// What is to be done for a token at this moment.
-    pub fn mint(&self, now: Timestamp) -> Result<Mint, Verdict> {
+    /// What is to be done for a token at this moment; `chance` blinds signatures, see [`RsaKey`].
+    pub fn mint(&self, now: Timestamp, chance: &dyn SecureRandom) -> Result<Mint, Verdict> {
         let failed = |words: String| Verdict::broken(Reason::Unusable, words);
         match &self.flow {
             Flow::SelfSigned(account, audience) => {
@@ -257,36 +256,43 @@ impl Credential {
                 let header = json!({"alg": "RS256", "typ": "JWT", "kid": account.key_id});
                 let claims = json!({"iss": account.email, "sub": account.email, "aud": audience,
                     "iat": issued, "exp": expires});
-                let token = signed(&account.key, &header, &claims).map_err(failed)?;
+                let token = signed(&account.key, &header, &claims, chance).map_err(failed)?;
                 Ok(Mint::Ready(Minted { token, life: SIGNED_LIFE.saturating_sub(CLOCK_SLACK) }))
             }
-            Flow::Form { url, authorization, form } => {
+            Flow::Form { url, authorization, form, secret } => {
                 let mut request = form_request(url, form.as_bytes());
                 if let Some(authorization) = authorization {
                     request = request.secret_header(AUTHORIZATION, authorization.clone());
                 }
-                Ok(Mint::Ask { request, secrets: self.secrets.clone() })
+                Ok(Mint::Ask { request, secret: secret.clone() })
             }
             Flow::Assertion { url, key, issuer, subject, audience } => {
                 let expires = now.millis().div_euclid(1000) + whole(ASSERTION_LIFE);
                 let header = json!({"alg": "RS256", "typ": "JWT"});
                 let claims =
                     json!({"iss": issuer, "sub": subject, "aud": audience, "exp": expires});
-                let assertion = signed(key, &header, &claims).map_err(failed)?;
+                let assertion = signed(key, &header, &claims, chance).map_err(failed)?;
                 let grant = "urn:ietf:params:oauth:grant-type:jwt-bearer";
                 let form = form_urlencoded::Serializer::new(String::new())
                     .append_pair("grant_type", grant)
                     .append_pair("assertion", assertion.expose_secret())
                     .finish();
                 let request = form_request(url, form.as_bytes());
-                Ok(Mint::Ask { request, secrets: vec![assertion] })
+                Ok(Mint::Ask { request, secret: assertion })
             }
         }
     }
 
     /// Reads the endpoint's answer.
     pub fn read(&self, answer: &Response) -> Result<Minted, Verdict> {
-        token_answer::read(answer, self.reconnect)
+        token_answer::read(answer, self.owners)
+    }
+
+    /// Whether a verdict on its token says that the operator's own app is refused.
+    #[must_use]
+    pub fn concerns_operator(&self, verdict: &Verdict) -> bool {
+        let is_refused = matches!(verdict, Verdict::Retry { reason: Reason::Unauthorized, .. });
+        self.owners.is_app_lent && is_refused
     }
 
     /// Tells it from another one.
@@ -311,6 +317,11 @@ impl fmt::Debug for Credential {
             Flow::Assertion { .. } => "Credential(assertion)",
         })
     }
+}
+
+/// All of it is the connector's own.
+const fn own(reconnect: &'static str) -> Owners {
+    Owners { reconnect, is_app_lent: false }
 }
 
 const CLIENT_ID_PARAMETER: &str = "client_id";
@@ -364,10 +375,15 @@ fn seconds_before(now: Timestamp, slack: Duration) -> i64 {
 }
 
 /// A JSON web token (RFC 7519).
-fn signed(key: &RsaKey, header: &Value, claims: &Value) -> Result<SecretString, String> {
+fn signed(
+    key: &RsaKey,
+    header: &Value,
+    claims: &Value,
+    chance: &dyn SecureRandom,
+) -> Result<SecretString, String> {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", part(header), part(claims));
-    let signature = key.sign(message.as_bytes())?;
+    let signature = key.sign(message.as_bytes(), chance)?;
     Ok(SecretString::from(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))))
 }
 
@@ -406,7 +422,10 @@ impl ServiceAccount {
 mod tests {
     use std::collections::HashMap;
 
-    use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+    use ring::{
+        rand::SystemRandom,
+        signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey},
+    };
 
     use super::*;
     use crate::{
@@ -437,7 +456,8 @@ mod tests {
     }
 
     fn mint(credential: &Credential) -> Mint {
-        credential.mint(Timestamp::from_millis(NOW * 1000 + 999)).unwrap()
+        let now = Timestamp::from_millis(NOW * 1000 + 999);
+        credential.mint(now, &SystemRandom::new()).unwrap()
     }
 
     /// The header and the claims of a token whose signature is right.
@@ -549,8 +569,8 @@ mod tests {
             json!({"iss": "id", "sub": "u@example.com",
                 "aud": "https://example.my.salesforce.com", "exp": NOW + 180})
         );
-        let Mint::Ask { secrets, .. } = mint(&credential) else { panic!() };
-        assert_eq!(secrets[0].expose_secret(), form["assertion"]);
+        let Mint::Ask { secret, .. } = mint(&credential) else { panic!() };
+        assert_eq!(secret.expose_secret(), form["assertion"]);
     }
 
     #[test]

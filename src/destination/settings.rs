@@ -351,12 +351,12 @@ impl Settings {
         Ok(App { client_id, client_secret: self.secret("clientSecret")? })
     }
 
-    /// The customer's own app, else the operator's.
-    pub fn app(&self) -> Result<App, SettingError> {
+    /// The customer's own app, else the operator's, and whether it is the operator's.
+    pub fn app(&self) -> Result<(App, bool), SettingError> {
         if self.has("clientId") || self.has("clientSecret") {
-            return self.own_app();
+            return Ok((self.own_app()?, false));
         }
-        self.app.clone().ok_or_else(|| SettingError {
+        self.app.clone().map(|app| (app, true)).ok_or_else(|| SettingError {
             field: "clientId",
             message: "is missing, and the operator has set no app of its own \
                       (destinations.<type>.client_id and client_secret)"

@@ -31,8 +31,18 @@ pub struct Minted {
     pub life: Duration,
 }
 
-/// Reads an answer; `reconnect` tells its owner what to do when the credential is refused.
-pub fn read(response: &Response, reconnect: &str) -> Result<Minted, Verdict> {
+/// Whose a credential is, for the words when it is refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Owners {
+    /// What the connector's owner must do.
+    pub reconnect: &'static str,
+    /// Whether the app is the operator's, lent to the connector: its owner can do nothing when the
+    /// app is refused, and it is refused for every connector that has it.
+    pub is_app_lent: bool,
+}
+
+/// Reads an answer.
+pub fn read(response: &Response, owners: Owners) -> Result<Minted, Verdict> {
     if response.is_incomplete {
         return Err(Verdict::retry(Reason::ConnectionLost, Reason::ConnectionLost.help()));
     }
@@ -40,7 +50,7 @@ pub fn read(response: &Response, reconnect: &str) -> Result<Minted, Verdict> {
     // HubSpot's own form of an error has the code in `status`.
     let code = [&json["error"], &json["status"]].into_iter().find_map(Value::as_str);
     match response.status {
-        200..=299 if !json["error"].is_null() => Err(refused(response, &json, code, reconnect)),
+        200..=299 if !json["error"].is_null() => Err(refused(response, &json, code, owners)),
         200..=299 => token(&json).map_err(|words| {
             let detail = format!("the token endpoint answered {words} (HTTP {})", response.status);
             Verdict::retry(Reason::UnexpectedResponse, detail)
@@ -51,7 +61,7 @@ pub fn read(response: &Response, reconnect: &str) -> Result<Minted, Verdict> {
         }
         429 => Err(later(Reason::RateLimited, response)),
         408 | 425 | 500.. => Err(later(Reason::ServerError, response)),
-        _ => Err(refused(response, &json, code, reconnect)),
+        _ => Err(refused(response, &json, code, owners)),
     }
 }
 
@@ -60,7 +70,8 @@ fn later(reason: Reason, response: &Response) -> Verdict {
     Verdict::retry_after(reason, detail, response.retry_after())
 }
 
-fn refused(response: &Response, json: &Value, code: Option<&str>, reconnect: &str) -> Verdict {
+fn refused(response: &Response, json: &Value, code: Option<&str>, owners: Owners) -> Verdict {
+    let Owners { reconnect, is_app_lent } = owners;
     let description = [&json["error_description"], &json["message"]];
     let description = description.into_iter().find_map(Value::as_str).unwrap_or_default();
     let code = code.map(|code| cut(code, MAX_WORDS)).unwrap_or_default();
@@ -74,15 +85,23 @@ fn refused(response: &Response, json: &Value, code: Option<&str>, reconnect: &st
         let detail = format!("the token endpoint refused the credential ({said}): {advice}");
         Verdict::broken(Reason::Unauthorized, detail)
     };
+    let wrong_app = || {
+        if is_app_lent {
+            let detail = format!(
+                "the token endpoint refused the operator's own app ({said}): it is tried again \
+                 until the operator has mended that, and the account need not be connected again"
+            );
+            return Verdict::retry_after(Reason::Unauthorized, detail, response.retry_after());
+        }
+        wrong("reconnect: the app's clientId and clientSecret are wrong, or it may not do this")
+    };
     match code.as_str() {
         "invalid_grant" | "BAD_REFRESH_TOKEN" | "BAD_AUTH_CODE" => wrong(reconnect),
         "invalid_client"
         | "invalid_client_id"
         | "unauthorized_client"
         | "BAD_CLIENT_ID"
-        | "BAD_CLIENT_SECRET" => {
-            wrong("reconnect: the app's clientId and clientSecret are wrong, or it may not do this")
-        }
+        | "BAD_CLIENT_SECRET" => wrong_app(),
         "invalid_scope"
         | "unsupported_grant_type"
         | "inactive_user"
@@ -95,6 +114,8 @@ fn refused(response: &Response, json: &Value, code: Option<&str>, reconnect: &st
             let detail = format!("the token endpoint answered an error ({said})");
             Verdict::retry(Reason::UnexpectedResponse, detail)
         }
+        // By RFC 6749 a 401 is the app's.
+        _ if is_app_lent && response.status == 401 => wrong_app(),
         // Something in front of the service may have said it.
         _ => {
             let detail = format!(
@@ -159,8 +180,11 @@ mod tests {
     }
 
     fn verdict(status: u16, body: impl Into<Bytes>) -> Verdict {
-        read(&answer(status, body), "reconnect: give a new refreshToken").unwrap_err()
+        read(&answer(status, body), OWN).unwrap_err()
     }
+
+    const OWN: Owners =
+        Owners { reconnect: "reconnect: give a new refreshToken", is_app_lent: false };
 
     #[test]
     fn a_life_is_what_is_said_within_reason() {
@@ -179,7 +203,7 @@ mod tests {
         ] {
             let body =
                 json!({"access_token": "canary", "token_type": "bearer", "expires_in": said});
-            let minted = read(&answer(200, body.to_string()), "").unwrap();
+            let minted = read(&answer(200, body.to_string()), OWN).unwrap();
             assert_eq!(minted.life, Duration::from_secs(seconds), "{said}");
             assert_eq!(minted.token.expose_secret(), "canary");
             assert!(!format!("{minted:?}").contains("canary"));
@@ -209,7 +233,7 @@ mod tests {
         }
         let mut cut = answer(200, json!({"access_token": "canary"}).to_string());
         cut.is_incomplete = true;
-        let lost = read(&cut, "").unwrap_err();
+        let lost = read(&cut, OWN).unwrap_err();
         assert!(matches!(lost, Verdict::Retry { reason: Reason::ConnectionLost, .. }));
     }
 
@@ -257,10 +281,45 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_refusal_of_the_operators_app_suspends_nobody() {
+        let lent = Owners { is_app_lent: true, ..OWN };
+        let verdict = |status, body: &Value| read(&answer(status, body.to_string()), lent);
+        for (status, body) in [
+            (401, json!({"error": "invalid_client"})),
+            (400, json!({"error": "invalid_client_id"})),
+            (200, json!({"error": "invalid_client"})),
+            (403, json!({"error": "unauthorized_client"})),
+            (400, json!({"status": "BAD_CLIENT_ID", "message": "missing or unknown client id"})),
+            (400, json!({"status": "BAD_CLIENT_SECRET"})),
+            (401, json!({})),
+        ] {
+            match verdict(status, &body).unwrap_err() {
+                Verdict::Retry { reason: Reason::Unauthorized, detail, .. } => {
+                    assert!(detail.contains("the operator") && !detail.contains("reconnect"));
+                }
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+        // What is the connector's own suspends it as ever.
+        for body in [json!({"error": "invalid_grant"}), json!({"status": "BAD_REFRESH_TOKEN"})] {
+            match verdict(400, &body).unwrap_err() {
+                Verdict::Broken { certainty: Certainty::Certain, detail, .. } => {
+                    assert!(detail.contains("reconnect"), "{detail}");
+                }
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+        let doubtful = verdict(403, &json!({})).unwrap_err();
+        assert!(matches!(doubtful, Verdict::Broken { certainty: Certainty::Doubtful(_), .. }));
+    }
+
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(status in 100..600_u16, body in any::<Vec<u8>>()) {
-            let _ = read(&answer(status, body), "");
+            for is_app_lent in [false, true] {
+                let _ = read(&answer(status, body.clone()), Owners { is_app_lent, ..OWN });
+            }
         }
     }
 }

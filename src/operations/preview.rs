@@ -87,7 +87,7 @@ pub fn request_of(
     match built {
         Ok(request) => {
             let request = request.with_token_to_come(target.credential.is_some());
-            Ok(shown(request, &target.secrets))
+            Ok(shown(request, target.secrets.known()))
         }
         Err(
             Verdict::Retry { detail, .. }

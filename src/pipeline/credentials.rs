@@ -5,10 +5,10 @@
 //! asks and the others wait for what it gets.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,17 +16,18 @@ use std::{
 
 use http::HeaderValue;
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret, SecretString};
+use ring::rand::SystemRandom;
+use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use crate::{
     clock,
     delivery::{Certainty, Reason, Verdict},
-    destination::{Credential, Mint, Minted, Request, Response},
+    destination::{ConnectorType, Credential, Mint, Minted, Request, Response},
     id::ConnectorKey,
     metrics::{Metrics, Renewal},
     outbound::{Connection, Outbound, SendError},
-    redact::Redactor,
+    redact::{Redactor, Secrets},
     view::Target,
 };
 
@@ -35,6 +36,8 @@ use crate::{
 pub const MAX_KEPT: usize = 10_000;
 /// How long a token endpoint's answer may take.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often at most the operator is warned of an app that is refused.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// A token is renewed after so much of its life, in percent: at random between the two, so that
 /// instances and connectors that began together do not stay so.
 const RENEW_AFTER_PERCENT: std::ops::RangeInclusive<u32> = 75..=80;
@@ -43,6 +46,8 @@ const RENEW_AFTER_PERCENT: std::ops::RangeInclusive<u32> = 75..=80;
 #[derive(Default)]
 pub struct Credentials {
     kept: Mutex<Generations>,
+    /// When the operator was last warned of an app that is refused; as many as types at most.
+    warned: Mutex<BTreeMap<ConnectorType, Instant>>,
     chance: RandomState,
 }
 
@@ -66,9 +71,8 @@ struct Slot {
 /// An access token. It has no `Debug`.
 pub struct Token {
     header: HeaderValue,
-    secret: SecretString,
+    secret: Secrets,
     renew_at: Instant,
-    found_by: OnceLock<Redactor>,
 }
 
 impl Token {
@@ -79,8 +83,7 @@ impl Token {
 
     /// Verdicts without the token, whatever the answers quote.
     pub fn redacted(&self, answers: &[Response], verdicts: Vec<Verdict>) -> Vec<Verdict> {
-        let secrets = || std::slice::from_ref(&self.secret);
-        self.found_by.get_or_init(|| Redactor::new(secrets())).verdicts(answers, verdicts)
+        self.secret.redactor().verdicts(answers, verdicts)
     }
 }
 
@@ -123,9 +126,30 @@ impl Credentials {
         tools.metrics.renewal(target.kind, outcome(made.as_ref().err()));
         slot.rounds.fetch_add(1, Ordering::Release);
         *last = made.as_ref().err().cloned();
+        if let Some(Verdict::Retry { detail, .. }) =
+            made.as_ref().err().filter(|verdict| credential.concerns_operator(verdict))
+            && self.warns(target.kind, began)
+        {
+            let kind = target.kind;
+            tracing::warn!(
+                %kind, detail, connector = %target.key,
+                "destinations.{kind}.client_id and destinations.{kind}.client_secret are refused: \
+                 connectors with only a refreshToken get no access token until that is mended"
+            );
+        }
         let token = made?;
         *slot.token.lock() = Some(Arc::clone(&token));
         Ok(token)
+    }
+
+    /// Whether it is time to warn of a type's app: every connector that has it meets the same.
+    fn warns(&self, kind: ConnectorType, now: Instant) -> bool {
+        let mut warned = self.warned.lock();
+        let is_due = warned.get(&kind).is_none_or(|last| now - *last >= WARN_EVERY);
+        if is_due {
+            warned.insert(kind, now);
+        }
+        is_due
     }
 
     fn slot(&self, key: &ConnectorKey, identity: [u8; 32]) -> Arc<Slot> {
@@ -164,9 +188,8 @@ impl Credentials {
         let part = u32::try_from(u64::from(from * 100) + chance).unwrap_or(from * 100);
         Ok(Arc::new(Token {
             header,
-            secret: minted.token,
+            secret: Secrets::new(vec![minted.token]),
             renew_at: began + minted.life.mul_f64(f64::from(part) / 10_000.0),
-            found_by: OnceLock::new(),
         }))
     }
 }
@@ -194,14 +217,14 @@ async fn make(
     target: &Target,
     credential: &Credential,
 ) -> Result<Minted, Verdict> {
-    let (request, secrets) = match credential.mint(clock::now())? {
+    let (request, secret) = match credential.mint(clock::now(), &SystemRandom::new())? {
         Mint::Ready(minted) => return Ok(minted),
-        Mint::Ask { request, secrets } => (request, secrets),
+        Mint::Ask { request, secret } => (request, secret),
     };
     // What is said of the answer is shown to the owner: without what was sent to get it.
     let redacted = |answers: &[Response], verdict: Verdict| {
-        let verdicts = target.redactor().verdicts(answers, vec![verdict]);
-        let mut verdicts = Redactor::new(&secrets).verdicts(answers, verdicts);
+        let verdicts = target.secrets.redactor().verdicts(answers, vec![verdict]);
+        let mut verdicts = Redactor::new(&[secret]).verdicts(answers, verdicts);
         verdicts.pop().unwrap_or_else(|| Verdict::dead(Reason::Bug, "no verdict"))
     };
     match ask(tools.outbound, request, credential.is_trusted()).await {
@@ -230,7 +253,7 @@ async fn ask(outbound: &Outbound, request: Request, trusted: bool) -> Result<Res
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{collections::HashSet, sync::atomic::AtomicUsize};
 
     use axum::{Json, Router, http::StatusCode, routing::post};
     use futures_util::future::join_all;
@@ -239,7 +262,6 @@ mod tests {
     use super::*;
     use crate::{
         connector::{Connector, ProjectState},
-        destination::ConnectorType,
         egress::EgressPolicy,
         secrets::Keyring,
         view::{BaseUrls, Subscriptions},
@@ -364,13 +386,31 @@ mod tests {
     #[tokio::test]
     async fn a_token_is_renewed_after_four_fifths_of_its_life() {
         let bench = Bench::new();
-        let began = Instant::now();
-        for _ in 0..100 {
+        let now = Instant::now();
+        let mut seen = HashSet::new();
+        for index in 0..100 {
+            let began = now + Duration::from_secs(index);
             let minted = Minted { token: "t".into(), life: Duration::from_secs(1000) };
             let token = bench.credentials.token_of(minted, began).unwrap_or_else(|_| panic!());
             let after = token.renew_at - began;
-            assert!((750..=800).contains(&after.as_secs()), "{after:?}");
+            let range = Duration::from_secs(750)..=Duration::from_secs(800);
+            assert!(range.contains(&after), "{after:?}");
+            seen.insert(after);
         }
+        // Of 501 moments: the chance that a hundred draws meet fewer than twenty is nil.
+        assert!(seen.len() > 20, "{seen:?}");
+    }
+
+    #[test]
+    fn an_operator_is_warned_once_in_a_while() {
+        let credentials = Credentials::default();
+        let now = Instant::now();
+        let warns = |kind, after: Duration| credentials.warns(kind, now + after);
+        let almost = WARN_EVERY.saturating_sub(Duration::from_millis(1));
+        assert!(warns(ConnectorType::Hubspot, Duration::ZERO));
+        assert!(!warns(ConnectorType::Hubspot, almost));
+        assert!(warns(ConnectorType::Xero, almost));
+        assert!(warns(ConnectorType::Hubspot, WARN_EVERY));
     }
 
     #[tokio::test]

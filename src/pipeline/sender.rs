@@ -1,7 +1,10 @@
 //! The one path to an HTTP request: what must be asked first, the request, and what its answer means.
 
+mod with_token;
+
 use std::{
     borrow::Cow,
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -11,15 +14,9 @@ use std::{
 };
 
 use http::HeaderName;
-
-use http::header::AUTHORIZATION;
 use parking_lot::Mutex;
 
-use super::{
-    TRACEPARENT,
-    credentials::{Token, Tools},
-    dispatch::Dispatcher,
-};
+use super::{TRACEPARENT, credentials::Token, dispatch::Dispatcher};
 use crate::{
     clock,
     delivery::{Reason, Source, Verdict},
@@ -60,8 +57,9 @@ pub(super) struct Sender<'a> {
     ticket: Option<Ticket>,
     /// Whether it has sent the request that its lane let go.
     has_sent: AtomicBool,
-    /// The token that its last request had, where a credential makes them.
-    token: Mutex<Option<Arc<Token>>>,
+    /// The tokens that its requests had, where a credential makes them: an answer may quote an
+    /// earlier one. The last one is behind.
+    tokens: Mutex<VecDeque<Arc<Token>>>,
 }
 
 /// Why there is no answer.
@@ -87,8 +85,8 @@ impl<'a> Sender<'a> {
         ticket: Option<Ticket>,
     ) -> Self {
         let has_sent = AtomicBool::new(false);
-        let token = Mutex::new(None);
-        Self { dispatcher, target, timeout, source, is_trial: false, ticket, has_sent, token }
+        let tokens = Mutex::default();
+        Self { dispatcher, target, timeout, source, is_trial: false, ticket, has_sent, tokens }
     }
 
     /// What the destination needs to know first; asked once and kept.
@@ -104,35 +102,41 @@ impl<'a> Sender<'a> {
     /// What the destination finds out by its questions; `None` when it has none.
     async fn ask(
         &self,
-        next: impl Fn(&[Response]) -> Option<Setup>,
+        next: impl Fn(&[Response]) -> Option<Setup> + Sync,
     ) -> Result<Option<Arc<str>>, Verdict> {
         let mut answers: Vec<Response> = Vec::new();
         let mut connection = Connection::Kept;
         while answers.len() <= MAX_SETUP_STEPS {
-            match guarded(|| next(&answers))? {
+            let request = match guarded(|| next(&answers))? {
                 None => return Ok(None),
                 Some(Setup::Ready(text)) => return Ok(Some(text)),
                 Some(Setup::Failed(verdict)) => return Err(self.redacted(&answers, verdict)),
-                Some(Setup::Ask(request)) => match self.send(request, connection).await.0 {
-                    // Here the body is what was asked for.
-                    Ok(response) if response.is_incomplete => {
-                        let reason = Reason::ConnectionLost;
-                        return Err(Verdict::retry(reason, reason.help()));
-                    }
-                    Ok(response) => {
-                        answers.push(response);
-                        connection = Connection::Kept;
-                    }
-                    // The same once more: nothing was answered.
-                    Err(silence) if silence.was_kept() && connection == Connection::Kept => {
-                        connection = Connection::New;
-                    }
-                    Err(Silence::NoToken(verdict)) => return Err(verdict),
-                    Err(Silence::Lost(error)) => {
-                        let verdict = Verdict::retry(error.reason, error.detail);
-                        return Err(self.redacted(&[], verdict));
-                    }
-                },
+                Some(Setup::Ask(request)) => request,
+            };
+            let again = || match guarded(|| next(&answers)) {
+                Ok(Some(Setup::Ask(request))) => Some(request),
+                _ => None,
+            };
+            let (sent, _) = self.send(request, connection, &again).await;
+            match sent {
+                // Here the body is what was asked for.
+                Ok(response) if response.is_incomplete => {
+                    let reason = Reason::ConnectionLost;
+                    return Err(Verdict::retry(reason, reason.help()));
+                }
+                Ok(response) => {
+                    answers.push(response);
+                    connection = Connection::Kept;
+                }
+                // The same once more: nothing was answered.
+                Err(silence) if silence.was_kept() && connection == Connection::Kept => {
+                    connection = Connection::New;
+                }
+                Err(Silence::NoToken(verdict)) => return Err(verdict),
+                Err(Silence::Lost(error)) => {
+                    let verdict = Verdict::retry(error.reason, error.detail);
+                    return Err(self.redacted(&[], verdict));
+                }
             }
         }
         Err(Verdict::dead(Reason::Bug, "the destination asks without end"))
@@ -267,14 +271,15 @@ impl<'a> Sender<'a> {
         let bears_repeats =
             |item: &Item<'_>| guarded(|| destination.repeats_unanswered(item)).unwrap_or(true);
         let _memory = self.dispatcher.budgets.body(request.body.len()).await;
-        let (mut sent, mut duration) = self.send(traced(request), Connection::Kept).await;
+        let again = || build().ok().map(traced);
+        let (mut sent, mut duration) = self.send(traced(request), Connection::Kept, &again).await;
         // Most often the server had closed the connection before it saw the request.
         if sent.as_ref().is_err_and(Silence::was_kept)
             && items.iter().all(bears_repeats)
-            && let Ok(request) = build()
+            && let Some(request) = again()
         {
-            let (again, more) = self.send(traced(request), Connection::New).await;
-            (sent, duration) = (again, duration + more);
+            let (answer, more) = self.send(request, Connection::New, &again).await;
+            (sent, duration) = (answer, duration + more);
         }
         let duration = Some(duration);
         let judged: Vec<Judged> = match sent {
@@ -339,58 +344,6 @@ impl<'a> Sender<'a> {
         items.iter().zip(traceparents.iter().copied()).map(step).collect()
     }
 
-    /// Sends a request, with an access token where a credential makes them; tells how long that
-    /// took too.
-    async fn send(
-        &self,
-        request: Request,
-        connection: Connection,
-    ) -> (Result<Response, Silence>, Duration) {
-        if self.target.credential.is_some() {
-            // Boxed, so that it adds nothing to the tasks of the many without a credential.
-            return Box::pin(self.send_with_token(request, connection)).await;
-        }
-        let (sent, duration) = self.send_once(request, connection).await;
-        (sent.map_err(Silence::Lost), duration)
-    }
-
-    /// Sends a request with an access token, and once more with a new one if that is refused: it
-    /// may have been revoked, or be older than the service says.
-    async fn send_with_token(
-        &self,
-        request: Request,
-        connection: Connection,
-    ) -> (Result<Response, Silence>, Duration) {
-        let first = match self.token(None).await {
-            Ok(token) => token,
-            Err(verdict) => return (Err(Silence::NoToken(verdict)), Duration::ZERO),
-        };
-        let with = |token: &Token| request.clone().secret_header(AUTHORIZATION, token.header());
-        let (sent, duration) = self.send_once(with(&first), connection).await;
-        if !sent.as_ref().is_ok_and(|response| response.status == 401) {
-            return (sent.map_err(Silence::Lost), duration);
-        }
-        let second = match self.token(Some(&first)).await {
-            Ok(token) => token,
-            Err(verdict) => return (Err(Silence::NoToken(verdict)), duration),
-        };
-        let (sent, more) = self.send_once(with(&second), connection).await;
-        (sent.map_err(Silence::Lost), duration + more)
-    }
-
-    /// An access token: another one than that which was refused.
-    async fn token(&self, refused: Option<&Arc<Token>>) -> Result<Arc<Token>, Verdict> {
-        let Some(credential) = &self.target.credential else {
-            return Err(Verdict::dead(Reason::Bug, "no credential"));
-        };
-        let outbound = &self.dispatcher.options.outbound;
-        let tools = Tools { outbound, metrics: self.dispatcher.metrics() };
-        let credentials = &self.dispatcher.credentials;
-        let token = credentials.token(tools, self.target, credential, refused).await?;
-        *self.token.lock() = Some(Arc::clone(&token));
-        Ok(token)
-    }
-
     /// Sends a request. The lane has counted one request; each further one waits until the lane's
     /// rate allows it.
     async fn send_once(
@@ -426,11 +379,9 @@ impl<'a> Sender<'a> {
         if verdicts.iter().all(|verdict| *verdict == Verdict::Delivered) {
             return verdicts;
         }
-        let verdicts = self.target.redactor().verdicts(answers, verdicts);
-        match &*self.token.lock() {
-            Some(token) => token.redacted(answers, verdicts),
-            None => verdicts,
-        }
+        let verdicts = self.target.secrets.redactor().verdicts(answers, verdicts);
+        let tokens = self.tokens.lock();
+        tokens.iter().fold(verdicts, |verdicts, token| token.redacted(answers, verdicts))
     }
 
     /// The verdict as it may be shown, whatever these answers quote.

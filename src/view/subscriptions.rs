@@ -3,11 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
-use secrecy::SecretString;
 use url::Url;
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     event::{EventType, EventTypes},
     filter::{Facts, Filter, FilterError},
     id::{ConnectorId, ConnectorKey, DeliveryNamespace},
-    redact::Redactor,
+    redact::Secrets,
     secrets::Keyring,
 };
 
@@ -90,9 +89,7 @@ pub struct Target {
     /// What makes its access tokens, where they renew themselves.
     pub credential: Option<Credential>,
     /// Its secrets, to keep them out of what others said.
-    pub secrets: Vec<SecretString>,
-    /// What finds them, once something failed; see [`Self::redactor`].
-    pub found_by: OnceLock<Redactor>,
+    pub secrets: Secrets,
     /// Whether the operator chose where its requests go, so that the rules for users' URLs do
     /// not apply.
     pub trusted: bool,
@@ -132,18 +129,10 @@ impl Target {
             namespace: DeliveryNamespace::of(&connector.key),
             destination,
             credential,
-            secrets,
-            found_by: OnceLock::new(),
+            secrets: Secrets::new(secrets),
             trusted: base_url.is_some(),
             setup: Mutex::new(None),
         }
-    }
-
-    /// What finds its secrets in answers; made at the first failure, so that those which work do
-    /// without.
-    #[must_use]
-    pub fn redactor(&self) -> &Redactor {
-        self.found_by.get_or_init(|| Redactor::new(&self.secrets))
     }
 
     /// Why nothing can be delivered to it at present, if so.
@@ -318,7 +307,7 @@ mod tests {
         let subscriptions = compile(vec![connector("conn_1", &["*"])], &keyring("k1"));
         let target = subscriptions.target(&"conn_1".parse().unwrap()).unwrap();
         assert!(target.destination.is_ok(), "{target:?}");
-        assert_eq!(target.secrets.len(), 1);
+        assert_eq!(target.secrets.known().len(), 1);
         assert!(!target.trusted && target.suspended.is_some());
         assert!(!format!("{subscriptions:?}").contains("hooks.slack.com"));
     }

@@ -22,6 +22,7 @@ use dunmore_connectors::{
     metrics::KafkaClient,
     offsets::Begin,
     pipeline::{Delivery, RecordWork, test_send},
+    redact::Secrets,
     service::Service,
     telemetry,
     view::Target,
@@ -126,9 +127,8 @@ pub async fn deliver(
             suspended: None,
             namespace: DeliveryNamespace::of(&key),
             destination: Ok(Box::new(Panicking { url: url.to_owned(), in_build })),
-            secrets: Vec::new(),
+            secrets: Secrets::new(Vec::new()),
             credential: None,
-            found_by: std::sync::OnceLock::new(),
             trusted: true,
             setup: parking_lot::Mutex::new(None),
         });

@@ -192,8 +192,10 @@ pub struct Memory {
     pub revoked: HashSet<String>,
     /// What the token endpoint says next, instead of what it should.
     pub token_answers: VecDeque<Answer>,
-    /// How long tokens live.
+    /// How long tokens live, as the endpoint says.
     pub token_life: Duration,
+    /// How much longer they are good than that, for tests that must not depend on the clock.
+    pub token_grace: Duration,
     script: VecDeque<(Behaviour, usize)>,
     limit: Option<(usize, Duration)>,
     answered_at: VecDeque<Instant>,
@@ -212,6 +214,7 @@ impl Default for Memory {
             revoked: HashSet::new(),
             token_answers: VecDeque::new(),
             token_life: tokens::USUAL_LIFE,
+            token_grace: Duration::ZERO,
             script: VecDeque::new(),
             limit: None,
             answered_at: VecDeque::new(),
@@ -352,6 +355,11 @@ impl Sandbox {
     /// How long the tokens live that a service makes from now on.
     pub fn token_life(&self, kind: &str, life: Duration) {
         self.memory(kind).token_life = life;
+    }
+
+    /// How much longer than they say the tokens are good that a service makes from now on.
+    pub fn token_grace(&self, kind: &str, grace: Duration) {
+        self.memory(kind).token_grace = grace;
     }
 
     /// Every token that a service made or was shown is good no more.

@@ -125,7 +125,7 @@ fn grant(kind: &str, call: &Call, memory: &mut Memory) -> Answer {
         return error(400, "invalid_grant");
     }
     let token = format!("{MINTED}{kind}-{:08x}", memory.requests.len() + 0x5eed_0000);
-    memory.tokens.insert(token.clone(), Instant::now() + memory.token_life);
+    memory.tokens.insert(token.clone(), Instant::now() + memory.token_life + memory.token_grace);
     let mut answer = json!({"access_token": token, "token_type": "Bearer"});
     if kind != "salesforce" {
         answer["expires_in"] = memory.token_life.as_secs().into();
