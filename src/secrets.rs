@@ -267,7 +267,7 @@ impl Keyring {
     pub fn seal_command(&self, command: &mut Command, kind: ConnectorType) {
         let Some((key, config)) = place_of(command) else { return };
         for (name, value) in config.iter_mut() {
-            let is_secret = kind.field(name).is_some_and(|field| field.secret);
+            let is_secret = kind.kept_field(name).is_some_and(|field| field.secret);
             if is_secret && (value.is_string() || value.is_number()) {
                 *value = self.seal_value(&key, kind, name, value).to_value();
             }

@@ -192,6 +192,7 @@ impl Service {
             topics.clone(),
             Arc::clone(&self.view),
             self.config.egress_policy(),
+            Outbound::new(self.config.egress_policy()).map_err(|e| anyhow!(e))?,
             self.codec.clone(),
             self.producer.clone(),
             partitions,

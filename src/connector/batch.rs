@@ -260,7 +260,11 @@ impl Batch {
         });
         let result = match decision {
             Decision::Accepted(change) => {
-                self.history.push(HistoryRecord::of(&command, asked.at, number, state, &change));
+                // A token that is renewed every half hour is no change that anyone looks for.
+                if !command.body.is_internal() {
+                    let history = HistoryRecord::of(&command, asked.at, number, state, &change);
+                    self.history.push(history);
+                }
                 self.notices.extend(Notice::of(&command, asked.at, state, &change));
                 state.apply(&change);
                 let result = CommandResult::accepted(&command, &change, number);

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::{
-    FieldError, Problem, ProblemCode, Tier, did_you_mean,
+    FieldError, Problem, ProblemCode, RenewalStep, Tier, did_you_mean,
     fields::{Fields, quoted},
 };
 use crate::{
@@ -96,6 +96,13 @@ pub enum CommandBody {
         /// The id of the key to encrypt with: the first one where the command is decided.
         key: String,
     },
+    /// A step of the renewal of a connector's access token.
+    Renewal {
+        /// Which one.
+        connector: ConnectorId,
+        /// The step.
+        step: RenewalStep,
+    },
     /// Say what a project pays for.
     SetTier {
         /// The tier.
@@ -156,12 +163,24 @@ const OPTIONAL: &[&str] = &[
     "reason",
     "key",
     "tier",
+    "renewal",
 ];
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
-    pub const NAMES: &[&'static str] =
-        &[CREATE, UPDATE, DELETE, SUSPEND, RESUME, REENCRYPT, SET_TIER, UNKNOWN];
+    pub const NAMES: &[&'static str] = &[
+        CREATE,
+        UPDATE,
+        DELETE,
+        SUSPEND,
+        RESUME,
+        REENCRYPT,
+        RenewalStep::BEGIN,
+        RenewalStep::END,
+        RenewalStep::EARLY,
+        SET_TIER,
+        UNKNOWN,
+    ];
 
     /// The command's name.
     #[must_use]
@@ -173,6 +192,7 @@ impl CommandBody {
             Self::Suspend { .. } => SUSPEND,
             Self::Resume { .. } => RESUME,
             Self::Reencrypt { .. } => REENCRYPT,
+            Self::Renewal { step, .. } => step.command(),
             Self::SetTier { .. } => SET_TIER,
         }
     }
@@ -186,7 +206,8 @@ impl CommandBody {
             | Self::Delete { connector, .. }
             | Self::Suspend { connector, .. }
             | Self::Resume { connector }
-            | Self::Reencrypt { connector, .. } => Some(connector),
+            | Self::Reencrypt { connector, .. }
+            | Self::Renewal { connector, .. } => Some(connector),
             Self::SetTier { .. } => None,
         }
     }
@@ -201,8 +222,15 @@ impl CommandBody {
             Self::Create { .. }
             | Self::Resume { .. }
             | Self::Reencrypt { .. }
+            | Self::Renewal { .. }
             | Self::SetTier { .. } => None,
         }
+    }
+
+    /// Whether only this program sends it, about what no owner sees: it is not in the history.
+    #[must_use]
+    pub const fn is_internal(&self) -> bool {
+        matches!(self, Self::Renewal { .. })
     }
 
     /// The configuration that it brings, if any.
@@ -211,6 +239,7 @@ impl CommandBody {
         match self {
             Self::Create { config, .. } => Some(config),
             Self::Update { patch, .. } => patch.config.as_mut(),
+            Self::Renewal { step: RenewalStep::Done { tokens, .. }, .. } => Some(tokens),
             _ => None,
         }
     }
@@ -312,6 +341,7 @@ impl Command {
             CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
+            CommandBody::Renewal { step, .. } => json["renewal"] = step.to_value(),
             CommandBody::SetTier { tier } => json["tier"] = json!(tier),
         }
         if let Some(version) = self.body.if_version() {
@@ -359,6 +389,9 @@ fn read_body(fields: &mut Fields) -> Result<(&'static str, Option<CommandBody>),
         SUSPEND => (SUSPEND, read_suspend(fields)),
         RESUME => (RESUME, read_resume(fields)),
         REENCRYPT => (REENCRYPT, read_reencrypt(fields)),
+        RenewalStep::BEGIN => (RenewalStep::BEGIN, read_renewal(RenewalStep::BEGIN, fields)),
+        RenewalStep::END => (RenewalStep::END, read_renewal(RenewalStep::END, fields)),
+        RenewalStep::EARLY => (RenewalStep::EARLY, read_renewal(RenewalStep::EARLY, fields)),
         SET_TIER => (SET_TIER, read_set_tier(fields)),
         other => {
             let known = CommandBody::NAMES.iter().copied().filter(|name| *name != UNKNOWN);
@@ -450,6 +483,13 @@ fn read_reencrypt(fields: &mut Fields) -> Option<CommandBody> {
     Some(CommandBody::Reencrypt { connector: connector?, key: key? })
 }
 
+fn read_renewal(name: &str, fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let step = RenewalStep::read(name, fields);
+    fields.finish(&["id", "type", "projectId", "connectorId", "renewal"]);
+    Some(CommandBody::Renewal { connector: connector?, step: step? })
+}
+
 fn read_set_tier(fields: &mut Fields) -> Option<CommandBody> {
     let tier = fields.text("tier").and_then(|text| match text.parse() {
         Ok(tier) => Some(tier),
@@ -504,6 +544,9 @@ impl fmt::Debug for CommandBody {
             Self::Reencrypt { key, .. } => {
                 out.field("key", key);
             }
+            Self::Renewal { step, .. } => {
+                out.field("step", step);
+            }
             Self::SetTier { tier } => {
                 out.field("tier", tier);
             }
@@ -538,6 +581,13 @@ mod tests {
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
             (include_str!("../../tests/fixtures/records/command-resume-1.json"), RESUME),
             (include_str!("../../tests/fixtures/records/command-reencrypt-1.json"), REENCRYPT),
+            (include_str!("../../tests/fixtures/records/command-renew-1.json"), RenewalStep::BEGIN),
+            (include_str!("../../tests/fixtures/records/command-renewed-1.json"), RenewalStep::END),
+            (include_str!("../../tests/fixtures/records/command-renewed-2.json"), RenewalStep::END),
+            (
+                include_str!("../../tests/fixtures/records/command-token-refused-1.json"),
+                RenewalStep::EARLY,
+            ),
             (include_str!("../../tests/fixtures/records/command-set-tier-1.json"), SET_TIER),
         ] {
             let command = Command::read(record.as_bytes()).unwrap();

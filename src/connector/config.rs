@@ -109,6 +109,14 @@ impl ConfigValue {
         }
     }
 
+    /// The text, where it is a plain one.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Plain(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
     fn from_value(value: Value) -> Result<Self, String> {
         if Sealed::is_meant_by(&value) {
             Sealed::from_value(&value).map(Self::Sealed)

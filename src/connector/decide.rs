@@ -14,12 +14,14 @@ use super::{
     config::{ELLIPSIS, to_value},
     did_you_mean,
     problem::MAX_FIELD_ERRORS,
+    rotation::{self, RenewalStep, Renewed},
     signing,
 };
 use crate::{
     clock::Timestamp,
     destination::{
-        Checks, ConnectorType, Field, SIGNING_SECRET, Settings, check_ways, cut, is_in_a_way,
+        Checks, ConnectorType, Field, REFRESH_TOKEN, SIGNING_SECRET, Settings, check_ways, cut,
+        is_in_a_way,
     },
     egress::EgressPolicy,
     event::EventTypes,
@@ -65,6 +67,7 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
         }
         CommandBody::Resume { connector } => case.resume(connector),
         CommandBody::Reencrypt { connector, .. } => case.reencrypt(connector),
+        CommandBody::Renewal { connector, step } => case.renew(connector, step),
         CommandBody::SetTier { tier } => Ok(case.set_tier(*tier)),
     };
     match decided {
@@ -197,12 +200,16 @@ impl Case<'_> {
                 ),
             ));
         }
+        Ok(Change::ConnectorSet(self.suspended(connector, reason)))
+    }
+
+    fn suspended(&self, connector: &Connector, reason: &str) -> Connector {
         let mut next = self.next_version(connector);
         next.suspended_reason = Some(cut(reason, MAX_SUSPENDED_REASON_CHARS));
         // A suspension that is asked for again has lasted since it began.
         let since = connector.suspended_reason.as_ref().and(connector.suspended_at);
         next.suspended_at = Some(since.unwrap_or(self.context.at));
-        Ok(Change::ConnectorSet(next))
+        next
     }
 
     /// A connector that is not suspended stays as it is: its owner sees no change.
@@ -216,6 +223,7 @@ impl Case<'_> {
         }
         let mut next = self.next_version(connector);
         next.resume();
+        rotation::try_again(&mut next.config);
         Ok(Change::ConnectorSet(next))
     }
 
@@ -223,6 +231,20 @@ impl Case<'_> {
     /// suspension. Whoever writes the change encrypts the secrets in it.
     fn reencrypt(&self, id: &ConnectorId) -> Result<Change, Problem> {
         Ok(Change::ConnectorSet(self.find(id)?.clone()))
+    }
+
+    /// A step of a renewal: its owner sees no change, unless the refresh token was refused.
+    fn renew(&self, id: &ConnectorId, step: &RenewalStep) -> Result<Change, Problem> {
+        let connector = self.find(id)?;
+        if let Some(same) = self.repeated(connector) {
+            return Ok(same);
+        }
+        match rotation::decide(connector, step, self.context.at)? {
+            Renewed::Quietly(next) => Ok(Change::ConnectorSet(next)),
+            Renewed::Refused(next, reason) => {
+                Ok(Change::ConnectorSet(self.suspended(&next, &reason)))
+            }
+        }
     }
 
     fn set_tier(&self, tier: Tier) -> Change {
@@ -411,6 +433,9 @@ impl Merge<'_> {
                 let value = ConfigValue::Plain(to_value(&setting));
                 // An encrypted value cannot be compared; its owner gave it again for a reason.
                 let changed = self.stored.get(name) != Some(&value);
+                if field.name == REFRESH_TOKEN {
+                    rotation::take_refresh_token(&mut self.config, value.text());
+                }
                 self.config.insert(name, value);
                 self.note_change(field, changed);
             }
@@ -421,6 +446,9 @@ impl Merge<'_> {
     fn remove(&mut self, field: &Field) {
         if !field.required {
             let changed = self.config.remove(field.name);
+            if field.name == REFRESH_TOKEN {
+                rotation::take_refresh_token(&mut self.config, None);
+            }
             self.note_change(field, changed);
         } else if self.stored.get(field.name).is_some() {
             self.error(field.name, "is required and cannot be removed");

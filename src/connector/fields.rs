@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{FieldError, MAX_ACTOR_CHARS, did_you_mean, problem::MAX_FIELD_ERRORS};
 use crate::{
+    clock::Timestamp,
     destination::{ConnectorType, MAX_OVERLAP, cut},
     event::EventTypes,
     filter::Filter,
@@ -44,6 +45,11 @@ impl Fields {
     ) -> Option<T> {
         let text = self.text(field)?;
         parse(&text).map_err(|error| self.error(field, error.to_string())).ok()
+    }
+
+    pub(super) fn time(&mut self, field: &str) -> Option<Timestamp> {
+        let text = self.text(field)?;
+        Timestamp::parse(&text).map_err(|error| self.error(field, error)).ok()
     }
 
     pub(super) fn boolean(&mut self, field: &str) -> Option<bool> {

@@ -18,7 +18,10 @@ use sha2::{Digest, Sha256};
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
-use super::{Checks, Field, Request, Response, SettingError, Settings, basic, token_answer};
+use super::{
+    Checks, Field, Kept, ROTATED_REFRESH, Request, Response, SettingError, Settings, basic,
+    token_answer,
+};
 use crate::{
     clock::Timestamp,
     delivery::{Reason, Verdict},
@@ -32,7 +35,8 @@ use token_answer::Owners;
 pub const ACCESS_TOKEN: &str = "accessToken";
 const CLIENT_ID: &str = "clientId";
 const CLIENT_SECRET: &str = "clientSecret";
-const REFRESH_TOKEN: &str = "refreshToken";
+/// The setting with a refresh token.
+pub const REFRESH_TOKEN: &str = "refreshToken";
 const PRIVATE_KEY: &str = "privateKey";
 const SERVICE_ACCOUNT_KEY: &str = "serviceAccountKey";
 
@@ -115,6 +119,8 @@ pub struct Credential {
     trusted: bool,
     /// For the words when it is refused.
     owners: Owners,
+    /// The token that is stored, where only the project's keeper asks for another.
+    kept: Option<Kept>,
 }
 
 enum Flow {
@@ -157,7 +163,7 @@ impl Credential {
         let identity = identity(&["self-signed", audience, text]);
         let flow = Flow::SelfSigned(account, audience);
         let owners = own("reconnect: give another serviceAccountKey");
-        Ok(Some(Self { flow, identity, trusted: false, owners }))
+        Ok(Some(Self { flow, identity, trusted: false, owners, kept: None }))
     }
 
     /// Client credentials at a token endpoint, the client's secret in the header or in the form.
@@ -187,6 +193,22 @@ impl Credential {
         let reconnect = "reconnect: connect the account again and give the new refreshToken";
         let owners = Owners { reconnect, is_app_lent };
         Self::form(settings, endpoint, client, app, &form, owners).map(Some)
+    }
+
+    /// A refresh token that changes with each use, of the customer's app or the operator's. The access
+    /// token is the one that is stored; see [`rotation`](super::rotation).
+    pub fn rotating(
+        settings: &Settings,
+        endpoint: Endpoint<'_>,
+    ) -> Result<Option<Self>, SettingError> {
+        let Some(first) = settings.optional(REFRESH_TOKEN) else { return given(settings) };
+        let (app, is_app_lent) = settings.app()?;
+        let token = settings.optional(ROTATED_REFRESH).unwrap_or(first);
+        let form = [("grant_type", "refresh_token"), ("refresh_token", token)];
+        let reconnect = "reconnect: connect the account again and give the new refreshToken";
+        let owners = Owners { reconnect, is_app_lent };
+        let credential = Self::form(settings, endpoint, ClientIn::Header, app, &form, owners)?;
+        Ok(Some(Self { kept: Some(Kept::of(settings, first)?), ..credential }))
     }
 
     fn form(
@@ -222,7 +244,7 @@ impl Credential {
         let form = Zeroizing::new(form.finish());
         let identity = identity(&["form", url.as_str(), &app.client_id, secret, &form]);
         let flow = Flow::Form { url, authorization, form, secret: app.client_secret };
-        Ok(Self { flow, identity, trusted, owners })
+        Ok(Self { flow, identity, trusted, owners, kept: None })
     }
 
     /// An assertion for a user, signed with the app's key (RFC 7523).
@@ -243,7 +265,7 @@ impl Credential {
         let owners = own(
             "reconnect: approve the app for the user, and check clientId, username and privateKey",
         );
-        Ok(Some(Self { flow, identity, trusted, owners }))
+        Ok(Some(Self { flow, identity, trusted, owners, kept: None }))
     }
 
     /// What is to be done for a token at this moment; `chance` blinds signatures, see [`RsaKey`].
@@ -257,7 +279,11 @@ impl Credential {
                 let claims = json!({"iss": account.email, "sub": account.email, "aud": audience,
                     "iat": issued, "exp": expires});
                 let token = signed(&account.key, &header, &claims, chance).map_err(failed)?;
-                Ok(Mint::Ready(Minted { token, life: SIGNED_LIFE.saturating_sub(CLOCK_SLACK) }))
+                Ok(Mint::Ready(Minted {
+                    token,
+                    life: SIGNED_LIFE.saturating_sub(CLOCK_SLACK),
+                    refresh: None,
+                }))
             }
             Flow::Form { url, authorization, form, secret } => {
                 let mut request = form_request(url, form.as_bytes());
@@ -293,6 +319,12 @@ impl Credential {
     pub fn concerns_operator(&self, verdict: &Verdict) -> bool {
         let is_refused = matches!(verdict, Verdict::Retry { reason: Reason::Unauthorized, .. });
         self.owners.is_app_lent && is_refused
+    }
+
+    /// The stored token, where only the project's keeper asks for another.
+    #[must_use]
+    pub const fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
     }
 
     /// Tells it from another one.

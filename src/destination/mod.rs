@@ -12,6 +12,7 @@ mod explorer;
 mod incident;
 mod message;
 mod record;
+mod rotation;
 mod settings;
 mod signing;
 mod token_answer;
@@ -22,10 +23,14 @@ mod wire;
 use std::{fmt, slice, str::FromStr, sync::Arc, time::Duration};
 
 pub use amount::Currency;
-pub use credential::{ACCESS_TOKEN, App, Credential, Mint, Minted};
+pub use credential::{ACCESS_TOKEN, App, Credential, Mint, Minted, REFRESH_TOKEN};
 pub use explorer::transaction_url;
 pub use message::{Fact, Message, Tone, blanked, cut, escaped, one_line};
 pub use record::{Record, RecordValue, identity, wallet};
+pub use rotation::{
+    Kept, RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED, ROTATED_ACCESS, ROTATED_AT,
+    ROTATED_FROM, ROTATED_REFRESH, ROTATED_UNTIL, digest,
+};
 pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
     TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,

@@ -9,15 +9,16 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, header::AUTHORIZATION};
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::{
-    Category, Checks, Currency, Destination, Field, Item, Rate, Request, Response, SettingError,
-    Settings, Setup, Spec,
+    ACCESS_TOKEN, Category, Checks, Credential, Currency, Destination, Field, Item, Rate, Request,
+    Response, SettingError, Settings, Setup, Spec, Way,
     accounting::{self, Booking, Books},
+    credential::{self, Endpoint}, rotation,
     cut, is_word, judge_status,
 };
 use crate::{
@@ -30,12 +31,16 @@ pub const SPEC: Spec = Spec {
     category: Category::Accounting,
     docs: "https://developer.intuit.com/app/developer/qbo/docs/api/accounting/all-entities/salesreceipt",
     fields: &[
+        credential::CLIENT_ID_FIELD,
+        credential::CLIENT_SECRET_FIELD,
+        credential::REFRESH_TOKEN_FIELD,
         Field::secret(
             "accessToken",
-            "An OAuth access token with the accounting scope; it lives an hour, so give a new \
-             one by PATCH before that.",
+            "An OAuth access token with the scope com.intuit.quickbooks.accounting; it lives an \
+             hour, so it is for tests.",
             "eyJEXAMPLE.EXAMPLE.EXAMPLE",
-        ),
+        )
+        .optional(),
         Field::text("realmId", "The company's id.", "9130347798120106").checked(check_realm),
         Field::text(
             "itemId",
@@ -61,11 +66,19 @@ pub const SPEC: Spec = Spec {
         .one_of(&["production", SANDBOX])
         .optional(),
     ],
-    refused: &[
-        ("clientId", NO_RENEWAL),
-        ("clientSecret", NO_RENEWAL),
-        ("refreshToken", NO_RENEWAL),
+    hidden: rotation::HIDDEN,
+    ways: &[
+        Way {
+            fields: &["clientId", "clientSecret", "refreshToken"],
+            what: "for production: an OAuth app of yours",
+        },
+        Way { fields: &["refreshToken"], what: "for production: the operator's own OAuth app" },
+        Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends after an hour" },
     ],
+    credential: |settings| {
+        let url = "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer";
+        Credential::rotating(settings, Endpoint::Apart(url))
+    },
     // 10 per second for one company, and 500 a minute; a receipt may need the day's rate first.
     rate: Some(Rate { per_second: 4.0, burst: 1 }),
     concurrency: 4,
@@ -83,8 +96,6 @@ pub const SPEC: Spec = Spec {
     ..Spec::BASE
 };
 
-const NO_RENEWAL: &str = "is not taken yet, because QuickBooks' refresh tokens change with use: give an \
-                          accessToken, and a new one by PATCH before it ends";
 const SANDBOX: &str = "sandbox";
 /// The item that is looked for first.
 const ITEM_NAME: &str = "Dunmore";
@@ -98,7 +109,7 @@ const RATE_TOLERANCE: f64 = 1e-6;
 #[derive(Debug)]
 struct QuickBooks {
     company: Url,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
     books: Books,
     item: Option<String>,
     tax_code: Option<String>,
@@ -144,8 +155,7 @@ impl QuickBooks {
         let optional = |field| settings.optional(field).map(ToOwned::to_owned);
         Ok(Self {
             company: settings.endpoint(&format!("https://{host}/v3/company/{realm}"))?,
-            authorization: settings
-                .secret_header("accessToken", |token| format!("Bearer {token}"))?,
+            authorization: settings.bearer()?,
             books: Books::of(event_types),
             item: optional("itemId"),
             tax_code: optional("taxCodeId"),
@@ -162,7 +172,7 @@ impl QuickBooks {
 
     fn ask(&self, name: &str, parameters: &[(&str, &str)]) -> Setup {
         let request = Request::get(self.resource(name, parameters));
-        Setup::Ask(request.secret_header(AUTHORIZATION, self.authorization.clone()))
+        Setup::Ask(request.bearer(self.authorization.as_ref()))
     }
 
     fn ask_items(&self, condition: &str) -> Setup {
@@ -366,7 +376,7 @@ impl Destination for QuickBooks {
         let id = item.delivery_id.to_string();
         Ok(Request::post_value(self.resource("salesreceipt", &[("requestid", &id)]), &body)
             .accept_json()
-            .secret_header(AUTHORIZATION, self.authorization.clone()))
+            .bearer(self.authorization.as_ref()))
     }
 
     fn judge(&self, item: &Item<'_>, response: &Response) -> Verdict {

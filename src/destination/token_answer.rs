@@ -29,6 +29,8 @@ pub struct Minted {
     pub token: SecretString,
     /// From when it was asked for.
     pub life: Duration,
+    /// The refresh token that takes the place of the one that was used, if one came.
+    pub refresh: Option<SecretString>,
 }
 
 /// Whose a credential is, for the words when it is refused.
@@ -144,7 +146,12 @@ fn token(json: &Value) -> Result<Minted, &'static str> {
     if !kind.eq_ignore_ascii_case("bearer") {
         return Err("with a token that is no bearer token");
     }
-    Ok(Minted { token: token.into(), life: life(&json["expires_in"]) })
+    let refresh = json["refresh_token"].as_str().filter(|refresh| !refresh.is_empty());
+    if refresh.is_some_and(|refresh| refresh.len() > MAX_TOKEN_BYTES) {
+        return Err("with a refresh token that is too long");
+    }
+    let refresh = refresh.map(SecretString::from);
+    Ok(Minted { token: token.into(), life: life(&json["expires_in"]), refresh })
 }
 
 /// Some say the seconds as a text.

@@ -11,7 +11,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
-    ACCESS_TOKEN, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Rate, Request, Response,
+    ACCESS_TOKEN, REFRESH_TOKEN, rotation, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Rate, Request, Response,
     SettingError, Settings, Spec,
     accounting::{self, Booking, Books},
     Way, credential::{self, ClientIn, Endpoint}, cut, is_word, judge_alone, judge_status, judge_together,
@@ -28,6 +28,7 @@ pub const SPEC: Spec = Spec {
     fields: &[
         credential::CLIENT_ID_FIELD,
         credential::CLIENT_SECRET_FIELD,
+        credential::REFRESH_TOKEN_FIELD,
         Field::secret(
             "accessToken",
             "An OAuth access token with the scope accounting.transactions or \
@@ -59,22 +60,27 @@ pub const SPEC: Spec = Spec {
         .checked(check_contact)
         .optional(),
     ],
+    hidden: rotation::HIDDEN,
     ways: &[
+        Way {
+            fields: &["clientId", "clientSecret", "refreshToken"],
+            what: "for production: an OAuth app of yours",
+        },
+        Way { fields: &["refreshToken"], what: "for production: the operator's own OAuth app" },
         Way {
             fields: &["clientId", "clientSecret"],
             what: "for production: a custom connection, of one organisation",
         },
         Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends after 30 minutes" },
     ],
-    refused: &[(
-        "refreshToken",
-        "is not taken yet, because Xero's changes with each use: give clientId and clientSecret of a \
-         custom connection, or an accessToken",
-    )],
     // No scope is named: the token has those that the connection was given.
     credential: |settings| {
         let endpoint = Endpoint::Apart("https://identity.xero.com/connect/token");
-        Credential::client_credentials(settings, endpoint, ClientIn::Header)
+        if settings.has(REFRESH_TOKEN) {
+            Credential::rotating(settings, endpoint)
+        } else {
+            Credential::client_credentials(settings, endpoint, ClientIn::Header)
+        }
     },
     // 60 requests a minute and 5 at once for one organisation.
     rate: Some(Rate { per_second: 0.9, burst: 5 }),

@@ -102,6 +102,9 @@ async fn attempt(
                         continue;
                     }
                     delivery.target = Arc::clone(target);
+                } else if target.version == delivery.target.version && target.has_kept_token() {
+                    // A renewed token makes no new version.
+                    delivery.target = Arc::clone(target);
                 }
                 deliveries.push(delivery);
             }

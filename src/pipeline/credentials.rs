@@ -17,11 +17,11 @@ use std::{
 use http::HeaderValue;
 use parking_lot::Mutex;
 use ring::rand::SystemRandom;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     delivery::{Certainty, Reason, Verdict},
     destination::{ConnectorType, Credential, Mint, Minted, Request, Response},
     id::ConnectorKey,
@@ -48,6 +48,8 @@ pub struct Credentials {
     kept: Mutex<Generations>,
     /// When the operator was last warned of an app that is refused; as many as types at most.
     warned: Mutex<BTreeMap<ConnectorType, Instant>>,
+    /// The stored tokens that were reported as refused, by their ends.
+    reported: Mutex<BTreeMap<ConnectorKey, Timestamp>>,
     chance: RandomState,
 }
 
@@ -76,6 +78,20 @@ pub struct Token {
 }
 
 impl Token {
+    /// One that is stored, so that it is kept here for one sender only.
+    pub(super) fn of(secret: SecretString) -> Result<Arc<Self>, Verdict> {
+        Self::new(secret, Instant::now()).map(Arc::new)
+    }
+
+    fn new(secret: SecretString, renew_at: Instant) -> Result<Self, Verdict> {
+        let header = format!("Bearer {}", secret.expose_secret());
+        let mut header = HeaderValue::from_str(&header).map_err(|_| {
+            Verdict::retry(Reason::UnexpectedResponse, "the token cannot stand in a header")
+        })?;
+        header.set_sensitive(true);
+        Ok(Self { header, secret: Secrets::new(vec![secret]), renew_at })
+    }
+
     /// The value of `Authorization`.
     pub fn header(&self) -> HeaderValue {
         self.header.clone()
@@ -142,6 +158,16 @@ impl Credentials {
         Ok(token)
     }
 
+    /// Whether a stored token that ends at this moment was not reported as refused yet. Forgetting it
+    /// reports again, which changes nothing.
+    pub fn reports_once(&self, key: &ConnectorKey, until: Timestamp) -> bool {
+        let mut reported = self.reported.lock();
+        if reported.len() >= MAX_KEPT {
+            reported.clear();
+        }
+        reported.insert(key.clone(), until) != Some(until)
+    }
+
     /// Whether it is time to warn of a type's app: every connector that has it meets the same.
     fn warns(&self, kind: ConnectorType, now: Instant) -> bool {
         let mut warned = self.warned.lock();
@@ -176,21 +202,13 @@ impl Credentials {
     }
 
     fn token_of(&self, minted: Minted, began: Instant) -> Result<Arc<Token>, Verdict> {
-        let header = format!("Bearer {}", minted.token.expose_secret());
-        let mut header = HeaderValue::from_str(&header).map_err(|_| {
-            Verdict::retry(Reason::UnexpectedResponse, "the token cannot stand in a header")
-        })?;
-        header.set_sensitive(true);
         let (from, to) = (RENEW_AFTER_PERCENT.start(), RENEW_AFTER_PERCENT.end());
         let spread = u64::from((to - from) * 100);
         // In hundredths of a percent; below 10,000, so it fits.
         let chance = self.chance.hash_one(began) % (spread + 1);
         let part = u32::try_from(u64::from(from * 100) + chance).unwrap_or(from * 100);
-        Ok(Arc::new(Token {
-            header,
-            secret: Secrets::new(vec![minted.token]),
-            renew_at: began + minted.life.mul_f64(f64::from(part) / 10_000.0),
-        }))
+        let renew_at = began + minted.life.mul_f64(f64::from(part) / 10_000.0);
+        Token::new(minted.token, renew_at).map(Arc::new)
     }
 }
 
@@ -203,7 +221,7 @@ impl Slot {
     }
 }
 
-fn outcome(failure: Option<&Verdict>) -> Renewal {
+pub fn outcome(failure: Option<&Verdict>) -> Renewal {
     match failure {
         None => Renewal::Renewed,
         Some(Verdict::Broken { certainty: Certainty::Certain, .. }) => Renewal::Refused,
@@ -212,7 +230,7 @@ fn outcome(failure: Option<&Verdict>) -> Renewal {
 }
 
 /// Makes a token, by a call or without one.
-async fn make(
+pub async fn make(
     tools: Tools<'_>,
     target: &Target,
     credential: &Credential,
@@ -390,7 +408,8 @@ mod tests {
         let mut seen = HashSet::new();
         for index in 0..100 {
             let began = now + Duration::from_secs(index);
-            let minted = Minted { token: "t".into(), life: Duration::from_secs(1000) };
+            let minted =
+                Minted { token: "t".into(), life: Duration::from_secs(1000), refresh: None };
             let token = bench.credentials.token_of(minted, began).unwrap_or_else(|_| panic!());
             let after = token.renew_at - began;
             let range = Duration::from_secs(750)..=Duration::from_secs(800);

@@ -3,6 +3,7 @@
 //! What follows, and the order in which it must become durable, is the decision of
 //! [`Batch`]; this file carries it out, then lets the offset be committed.
 
+mod keep;
 mod take_over;
 mod write;
 
@@ -18,6 +19,7 @@ use futures_util::{FutureExt as _, future::join_all};
 use parking_lot::Mutex;
 
 use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC, FORWARDED_FROM, FORWARDED_HOPS};
+use keep::Keeper;
 use take_over::Ledger;
 
 use crate::{
@@ -36,6 +38,7 @@ use crate::{
     },
     metrics::{KafkaClient, Metrics},
     offsets::Begin,
+    outbound::Outbound,
     telemetry,
     view::{StoreError, View},
 };
@@ -55,6 +58,8 @@ pub struct Registrar {
     topics: Topics,
     view: Arc<View>,
     egress: EgressPolicy,
+    /// For the keepers' calls.
+    outbound: Outbound,
     codec: Codec,
     /// For results and dead letters.
     producer: Producer,
@@ -108,6 +113,7 @@ impl Registrar {
         topics: Topics,
         view: Arc<View>,
         egress: EgressPolicy,
+        outbound: Outbound,
         codec: Codec,
         producer: Producer,
         partitions: i32,
@@ -120,6 +126,7 @@ impl Registrar {
             topics,
             view,
             egress,
+            outbound,
             codec,
             producer,
             state_producer,
@@ -139,6 +146,8 @@ impl Registrar {
     /// would decide the partition's commands while this instance holds it.
     async fn supervise(self: Arc<Self>, assigned: Assigned) {
         let partition = Arc::clone(&assigned.partition);
+        let keeper = Keeper::new(Arc::clone(&self), Arc::clone(&partition));
+        let keeping = tokio::spawn(keeper.run());
         let ended = tokio::spawn(Arc::clone(&self).run(assigned)).await;
         if let Err(error) = ended
             && !error.is_cancelled()
@@ -147,6 +156,18 @@ impl Registrar {
             let error = telemetry::early_end(&error);
             tracing::error!(partition = number, error, "the registrar's worker ended");
             self.fail(format!("the registrar's worker of partition {number} ended: {error}"));
+        }
+        self.check_call(keeping.await);
+    }
+
+    /// A panic of a renewal ends the instance: its token would never be renewed again.
+    fn check_call(&self, ended: Result<(), tokio::task::JoinError>) {
+        if let Err(error) = ended
+            && !error.is_cancelled()
+        {
+            let error = telemetry::early_end(&error);
+            tracing::error!(error, "the renewal of an access token ended");
+            self.fail(format!("the renewal of an access token ended: {error}"));
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn unsent(verdict: Verdict) -> Judged {
 
 /// Sends requests for one connector.
 pub(super) struct Sender<'a> {
-    dispatcher: &'a Dispatcher,
+    dispatcher: &'a Arc<Dispatcher>,
     target: &'a Target,
     timeout: Duration,
     source: Source,
@@ -78,7 +78,7 @@ impl Silence {
 
 impl<'a> Sender<'a> {
     pub(super) fn new(
-        dispatcher: &'a Dispatcher,
+        dispatcher: &'a Arc<Dispatcher>,
         target: &'a Target,
         timeout: Duration,
         source: Source,

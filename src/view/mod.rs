@@ -8,6 +8,7 @@ mod as_of;
 mod cache;
 mod fold;
 mod freshness;
+mod renewals;
 mod store;
 mod subscriptions;
 mod suspended;
@@ -167,6 +168,16 @@ impl View {
     #[must_use]
     pub fn suspended(&self) -> SuspendedCounts {
         self.store.suspended()
+    }
+
+    /// The connectors of a partition whose access tokens are to be renewed by now, at most so many.
+    pub fn renewals(
+        &self,
+        partition: i32,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<Vec<ConnectorKey>, StoreError> {
+        self.store.renewals(partition, now, most)
     }
 
     /// All that is known about a project.

@@ -18,6 +18,8 @@
 //! | `s` project · connector | command's number, the record's JSON; no connector: the project |
 //! | `d` project · connector | command's number, when it was deleted, command id |
 //! | `h` project · connector | type and code of why it is suspended, JSON |
+//! | `n` partition, state key | when its access token is to be renewed |
+//! | `N` partition, when, state key | nothing; renewals by their time |
 //! | `t` when it was deleted, project · connector | nothing; deleted keys by their age |
 
 use std::{
@@ -39,7 +41,7 @@ use super::{
         Remembered, Remembrance, Shelf, Stored, is_forgotten,
     },
     freshness::is_stale,
-    suspended,
+    renewals, suspended,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -48,7 +50,7 @@ use crate::{
 };
 
 /// The format of the keys and values; another one is rebuilt.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 /// What sled may keep in memory, in bytes. Its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 /// How many folders that were moved aside are kept.
@@ -73,6 +75,8 @@ const STATE: u8 = b's';
 const DELETED: u8 = b'd';
 const DELETED_AT: u8 = b't';
 const SUSPENDED: u8 = b'h';
+const RENEWAL_OF: u8 = b'n';
+const RENEWAL_AT: u8 = b'N';
 
 /// So many deleted keys are forgotten in one step at most.
 const MAX_FORGOTTEN_AT_ONCE: usize = 1_000;
@@ -224,6 +228,7 @@ impl Store {
         for (key, newest) in &folded.changes {
             deleted += self.put(&mut batch, key, newest, now)?;
             self.put_suspended(&mut batch, key, newest, &mut suspended)?;
+            self.put_renewal(&mut batch, partition, key, newest)?;
         }
         let room = MAX_DELETED.try_into().unwrap_or(u64::MAX);
         let excess = self.deleted.load(Ordering::Relaxed).saturating_add_signed(deleted);
@@ -310,6 +315,60 @@ impl Store {
         }
         suspended::change(counts, before, after);
         Ok(())
+    }
+
+    /// Keeps in order which access tokens are to be renewed when.
+    fn put_renewal(
+        &self,
+        batch: &mut sled::Batch,
+        partition: i32,
+        key: &StateKey,
+        newest: &Newest,
+    ) -> Result<(), StoreError> {
+        let StateKey::Connector(_) = key else { return Ok(()) };
+        let place = renewal_key(RENEWAL_OF, partition, &[], key);
+        let before = self.db.get(&place)?;
+        let after = newest.json.as_deref().and_then(renewals::due);
+        let after = after.map(|at| at.millis().to_be_bytes());
+        if before.as_deref() == after.as_ref().map(<[u8; 8]>::as_slice) {
+            return Ok(());
+        }
+        if let Some(before) = before {
+            batch.remove(renewal_key(RENEWAL_AT, partition, &before, key));
+            batch.remove(place.clone());
+        }
+        if let Some(after) = after {
+            batch.insert(renewal_key(RENEWAL_AT, partition, &after, key), Vec::new());
+            batch.insert(place, &after);
+        }
+        Ok(())
+    }
+
+    /// The connectors of a partition whose access tokens are to be renewed by now, the longest due
+    /// first, at most so many.
+    pub fn renewals(
+        &self,
+        partition: i32,
+        now: Timestamp,
+        most: usize,
+    ) -> Result<Vec<ConnectorKey>, StoreError> {
+        let prefix = [&[RENEWAL_AT], partition.to_be_bytes().as_slice()].concat();
+        let mut due = Vec::new();
+        for entry in self.db.scan_prefix(&prefix).keys().take(most) {
+            let entry = entry?;
+            let Some((at, key)) = entry.get(prefix.len()..).and_then(<[u8]>::split_first_chunk)
+            else {
+                continue;
+            };
+            if Timestamp::from_millis(i64::from_be_bytes(*at)) > now {
+                break;
+            }
+            let key = [&[STATE], key].concat();
+            if let Some(StateKey::Connector(key)) = parse_state_key(&key) {
+                due.push(key);
+            }
+        }
+        Ok(due)
     }
 
     /// Forgets deleted keys of which no older record can come any more, and so many beside them;
@@ -532,6 +591,10 @@ fn suspended_key(key: &StateKey) -> Vec<u8> {
     let mut bytes = state_key(key);
     bytes[0] = SUSPENDED;
     bytes
+}
+
+fn renewal_key(prefix: u8, partition: i32, at: &[u8], key: &StateKey) -> Vec<u8> {
+    [&[prefix], partition.to_be_bytes().as_slice(), at, &state_key(key)[1..]].concat()
 }
 
 fn load_suspended(db: &sled::Db) -> Result<suspended::Counts, StoreError> {

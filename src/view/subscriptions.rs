@@ -154,6 +154,12 @@ impl Target {
         }
     }
 
+    /// Whether its access token is a stored one.
+    #[must_use]
+    pub fn has_kept_token(&self) -> bool {
+        self.credential.as_ref().is_some_and(|credential| credential.kept().is_some())
+    }
+
     /// Whether it wants events of this type now; a suspended one does.
     #[must_use]
     pub fn wants(&self, kind: EventType) -> bool {

@@ -6,10 +6,14 @@ use http::header::AUTHORIZATION;
 
 use super::{Sender, Silence};
 use crate::{
+    clock,
     delivery::{Reason, Verdict},
-    destination::{Request, Response},
+    destination::{Credential, Request, Response},
     outbound::Connection,
-    pipeline::credentials::{Token, Tools},
+    pipeline::{
+        credentials::{Token, Tools},
+        park,
+    },
 };
 
 /// Of how many access tokens a sender keeps in mind what they are, to find them in answers. Each one
@@ -49,6 +53,16 @@ impl Sender<'_> {
             |request: Request, token: &Token| request.secret_header(AUTHORIZATION, token.header());
         let (sent, duration) = self.send_once(with(request, &first), connection).await;
         let is_refused = sent.as_ref().is_ok_and(|response| response.status == 401);
+        if is_refused && let Some(kept) = self.target.credential.as_ref().and_then(Credential::kept)
+        {
+            let Some(until) = kept.refused(clock::now()) else {
+                return (sent.map_err(Silence::Lost), duration);
+            };
+            park::token_refused(self.dispatcher, self.target, until);
+            let words = "the access token was refused before its end and is being renewed";
+            let verdict = Verdict::retry(Reason::Unauthorized, words);
+            return (Err(Silence::NoToken(verdict)), duration);
+        }
         // Made only now: hardly any request needs a second one.
         let Some(request) = is_refused.then(again).flatten() else {
             return (sent.map_err(Silence::Lost), duration);
@@ -66,6 +80,11 @@ impl Sender<'_> {
         let Some(credential) = &self.target.credential else {
             return Err(Verdict::dead(Reason::Bug, "no credential"));
         };
+        if let Some(kept) = credential.kept() {
+            let token = Token::of(kept.token(clock::now())?.clone())?;
+            note(&mut self.tokens.lock(), &token);
+            return Ok(token);
+        }
         let outbound = &self.dispatcher.options.outbound;
         let tools = Tools { outbound, metrics: self.dispatcher.metrics() };
         let credentials = &self.dispatcher.credentials;

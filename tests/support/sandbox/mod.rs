@@ -188,6 +188,12 @@ pub struct Memory {
     pub incidents: BTreeMap<String, usize>,
     /// The access tokens that were made, and until when they are good.
     pub tokens: BTreeMap<String, Instant>,
+    /// The refresh tokens that change with each use, by what they are; in the order of their making.
+    pub refresh: Vec<tokens::Refresh>,
+    /// How long a used one is taken again, because the answer may have been lost.
+    pub refresh_grace: Duration,
+    /// How many renewals a refresh token made.
+    pub refreshed: usize,
     /// Signed tokens that are good no more.
     pub revoked: HashSet<String>,
     /// What the token endpoint says next, instead of what it should.
@@ -211,6 +217,9 @@ impl Default for Memory {
             contacts: BTreeMap::new(),
             incidents: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            refresh: Vec::new(),
+            refresh_grace: tokens::USUAL_GRACE,
+            refreshed: 0,
             revoked: HashSet::new(),
             token_answers: VecDeque::new(),
             token_life: tokens::USUAL_LIFE,
@@ -362,6 +371,21 @@ impl Sandbox {
         self.memory(kind).token_grace = grace;
     }
 
+    /// A person connects the account anew: the refresh token that the app gets.
+    pub fn connect(&self, kind: &str, token: &str) {
+        self.memory(kind).refresh = vec![tokens::Refresh::new(token)];
+    }
+
+    /// How many renewals a service's refresh tokens made.
+    pub fn refreshed(&self, kind: &str) -> usize {
+        self.memory(kind).refreshed
+    }
+
+    /// How long a service takes a used refresh token again.
+    pub fn refresh_grace(&self, kind: &str, grace: Duration) {
+        self.memory(kind).refresh_grace = grace;
+    }
+
     /// Every token that a service made or was shown is good no more.
     pub fn revoke_tokens(&self, kind: &str) {
         let mut memory = self.memory(kind);
@@ -376,7 +400,9 @@ impl Sandbox {
 
     /// How many tokens a service was asked for.
     pub fn token_calls(&self, kind: &str) -> usize {
-        let is_token = |request: &&Recorded| request.path.ends_with("/token");
+        let is_token = |request: &&Recorded| {
+            ["/token", "/tokens/bearer"].iter().any(|end| request.path.ends_with(end))
+        };
         self.memory(kind).requests.iter().filter(is_token).count()
     }
 

@@ -1,4 +1,4 @@
-//! The token endpoints of Salesforce, Xero and `HubSpot`, and the tokens that Google's service
+//! The token endpoints of Salesforce, Xero, `QuickBooks` and `HubSpot`, and the tokens that Google's service
 //! accounts sign themselves: strict about form, client, signature, audience and expiry.
 
 use std::time::{Duration, Instant};
@@ -72,6 +72,7 @@ pub fn endpoint(kind: &str, call: &Call, memory: &mut Memory) -> Option<Answer> 
     let path = match kind {
         "salesforce" => "/services/oauth2/token",
         "xero" => "/connect/token",
+        "quickbooks" => "/oauth2/v1/tokens/bearer",
         "hubspot" => "/oauth/v1/token",
         _ => return None,
     };
@@ -103,11 +104,20 @@ fn grant(kind: &str, call: &Call, memory: &mut Memory) -> Answer {
     let basic = format!("Basic {}", general_purpose::STANDARD.encode(basic));
     let (client, secret) = (("client_id", CLIENT_ID), ("client_secret", CLIENT_SECRET));
     let credentials = ("grant_type", "client_credentials");
+    let mut refresh = None;
     let good = match (kind, form.as_slice()) {
-        ("xero", form) if call.header("authorization") != basic || form != [credentials] => {
-            return error(400, "invalid_client");
+        ("xero" | "quickbooks", _) if call.header("authorization") != basic => {
+            return error(401, "invalid_client");
         }
-        ("xero", _) => true,
+        ("xero", form) if form == [credentials] => true,
+        ("xero" | "quickbooks", [("grant_type", "refresh_token"), ("refresh_token", token)]) => {
+            let Some(next) = rotated(kind, token, memory) else {
+                return error(400, "invalid_grant");
+            };
+            refresh = Some(next);
+            true
+        }
+        ("xero" | "quickbooks", _) => return error(400, "unsupported_grant_type"),
         ("salesforce", form) if form == [client, secret, credentials] => true,
         ("salesforce", [("assertion", assertion), ("grant_type", grant)]) => {
             *grant == "urn:ietf:params:oauth:grant-type:jwt-bearer" && approved(assertion)
@@ -130,7 +140,47 @@ fn grant(kind: &str, call: &Call, memory: &mut Memory) -> Answer {
     if kind != "salesforce" {
         answer["expires_in"] = memory.token_life.as_secs().into();
     }
+    if let Some(refresh) = refresh {
+        answer["refresh_token"] = refresh.into();
+    }
     Answer::new(200, answer)
+}
+
+/// A refresh token that is good for one use.
+pub struct Refresh {
+    token: String,
+    /// When it was used first.
+    used: Option<Instant>,
+}
+
+impl Refresh {
+    pub fn new(token: &str) -> Self {
+        Self { token: token.to_owned(), used: None }
+    }
+}
+
+/// Uses a refresh token; returns the next one. The newest is good, and for a while the one before it,
+/// when the next one was not used; all others are good no more.
+fn rotated(kind: &str, token: &str, memory: &mut Memory) -> Option<String> {
+    if memory.refresh.is_empty() {
+        memory.refresh.push(Refresh::new(REFRESH_TOKEN));
+    }
+    let grace = memory.refresh_grace;
+    let place = memory.refresh.iter().position(|known| known.token == token)?;
+    let last = memory.refresh.len() - 1;
+    match memory.refresh[place].used {
+        None if place == last => {}
+        Some(used) if place + 1 == last && used.elapsed() < grace => {
+            // The answer was lost, and what it said is good no more.
+            memory.refresh.pop();
+        }
+        _ => return None,
+    }
+    memory.refresh[place].used.get_or_insert_with(Instant::now);
+    memory.refreshed += 1;
+    let next = format!("refresh-{kind}-{:06x}", memory.refreshed + 0x0a_b000);
+    memory.refresh.push(Refresh::new(&next));
+    Some(next)
 }
 
 /// Whether Salesforce takes an assertion: of the app, for a user who approved it, for this place.
@@ -143,5 +193,7 @@ fn approved(assertion: &str) -> bool {
         && (1..=180).contains(&left)
 }
 
+/// How long Xero takes a used refresh token again.
+pub const USUAL_GRACE: Duration = Duration::from_secs(1800);
 /// How long tokens live unless a test says.
 pub const USUAL_LIFE: Duration = Duration::from_secs(1800);
