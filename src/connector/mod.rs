@@ -17,6 +17,7 @@ mod history;
 mod journal_tests;
 mod keeping;
 mod later;
+mod merge;
 mod notice;
 mod number;
 mod partition;
