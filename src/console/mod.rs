@@ -13,7 +13,8 @@ use std::{
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    body::Body,
+    extract::{MatchedPath, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -39,6 +40,7 @@ use crate::{
     view::View,
 };
 
+use ask::whole;
 use pages::Pages;
 
 /// Reading requests at once: each reads a log from Kafka.
@@ -47,8 +49,6 @@ pub const MAX_READS: usize = 4;
 pub const MAX_JOBS: usize = 4;
 /// Redrives that are remembered after their end.
 const MAX_ENDED: usize = 100;
-/// The largest request, in bytes.
-const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long running jobs may take to keep their progress at shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -167,8 +167,8 @@ impl Console {
             .route("/admin/v1/events/{event}/trace", get(handlers::trace))
             .route("/admin/status", get(handlers::status))
             .route("/admin/lag", get(handlers::lag))
+            .route_layer(middleware::from_fn(receive))
             .route_layer(middleware::from_fn_with_state(Arc::clone(self), admit))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(Arc::clone(self))
     }
 
@@ -279,6 +279,15 @@ fn failed(error: &anyhow::Error) -> Failure {
 
 fn conflict(detail: &str) -> Failure {
     Problem::new(ProblemCode::Conflict, detail).into()
+}
+
+/// Receives the body of a request that was let in.
+async fn receive(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match whole(body).await {
+        Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Err(problem) => Failure::from(problem).into_response(),
+    }
 }
 
 /// Lets a request in that has the admin token.
