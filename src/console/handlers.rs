@@ -321,8 +321,7 @@ pub async fn status(State(console): Shared, RawQuery(query): RawQuery) -> Answer
     let within = wrong.take("within", within).unwrap_or(FAILING_WITHIN);
     let limit = query.limit(&mut wrong);
     wrong.check()?;
-    let _permit = console.reading()?;
     let instance = async { Ok(console.instance()) };
-    let status = console.operations.status(within, limit, instance).await;
+    let status = console.reading()?.status(within, limit, instance).await;
     Ok(Json(json!(status)))
 }

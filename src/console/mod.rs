@@ -22,7 +22,7 @@ use axum::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -68,7 +68,7 @@ pub struct Console {
     commands: OnceCell<Commands>,
     /// What delivers, when this instance does.
     dispatcher: OnceLock<Arc<Dispatcher>>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     jobs: Mutex<Jobs>,
     tasks: TaskTracker,
 }
@@ -109,7 +109,7 @@ impl Console {
             codec: codec.clone(),
             commands: OnceCell::new(),
             dispatcher: OnceLock::new(),
-            reads: Semaphore::new(MAX_READS),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
             jobs: Mutex::default(),
             tasks: TaskTracker::new(),
         }))
@@ -244,12 +244,13 @@ impl Console {
         jobs.ended.iter().rev().find(|(id, _)| id == job).map(|(_, how)| how.clone())
     }
 
-    /// The permission to read logs, of which there are few.
-    fn reading(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        self.reads.try_acquire().map_err(|_| {
+    /// The logs with the permission to read them, of which there are few.
+    fn reading(&self) -> Result<Operations, Failure> {
+        let permit = Arc::clone(&self.reads).try_acquire_owned().map_err(|_| {
             let detail = format!("{MAX_READS} requests read Kafka already: try again soon.");
-            Problem::new(ProblemCode::RateLimited, detail).into()
-        })
+            Problem::new(ProblemCode::RateLimited, detail)
+        })?;
+        Ok(self.operations.holding(permit))
     }
 
     /// Runs a call that reads a log.
@@ -257,8 +258,7 @@ impl Console {
         &self,
         call: impl FnOnce(&Operations) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let _permit = self.reading()?;
-        self.operations.blocking(call).await.map_err(|error| failed(&error))
+        self.reading()?.blocking(call).await.map_err(|error| failed(&error))
     }
 }
 

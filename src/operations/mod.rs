@@ -44,6 +44,7 @@ use std::{
 };
 
 use anyhow::bail;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     codec::Codec,
@@ -74,6 +75,8 @@ pub struct Operations {
     group: String,
     /// How many records could not be read because the schema registry did not answer.
     unanswered: Arc<AtomicU64>,
+    /// Of how many may read at once; with the last clone it goes to others.
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Operations {
@@ -83,7 +86,15 @@ impl Operations {
         let group = config.group.id.clone();
         let connection = config.connection()?;
         let dead_topic = topics.name(TopicKind::Dead);
-        Ok(Self { connection, topics, dead_topic, codec, group, unanswered: Arc::default() })
+        let unanswered = Arc::default();
+        Ok(Self { connection, topics, dead_topic, codec, group, unanswered, _permit: None })
+    }
+
+    /// The same logs with a permit, which is kept until the last call that reads has ended: those
+    /// that block go on when whoever asked for them has gone away.
+    #[must_use]
+    pub fn holding(&self, permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Some(Arc::new(permit)), ..self.clone() }
     }
 
     fn topic(&self, kind: TopicKind) -> String {
@@ -127,5 +138,39 @@ impl Operations {
         tokio::task::spawn_blocking(move || call(&own))
             .await
             .map_err(|error| KafkaError::Other(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{Semaphore, oneshot};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_permit_is_kept_until_the_reading_ends_although_the_request_went_away() {
+        let mut config = Config::default();
+        config.kafka.bootstrap_servers = Some("localhost:1".to_owned());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let codec = Codec::new(&config.schema_registry, metrics).unwrap();
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+        let operations = Operations::new(&config, codec).unwrap().holding(permit);
+        let (began, begins) = oneshot::channel();
+        let (end, ends) = oneshot::channel();
+        let request = tokio::spawn(async move {
+            let read = move |_: &Operations| {
+                began.send(()).unwrap();
+                Ok(ends.blocking_recv()?)
+            };
+            operations.blocking(read).await
+        });
+        begins.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert_eq!(permits.available_permits(), 0, "it still reads");
+        end.send(()).unwrap();
+        assert!(permits.acquire().await.is_ok());
     }
 }

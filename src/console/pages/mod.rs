@@ -118,9 +118,8 @@ impl Pages {
     async fn status(&self) -> Result<Arc<Status>, Failure> {
         let console = &self.console;
         let look = async {
-            let _permit = console.reading()?;
             let instance = async { Ok(console.instance()) };
-            let status = console.operations.status(FAILING_WITHIN, MAX_FAILING, instance).await;
+            let status = console.reading()?.status(FAILING_WITHIN, MAX_FAILING, instance).await;
             Ok::<_, Failure>(status)
         };
         Ok(self.status.get(look).await?.0)
