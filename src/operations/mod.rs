@@ -10,6 +10,7 @@ mod jobs;
 mod lag;
 mod letters;
 mod names;
+mod newest;
 mod preview;
 mod read;
 mod redrive;
