@@ -16,7 +16,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Console, Running, Shared,
+    Console, Shared,
     ask::{PurgeBody, Query, RedriveBody, ReplayBody, ResumeBody, Wrong, body},
     conflict, failed,
 };
@@ -25,7 +25,7 @@ use crate::{
     clock,
     connector::{Problem, ProblemCode},
     id::{EventId, ProjectId},
-    operations::{OffsetRange, Operations, Redrive, Run, share},
+    operations::{OffsetRange, Operations, Redrive, share},
     replay::{Position, Warning, Which},
 };
 
@@ -50,14 +50,14 @@ pub async fn replay(State(console): Shared, Path(id): Path<String>) -> Answer {
     let name = id.clone();
     let job = console.read(move |own| own.job(&name)).await?;
     let mut told = with_running(&console, &id, job.to_json(&id));
-    if let Some(ended) = console.ended(&id) {
+    if let Some(ended) = console.jobs.ended(&id) {
         told["lastRunHere"] = ended;
     }
     Ok(Json(told))
 }
 
 fn with_running(console: &Console, id: &str, mut job: Value) -> Value {
-    job["runsHere"] = console.running(id).is_some().into();
+    job["runsHere"] = console.jobs.running(id).is_some().into();
     job
 }
 
@@ -97,26 +97,19 @@ pub async fn replay_as_asked(console: &Arc<Console>, asked: &ReplayBody) -> Acce
         return Err(conflict(&detail));
     }
     let job = Operations::new_replay(clock::now());
-    let running = console.start_job(&job)?;
+    let place = console.jobs.begin(&job)?;
     let (owner, name) = (Arc::clone(console), job.clone());
     let (history, rate) = (if asked.only_missing { history } else { None }, asked.rate);
     console.tasks.spawn(async move {
-        let run = as_run(&running, rate);
+        let run = place.run(rate);
         let spans = survey.spans.clone();
-        let ended = owner
-            .operations
-            .replay(&name, selection, spans, choice, history, &run, || {})
-            .await
-            .map(|finished| finished.to_json());
-        owner.end_job(&name, &ended);
+        let ended =
+            owner.operations.replay(&name, selection, spans, choice, history, &run, || {}).await;
+        place.end(ended.map(|finished| finished.to_json()));
     });
     let mut told = told;
     told["job"] = job.into();
     Ok((StatusCode::ACCEPTED, Json(told)))
-}
-
-fn as_run(running: &Running, rate: f64) -> Run {
-    Run { rate, stop: running.stop.clone(), progress: Arc::clone(&running.progress) }
 }
 
 /// `POST /admin/v1/replays/{job}/resume`
@@ -137,19 +130,18 @@ pub async fn resume_as_asked(console: &Arc<Console>, id: String, rate: f64) -> A
     wrong.check()?;
     let name = id.clone();
     console.read(move |own| own.job(&name)).await?;
-    let running = console.start_job(&id)?;
+    let place = console.jobs.begin(&id)?;
     let (owner, name) = (Arc::clone(console), id.clone());
     console.tasks.spawn(async move {
-        let run = as_run(&running, rate);
-        let ended = owner.operations.resume(&name, &run).await;
-        owner.end_job(&name, &ended.map(|finished| finished.to_json()));
+        let ended = owner.operations.resume(&name, &place.run(rate)).await;
+        place.end(ended.map(|finished| finished.to_json()));
     });
     Ok((StatusCode::ACCEPTED, Json(json!({ "job": id }))))
 }
 
 /// `POST /admin/v1/jobs/{job}/stop`
 pub async fn stop_job(State(console): Shared, Path(id): Path<String>) -> Accepted {
-    let Some(running) = console.running(&id) else {
+    let Some(running) = console.jobs.running(&id) else {
         return Err(conflict(&format!("{id} does not run on this instance.")));
     };
     running.stop.cancel();
@@ -214,29 +206,23 @@ pub async fn redrive_as_asked(console: &Arc<Console>, asked: &RedriveBody) -> Ac
         return Err(conflict(&detail));
     }
     let job = Operations::new_redrive(clock::now());
-    let running = console.start_job(&job)?;
+    let place = console.jobs.begin(&job)?;
     let (owner, name, rate) = (Arc::clone(console), job.clone(), asked.rate);
     console.tasks.spawn(async move {
-        let run = as_run(&running, rate);
         let how = Redrive { which, canary, canary_wait: CANARY_WAIT };
-        let ended = owner.operations.redrive(&name, filter, &how, &run).await;
-        let ended = ended.map(|done| {
-            let mut told = json!(done);
-            told["state"] = if done.stopped { "stopped" } else { "done" }.into();
-            told
-        });
-        owner.end_job(&name, &ended);
+        let ended = owner.operations.redrive(&name, filter, &how, &place.run(rate)).await;
+        place.end(ended.map(|done| done.to_json()));
     });
     Ok((StatusCode::ACCEPTED, Json(json!({"job": job, "letters": plan.send}))))
 }
 
 /// `GET /admin/v1/redrives/{job}`: of this instance, as long as it remembers.
 pub async fn redrive(State(console): Shared, Path(id): Path<String>) -> Answer {
-    if let Some(running) = console.running(&id) {
+    if let Some(running) = console.jobs.running(&id) {
         let sent = running.progress.sent.load(Ordering::Relaxed);
         return Ok(Json(json!({"job": id, "state": "running", "sent": sent})));
     }
-    let ended = console.ended(&id);
+    let ended = console.jobs.ended(&id);
     ended.map(Json).ok_or_else(|| nothing(&format!("This instance knows no redrive {id}.")))
 }
 

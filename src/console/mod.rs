@@ -3,10 +3,11 @@
 
 mod ask;
 mod handlers;
+mod jobs;
 mod pages;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -19,11 +20,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 use tokio::sync::{OnceCell, Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
@@ -34,21 +34,18 @@ use crate::{
     connector::{Command, Problem, ProblemCode},
     id::{CommandId, ConnectorKey},
     metrics::Metrics,
-    operations::{InstanceFacts, NotThere, Operations, Progress, StillRunning, WrongOffsets},
+    operations::{InstanceFacts, NotThere, Operations, StillRunning, WrongOffsets},
     pipeline::Dispatcher,
     tokens,
     view::View,
 };
 
 use ask::whole;
+use jobs::Jobs;
 use pages::Pages;
 
 /// Reading requests at once: each reads a log from Kafka.
 pub const MAX_READS: usize = 4;
-/// Replays and redrives that one instance runs at once.
-pub const MAX_JOBS: usize = 4;
-/// Redrives that are remembered after their end.
-const MAX_ENDED: usize = 100;
 /// How long running jobs may take to keep their progress at shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,21 +66,8 @@ pub struct Console {
     /// What delivers, when this instance does.
     dispatcher: OnceLock<Arc<Dispatcher>>,
     reads: Arc<Semaphore>,
-    jobs: Mutex<Jobs>,
+    jobs: Jobs,
     tasks: TaskTracker,
-}
-
-#[derive(Default)]
-struct Jobs {
-    running: BTreeMap<String, Running>,
-    /// How redrives ended, and why jobs failed.
-    ended: VecDeque<(String, Value)>,
-}
-
-#[derive(Clone)]
-struct Running {
-    stop: CancellationToken,
-    progress: Arc<Progress>,
 }
 
 type Shared = State<Arc<Console>>;
@@ -110,7 +94,7 @@ impl Console {
             commands: OnceCell::new(),
             dispatcher: OnceLock::new(),
             reads: Arc::new(Semaphore::new(MAX_READS)),
-            jobs: Mutex::default(),
+            jobs: Jobs::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -174,47 +158,13 @@ impl Console {
 
     /// Stops the jobs that run here; each can be resumed.
     pub async fn stopped(&self) {
-        for running in self.jobs.lock().running.values() {
-            running.stop.cancel();
-        }
+        self.jobs.stop();
         if let Some(commands) = self.commands.get() {
             commands.stop();
         }
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("jobs of the admin API were cut off; they can be resumed");
-        }
-    }
-
-    /// Makes room for a job.
-    fn start_job(&self, job: &str) -> Result<Running, Failure> {
-        let mut jobs = self.jobs.lock();
-        if jobs.running.contains_key(job) {
-            return Err(conflict(&format!("{job} runs here already.")));
-        }
-        if jobs.running.len() >= MAX_JOBS {
-            let detail = format!("This instance runs {MAX_JOBS} jobs already: wait for one.");
-            return Err(Problem::new(ProblemCode::RateLimited, detail).into());
-        }
-        let running =
-            Running { stop: CancellationToken::new(), progress: Arc::new(Progress::default()) };
-        jobs.running.insert(job.to_owned(), running.clone());
-        Ok(running)
-    }
-
-    fn end_job(&self, job: &str, ended: &anyhow::Result<Value>) {
-        let how = match ended {
-            Ok(value) => value.clone(),
-            Err(error) => {
-                tracing::warn!(job, error = format!("{error:#}"), "a job of the admin API failed");
-                json!({"job": job, "state": "failed", "error": format!("{error:#}")})
-            }
-        };
-        let mut jobs = self.jobs.lock();
-        jobs.running.remove(job);
-        jobs.ended.push_back((job.to_owned(), how));
-        if jobs.ended.len() > MAX_ENDED {
-            jobs.ended.pop_front();
         }
     }
 
@@ -233,15 +183,6 @@ impl Console {
         };
         facts.take_metrics(&self.metrics.render());
         facts
-    }
-
-    fn running(&self, job: &str) -> Option<Running> {
-        self.jobs.lock().running.get(job).cloned()
-    }
-
-    fn ended(&self, job: &str) -> Option<Value> {
-        let jobs = self.jobs.lock();
-        jobs.ended.iter().rev().find(|(id, _)| id == job).map(|(_, how)| how.clone())
     }
 
     /// The logs with the permission to read them, of which there are few.

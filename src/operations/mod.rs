@@ -21,7 +21,7 @@ mod trace;
 mod undecodable;
 mod writer;
 
-pub use again::Again;
+pub use again::{Again, RESEND};
 pub use attempts::{AttemptPage, AttemptPages};
 pub use heaps::{Heap, Heaps};
 pub use instance::{InstanceFacts, Suspended};
@@ -29,7 +29,7 @@ pub use jobs::StillRunning;
 pub use lag::{Lag, PartitionLag, TopicLag};
 pub use letters::{Listed, Purge, Told};
 pub use preview::{request_of, shown};
-pub use redrive::{CanaryOutcome, Redrive, Redriven, share};
+pub use redrive::{CANARY_FAILED, CanaryOutcome, Redrive, Redriven, share};
 pub use run::{Finished, Progress, Run};
 pub use select::{OffsetRange, Survey, WrongOffsets};
 pub use status::{DeadWaiting, Failing, Instances, Status};

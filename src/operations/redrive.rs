@@ -16,7 +16,9 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{Operations, names::check_names, run::Run, writer::Writer};
 use crate::{
@@ -44,6 +46,9 @@ const LETTERS: usize = 1000;
 /// The most letters of a canary.
 const MAX_CANARY: u64 = 1000;
 
+/// The state of a redrive whose sample failed, so that the rest was not sent.
+pub const CANARY_FAILED: &str = "canary_failed";
+
 /// How to redrive.
 pub struct Redrive {
     /// Which letters are meant by what became of them.
@@ -59,6 +64,36 @@ impl Redriven {
     #[must_use]
     pub fn nothing(job: String, plan: RedrivePlan) -> Self {
         Self { job, plan, ..Self::default() }
+    }
+
+    /// How it ended: `done`, `stopped`, or `canary_failed`, where the rest was not sent.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match (self.failed_canary(), self.stopped) {
+            (Some(_), _) => CANARY_FAILED,
+            (None, true) => "stopped",
+            (None, false) => "done",
+        }
+    }
+
+    /// The sample, where it kept the rest from being sent. One that was not waited for is none.
+    #[must_use]
+    pub fn failed_canary(&self) -> Option<&CanaryOutcome> {
+        let is_bad = |canary: &&CanaryOutcome| {
+            !canary.failed.is_empty() || (canary.unheard > 0 && !self.stopped)
+        };
+        self.canary.as_ref().filter(is_bad)
+    }
+
+    /// The redrive as programs read it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut told = json!(self);
+        told["state"] = self.state().into();
+        if let Some(canary) = self.failed_canary() {
+            told["detail"] = canary.words().into();
+        }
+        told
     }
 }
 
@@ -94,9 +129,27 @@ pub struct CanaryOutcome {
 
 impl CanaryOutcome {
     /// Whether the rest may follow.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
+    fn is_good(&self) -> bool {
         self.failed.is_empty() && self.unheard == 0
+    }
+
+    /// Why the rest did not follow.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let reasons: Vec<String> =
+            self.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let reasons = reasons.join(", ");
+        let what = match (reasons.is_empty(), self.unheard) {
+            (false, 0) => format!("the canary failed again ({reasons})"),
+            (false, unheard) => {
+                format!("the canary failed again ({reasons}), {unheard} unheard of")
+            }
+            (true, unheard) => format!(
+                "nothing was heard of {unheard} letters of the canary in time: does an instance \
+                 deliver, and is its delivery.attempt_log `all`?"
+            ),
+        };
+        format!("{what}; the rest was not sent")
     }
 }
 
@@ -248,12 +301,13 @@ impl Operations {
             let sent = self.send(&mut sending, Share::Sample { every }).await?;
             done.plan.send += sent.len() as u64;
             let ids = sent.values().copied().collect();
-            let (name, wait) = (job.to_owned(), how.canary_wait);
-            let outcome =
-                self.blocking(move |own| Ok(own.watch(&reader, &name, ids, wait))).await?;
+            let (name, wait, stop) = (job.to_owned(), how.canary_wait, run.stop.clone());
+            let watch = move |own: &Self| Ok(own.watch(&reader, &name, ids, wait, &stop));
+            let outcome = self.blocking(watch).await?;
             let is_good = outcome.is_good();
             done.canary = Some(outcome);
             if !is_good {
+                done.stopped = run.stop.is_cancelled();
                 return Ok(done);
             }
             sample = sent.into_keys().collect();
@@ -347,7 +401,7 @@ impl Operations {
         }
         sending.last_marked = Instant::now();
         let topic = self.topic(TopicKind::Replay);
-        let note = serde_json::json!({"job": sending.job, "at": clock::now()}).to_string();
+        let note = json!({"job": sending.job, "at": clock::now()}).to_string();
         let bookmarks: BookmarkMap = sending
             .accounted
             .iter()
@@ -438,10 +492,11 @@ impl Operations {
         job: &str,
         mut ids: HashSet<DeliveryId>,
         patience: Duration,
+        stop: &CancellationToken,
     ) -> CanaryOutcome {
         let mut outcome = CanaryOutcome { sent: ids.len() as u64, ..CanaryOutcome::default() };
         let deadline = Instant::now() + patience;
-        while !ids.is_empty() && Instant::now() < deadline {
+        while !ids.is_empty() && Instant::now() < deadline && !stop.is_cancelled() {
             let ReaderEvent::Record(record) = reader.poll(Duration::from_millis(100)) else {
                 continue;
             };
@@ -478,6 +533,29 @@ pub fn share(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_redrive_ended_is_told_with_its_canary() {
+        let ended = |failed: &[(&str, u64)], unheard, stopped| {
+            let failed = failed.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
+            let canary =
+                CanaryOutcome { sent: 5, failed: failed.collect(), unheard, ..Default::default() };
+            let done = Redriven { canary: Some(canary), stopped, ..Redriven::default() };
+            let told = done.to_json();
+            let detail = told["detail"].as_str().unwrap_or_default().to_owned();
+            (told["state"].as_str().unwrap().to_owned(), detail)
+        };
+        let failed = "the canary failed again (2 gone); the rest was not sent";
+        let told = ended(&[("gone", 2)], 0, false);
+        assert_eq!(told, ("canary_failed".to_owned(), failed.to_owned()));
+        assert_eq!(ended(&[("gone", 2)], 1, true).0, "canary_failed");
+        let unheard = ended(&[], 3, false);
+        assert_eq!(unheard.0, "canary_failed");
+        assert!(unheard.1.starts_with("nothing was heard of 3 letters"), "{}", unheard.1);
+        assert_eq!(ended(&[], 3, true), ("stopped".to_owned(), String::new()));
+        assert_eq!(ended(&[], 0, false), ("done".to_owned(), String::new()));
+        assert_eq!(Redriven::default().state(), "done");
+    }
 
     #[test]
     fn a_share_is_a_percentage() {

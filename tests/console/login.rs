@@ -143,7 +143,10 @@ fn only_the_admin_token_opens_a_session_and_only_its_forms_change_anything() {
     for words in ["POST /console/login", "POST /console/logout"] {
         assert!(lines.iter().any(|line| line.contains(words)), "{words} in\n{}", lines.join("\n"));
     }
-    assert!(lines.iter().all(|line| line.contains("console") && !line.contains("unknown")), "{log}");
+    assert!(
+        lines.iter().all(|line| line.contains("console") && !line.contains("unknown")),
+        "{log}"
+    );
     assert!(!log.contains(TOKEN) && !log.contains(value), "no secret is logged");
     serve.stop();
 }

@@ -53,7 +53,7 @@ pub async fn replays(State(pages): Shared) -> Shown {
     // The form works without the list.
     let jobs = pages.console.read(Operations::jobs).await;
     let listed = match &jobs {
-        Ok(jobs) => list(jobs, &|id| pages.console.running(id).is_some()),
+        Ok(jobs) => list(jobs, &|id| pages.console.jobs.running(id).is_some()),
         Err(failure) => html! {
             p.notice { "The jobs cannot be listed now: " (words(&failure.problem().detail)) }
         },
@@ -225,7 +225,7 @@ fn connectors(survey: &Survey) -> Markup {
     let rows: Vec<Markup> = survey.plan.rows().take(MAX_ROWS).map(connector_row).collect();
     html! {
         @if !rows.is_empty() {
-            (table("By connector", &["Connector", "Type", "Sent", "Arrived before", "Left out", "For example"], &rows))
+            (table("By connector", &["Connector", "Type", "Sent", "Arrived before", "Not wanted", "For example"], &rows))
             @if all > MAX_ROWS { p.muted { "The first " (MAX_ROWS) " of " (count(all)) " connectors." } }
         }
     }
@@ -237,7 +237,7 @@ fn connector_row(row: &Row) -> Markup {
         td { (row.kind) }
         td.number { (count(row.send)) }
         td.number { (count(row.delivered)) }
-        td.number { (count(row.disabled + row.unsubscribed + row.deleted)) }
+        td.number { (count(row.unwanted())) }
         td { @for sample in row.samples.iter().take(3) { (event_link(sample, &row.project)) " " } }
     }
 }
