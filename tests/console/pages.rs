@@ -199,11 +199,26 @@ fn ids_lead_to_their_pages(browser: &mut Browser) {
         ("proj_1", "/console/projects/proj_1"),
         ("0:7", "/console/letters/0%3A7"),
         ("replay-20261125t081500-1a2b3c", "/console/jobs/replay-20261125t081500-1a2b3c"),
+        ("resend-20261125t081500-1a2b3c", "/console/jobs/resend-20261125t081500-1a2b3c"),
         ("", "/console"),
     ] {
         let query = text.replace(' ', "+");
         let answer = browser.get(&format!("/console/find?q={query}"));
         assert_eq!((answer.status, answer.header("location")), (303, place), "{text}");
+    }
+    // What letters and attempts name has a page, also where nothing else is kept of it.
+    for kind in ["replay", "redrive", "resend"] {
+        let page = browser.page(&format!("/console/jobs/{kind}-20261125t081500-1a2b3c")).body;
+        let words = format!("dunmore deliveries list --job {kind}-20261125t081500-1a2b3c");
+        assert!(page.contains("Nothing is kept of job") && page.contains(&words), "{page}");
+    }
+    assert_eq!(browser.get("/console/jobs/no_job").status, 404);
+    for (query, words) in [
+        ("reason=of_a_later_release", "This release knows no reason of_a_later_release"),
+        ("reason=rejected&type=later", "This release knows no type later"),
+    ] {
+        let page = browser.page(&format!("/console/letters/heap?{query}")).body;
+        assert!(page.contains(words) && page.contains("All dead letters"), "{page}");
     }
     for text in NASTY {
         let query: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();

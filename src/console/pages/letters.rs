@@ -90,23 +90,23 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
     let mut wrong = Wrong::default();
     let known: Vec<&str> = FILTER.into_iter().chain(TIMES).collect();
     let query = filled(query.as_deref().unwrap_or_default(), &known, &mut wrong);
+    if let Some(unknown) = of_other_release(&query) {
+        return Ok(unknown);
+    }
     let filter = query.dead_filter(&mut wrong);
     wrong.check()?;
     let listed = pages.console.read(move |own| own.dead_letters(&filter, MAX_LETTERS)).await?;
     let rows: Vec<Markup> =
         listed.letters.iter().map(|letter| letter_row(letter, &listed.marks)).collect();
-    let [mut redriven, mut returned] = [0, 0];
-    for counts in listed.tally.reasons.values() {
-        redriven += counts[1];
-        returned += counts[2];
-    }
-    let total = listed.tally.total();
-    let waiting = total - redriven - returned;
+    let [all, redriven, returned] = listed.tally.sum();
+    // As the heaps count them: what failed again waits, too.
+    let waiting = all - redriven;
+    let first = waiting - returned;
     let again = |which: &str| format!("/console/letters/redrive?{}{which}", same(&query));
     let body = html! {
         p { (described(&query)) }
         div.actions {
-            @if waiting > 0 { a.button href=(again("")) { "Plan to send " (count(waiting)) " again" } }
+            @if first > 0 { a.button href=(again("")) { "Plan to send " (count(first)) " again" } }
             @if returned > 0 { a.button href=(again("&which=failed")) { "Plan to send the " (count(returned)) " that failed again" } }
             a.button href="/console/letters" { "All heaps" }
         }
@@ -114,8 +114,9 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
             p { "No dead letter is meant. Leave out a condition, or go to all heaps." }
         } @else {
             (table("Dead letters, the latest first", &["Letter", "Written", "Connector", "Event", "State", "Last words"], &rows))
-            p.muted { "The latest " (rows.len()) " of " (count(total)) ": "
-                (count(waiting)) " wait, " (count(redriven)) " were redriven, " (count(returned)) " failed again." }
+            p.muted { "The latest " (rows.len()) " of " (count(all)) ": "
+                (count(waiting)) " wait, of them " (count(returned)) " that failed again after a redrive; "
+                (count(redriven)) " were redriven." }
         }
     };
     let title = match waiting {
@@ -123,6 +124,26 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
         number => format!("{} dead letters wait here", count(number)),
     };
     Ok(Page::new(Section::Letters, title, body))
+}
+
+/// Letters of a reason or a type that this release does not know are counted, and no filter takes them.
+fn of_other_release(query: &Query) -> Option<Page> {
+    let knows_reason = |text: &String| Reason::ALL.iter().any(|known| known.as_str() == text);
+    let knows_type = |text: &String| text.parse::<ConnectorType>().is_ok();
+    let reason = query.all("reason").into_iter().find(|text| !knows_reason(text));
+    let kind = query.all("type").into_iter().find(|text| !knows_type(text));
+    let (what, name) = match (reason, kind) {
+        (Some(reason), _) => ("reason", reason),
+        (None, Some(kind)) => ("type", kind),
+        (None, None) => return None,
+    };
+    let body = html! {
+        p { "Letters of it, if there are any, were written by another release: they are counted, and "
+            "listed among all letters, and cannot be chosen by it here." }
+        p { a href="/console/letters/heap" { "All dead letters" } " · " a href="/console/letters" { "All heaps" } }
+    };
+    let title = format!("This release knows no {what} {name}");
+    Some(Page::new(Section::Letters, title, body))
 }
 
 /// Which letters are meant, in words.

@@ -187,9 +187,18 @@ fn dead(dead: Option<&DeadWaiting>) -> Markup {
         .iter()
         .map(|(reason, number)| {
             html! {
-                td { a href=(format!("/console/letters/heap?reason={}", part(reason))) { (words(reason)) } }
-                td.number { (count(number)) }
-                td { @if let Some(known) = help(reason) { (known.help()) } }
+                @match help(reason) {
+                    Some(known) => {
+                        td { a href=(format!("/console/letters/heap?reason={}", part(reason))) { (words(reason)) } }
+                        td.number { (count(number)) }
+                        td { (known.help()) }
+                    }
+                    None => {
+                        td { (words(reason)) }
+                        td.number { (count(number)) }
+                        td { "Without a reason that this release knows." }
+                    }
+                }
             }
         })
         .collect();
