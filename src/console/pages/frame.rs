@@ -8,7 +8,7 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, html};
 
-use super::session::Session;
+use super::{MAX_SEARCHED, session::Session};
 use crate::{
     api::Failure,
     cli::span,
@@ -268,6 +268,17 @@ pub fn key_link(key: &ConnectorKey) -> Markup {
 
 pub fn letter_link(position: impl Display) -> Markup {
     html! { a.id href=(format!("/console/letters/{}", part(&position))) { (position) } }
+}
+
+/// Said where not all connectors were looked through.
+pub fn cut_short() -> Markup {
+    html! {
+        p.notice {
+            "Only the first " (count(MAX_SEARCHED)) " connectors were looked through, in the order of \
+             their projects' ids. What is behind them is not counted here: "
+            code { "dunmore connector list --all" } " has all."
+        }
+    }
 }
 
 /// A text as it is, folded.
