@@ -45,12 +45,13 @@ use std::{
 };
 
 use anyhow::bail;
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     codec::Codec,
     config::{Config, ConfigError},
-    kafka::{Connection, KafkaError, Seen, Spans, TopicKind, Topics, scan},
+    kafka::{Connection, KafkaError, Seen, Spans, Standings, TopicKind, Topics, scan},
 };
 
 /// What was asked for is not there, or not any more.
@@ -76,6 +77,8 @@ pub struct Operations {
     group: String,
     /// How many records could not be read because the schema registry did not answer.
     unanswered: Arc<AtomicU64>,
+    /// What asks how far behind the groups are, once it was asked.
+    standings: Arc<Mutex<Option<Arc<Standings>>>>,
     /// Of how many may read at once; with the last clone it goes to others.
     _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -87,8 +90,16 @@ impl Operations {
         let group = config.group.id.clone();
         let connection = config.connection()?;
         let dead_topic = topics.name(TopicKind::Dead);
-        let unanswered = Arc::default();
-        Ok(Self { connection, topics, dead_topic, codec, group, unanswered, _permit: None })
+        Ok(Self {
+            connection,
+            topics,
+            dead_topic,
+            codec,
+            group,
+            unanswered: Arc::default(),
+            standings: Arc::default(),
+            _permit: None,
+        })
     }
 
     /// The same logs with a permit, which is kept until the last call that reads has ended: those

@@ -12,7 +12,7 @@ use crate::{
     clock::{self, Timestamp},
     connector::{Change, StateKey, SuspensionCode},
     delivery::{AttemptRecord, Outcome},
-    kafka::{Bounds, TopicKind, members},
+    kafka::{Bounds, ServiceGroup, TopicKind, members},
     pipeline::COMMAND_OFFSET,
     replay::Answer,
 };
@@ -211,8 +211,8 @@ impl Operations {
     }
 
     fn instances(&self) -> anyhow::Result<Instances> {
-        let delivery = members(&self.connection, &self.group)?;
-        let registrar = members(&self.connection, &format!("{}.registrar", self.group))?;
+        let of = |one: ServiceGroup| members(&self.connection, &one.id(&self.group));
+        let (delivery, registrar) = (of(ServiceGroup::Live)?, of(ServiceGroup::Registrar)?);
         let hosts = delivery.iter().chain(&registrar);
         let hosts = hosts.map(|member| member.host.trim_start_matches('/').to_owned());
         let hosts: std::collections::BTreeSet<String> = hosts.collect();
