@@ -222,8 +222,9 @@ impl Resumed {
     fn words(&self) -> String {
         let more = ["gone", "failed", "undecided"].map(|word| (self.count(word), word));
         let more = more.iter().filter(|(number, _)| *number > 0);
-        let more: String = more.map(|(number, word)| format!(", {number} {word}")).collect();
-        format!("{} of {} resumed{more}", self.count("resumed"), self.outcomes.len())
+        let more: Vec<String> = more.map(|(number, word)| format!(", {number} {word}")).collect();
+        let (resumed, all) = (self.count("resumed"), self.outcomes.len());
+        format!("{resumed} of {all} resumed{}", more.concat())
     }
 }
 

@@ -100,8 +100,7 @@ pub async fn run(
         warn(&concerns);
         return Ok(());
     }
-    // What is sent a second time, and what cannot arrive now, is sent only if that is meant.
-    if plan.send > 0 && (which == Which::Again || !concerns.is_empty()) {
+    if plan.asks(which) {
         if common.output == Output::Table {
             show(&plan);
         }

@@ -12,7 +12,8 @@ use crate::{
     connector::{FieldError, Problem, ProblemCode},
     delivery::{Outcome, Reason, Source},
     event::EventType,
-    operations::DEFAULT_RATE,
+    id::ProjectId,
+    operations::{DEFAULT_RATE, OffsetRange},
     replay::{AttemptFilter, DeadFilter, Position, Selection, Which, event_types, moment},
 };
 
@@ -242,6 +243,11 @@ impl ReplayBody {
             include_unknown: self.include_unknown,
         }
     }
+
+    /// The offsets, where they are named.
+    pub fn ranges(&self, wrong: &mut Wrong) -> Vec<OffsetRange> {
+        wrong.list("offsets", &self.offsets)
+    }
 }
 
 impl RedriveBody {
@@ -311,6 +317,26 @@ impl Query {
     /// The last of this name.
     pub fn one(&self, name: &str) -> Option<&str> {
         self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a tick of a form is set.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.one(name) == Some("true")
+    }
+
+    /// How many deliveries per second.
+    pub fn rate(&self, wrong: &mut Wrong) -> f64 {
+        let rate = self.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
+        let rate = wrong.take("rate", rate);
+        if let Some(rate) = rate {
+            wrong.rate(rate);
+        }
+        rate.unwrap_or(DEFAULT_RATE)
+    }
+
+    /// A project that is named.
+    pub fn project(&self, wrong: &mut Wrong) -> Option<ProjectId> {
+        self.one("project").and_then(|text| wrong.take("project", ProjectId::parse(text)))
     }
 
     /// How many entries are wanted.

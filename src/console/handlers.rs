@@ -1,7 +1,6 @@
 //! The admin API's handlers: the same operations as on the command line.
 
 use std::{
-    str::FromStr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -24,9 +23,9 @@ use crate::{
     api::Failure,
     clock,
     connector::{Problem, ProblemCode},
-    id::{EventId, ProjectId},
-    operations::{OffsetRange, Operations, Redrive, share},
-    replay::{Position, Warning, Which},
+    id::EventId,
+    operations::{Operations, Redrive, share},
+    replay::{Position, Warning},
 };
 
 /// How long the outcomes of a canary are waited for.
@@ -78,9 +77,7 @@ pub async fn start_replay(State(console): Shared, bytes: Bytes) -> Accepted {
 pub async fn replay_as_asked(console: &Arc<Console>, asked: &ReplayBody) -> Accepted {
     let mut wrong = Wrong::default();
     let selection = asked.selection(&mut wrong);
-    let ranges = asked.offsets.iter().map(|text| OffsetRange::from_str(text));
-    let ranges: Vec<OffsetRange> =
-        ranges.filter_map(|range| wrong.take("offsets", range)).collect();
+    let ranges = asked.ranges(&mut wrong);
     wrong.rate(asked.rate);
     wrong.check()?;
     let wants_history = asked.dry_run || asked.only_missing;
@@ -195,9 +192,7 @@ pub async fn redrive_as_asked(console: &Arc<Console>, asked: &RedriveBody) -> Ac
         told["warnings"] = json!(concerns);
         return Ok((StatusCode::OK, Json(told)));
     }
-    // What is sent a second time, and what cannot arrive now, is sent only if that is meant.
-    let must_confirm = plan.send > 0 && (which == Which::Again || !concerns.is_empty());
-    if must_confirm && !asked.confirm {
+    if plan.asks(which) && !asked.confirm {
         let words = concerns.join(". ");
         let detail = format!(
             "{} dead letters would be sent again. {words} Say confirm to send them.",
@@ -279,8 +274,7 @@ pub async fn trace(
     let mut wrong = Wrong::default();
     let query = Query::read(query.as_deref(), &["project", "from"], &mut wrong);
     let event = wrong.take("event", EventId::parse(&event));
-    let project = query.one("project").map(ProjectId::parse);
-    let project = project.and_then(|project| wrong.take("project", project));
+    let project = query.project(&mut wrong);
     let from = wrong.when("from", Some(query.one("from").unwrap_or("7 days ago")));
     wrong.check()?;
     let Some(event) = event else { return Err(nothing("There is no such event.")) };

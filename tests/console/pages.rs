@@ -95,7 +95,8 @@ fn every_page_says_what_is_wrong_and_nothing_from_outside_becomes_markup() {
     let now = browser.page("/console").body;
     for words in [
         "<b>1</b>instances deliver",
-        "connectors suspended",
+        "<b>1</b>connectors suspended",
+        "<b>4</b>dead letters",
         "/console/projects/proj_1/connectors/conn_bad",
         "3 of 3 failed",
         "HTTP 422",
@@ -126,7 +127,8 @@ fn of_letters(browser: &mut Browser) {
         .collect();
     assert_eq!(links.len(), 3, "{heap}");
     let letter = browser.page(&links[0]).body;
-    for words in ["conn_bad", "Plan to send it again", "POST http", "Dunmore-Event-Id", "waiting"] {
+    for words in ["conn_bad", "Plan to send it again", "POST http", "Dunmore-Event-Id", ">waiting<"]
+    {
         assert!(letter.to_lowercase().contains(&words.to_lowercase()), "{words} in\n{letter}");
     }
     assert!(plain(&letter).contains("\"<i>field</i>\""), "the event as it was produced");

@@ -162,8 +162,7 @@ pub async fn resume(
 ) -> Result<Response, Trouble> {
     let mut wrong = Wrong::default();
     let form = filled(&String::from_utf8_lossy(&form), &["csrf", "rate"], &mut wrong);
-    let rate = form.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
-    let rate = wrong.take("rate", rate).unwrap_or(DEFAULT_RATE);
+    let rate = form.rate(&mut wrong);
     wrong.check()?;
     let path = format!("/console/jobs/{}", part(&id));
     let _accepted = resume_as_asked(&pages.console, id, rate).await?;

@@ -41,6 +41,7 @@ pub async fn heaps(State(pages): Shared) -> Shown {
     let look = pages.console.read(Operations::heaps);
     let (found, at) = pages.heaps.get(look).await?;
     let most = found.heaps.first().map_or(0, |heap| heap.waiting);
+    let others = found.waiting - found.heaps.iter().map(|heap| heap.waiting).sum::<u64>();
     let rows: Vec<Markup> = found.heaps.iter().map(|heap| heap_row(heap, most)).collect();
     let body = html! {
         div data-live {
@@ -50,6 +51,9 @@ pub async fn heaps(State(pages): Shared) -> Shown {
                 (table("Heaps of dead letters, the largest first", &["Heap", "Letters", "Share", "Written", "Last words"], &rows))
             }
             p.muted { "Looked " (ago(at)) "." }
+            @if others > 0 {
+                p.muted { (count(others)) " letters wait in other heaps: there are too many heaps to list." }
+            }
             @if found.not_read > 0 {
                 p.muted { (count(found.not_read)) " older records of the dead letters were not looked at." }
             }
@@ -65,7 +69,7 @@ pub async fn heaps(State(pages): Shared) -> Shown {
 
 fn heap_row(heap: &Heap, most: u64) -> Markup {
     // A later release may have written others, which no filter takes.
-    let reason = Reason::ALL.iter().find(|known| known.as_str() == heap.reason);
+    let reason = Reason::named(&heap.reason);
     let is_known = heap.kind.is_empty() || heap.kind.parse::<ConnectorType>().is_ok();
     let name = match heap.kind.as_str() {
         "" => heap.reason.clone(),
@@ -128,7 +132,7 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
 
 /// Letters of a reason or a type that this release does not know are counted, and no filter takes them.
 fn of_other_release(query: &Query) -> Option<Page> {
-    let knows_reason = |text: &String| Reason::ALL.iter().any(|known| known.as_str() == text);
+    let knows_reason = |text: &String| Reason::named(text).is_some();
     let knows_type = |text: &String| text.parse::<ConnectorType>().is_ok();
     let reason = query.all("reason").into_iter().find(|text| !knows_reason(text));
     let kind = query.all("type").into_iter().find(|text| !knows_type(text));
@@ -157,9 +161,9 @@ fn described(query: &Query) -> Markup {
     }
 }
 
-/// The conditions as a query.
+/// The conditions as a query, without which of them are meant.
 fn same(query: &Query) -> String {
-    let pairs = query.pairs().iter();
+    let pairs = query.pairs().iter().filter(|(name, _)| name != "which");
     let pairs = pairs.map(|(name, value)| format!("{}={}", part(name), part(value)));
     pairs.collect::<Vec<_>>().join("&")
 }
@@ -192,12 +196,10 @@ pub fn letter_state(letter: &DeadLetter, marks: &Marks) -> Markup {
 
 /// What a form or a query asks to send again.
 fn asked(query: &Query, wrong: &mut Wrong) -> RedriveBody {
-    let is_set = |name: &str| query.one(name) == Some("true");
     let which = query.one("which").unwrap_or("waiting");
     if !["waiting", "failed", "again"].contains(&which) {
         wrong.tell("which", "must be waiting, failed or again");
     }
-    let rate = query.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
     RedriveBody {
         reasons: query.all("reason"),
         projects: query.all("project"),
@@ -207,13 +209,13 @@ fn asked(query: &Query, wrong: &mut Wrong) -> RedriveBody {
         positions: query.all("position"),
         from: query.one("from").map(str::to_owned),
         to: query.one("to").map(str::to_owned),
-        all: is_set("all"),
+        all: query.is_set("all"),
         again: which == "again",
         failed_again: which == "failed",
-        confirm: is_set("confirm"),
+        confirm: query.is_set("confirm"),
         canary: query.one("canary").map(str::to_owned),
         dry_run: false,
-        rate: wrong.take("rate", rate).unwrap_or(DEFAULT_RATE),
+        rate: query.rate(wrong),
     }
 }
 
@@ -233,7 +235,6 @@ pub async fn plan(
     wrong.check()?;
     let plan = pages.console.read(move |own| own.plan_redrive(&filter, which)).await?;
     let concerns = plan.concerns(which);
-    let must_confirm = plan.send > 0 && (asked.again || !concerns.is_empty());
     let body = html! {
         p { (described(&query)) }
         @for concern in &concerns { p.notice { (words(concern)) } }
@@ -242,7 +243,7 @@ pub async fn plan(
         @if plan.send == 0 {
             p { "Nothing would be sent. The numbers above say why." }
             @if !asked.again {
-                p { a href=(format!("/console/letters/redrive?{}&which=again", without_which(&query))) { "Plan to send also what was redriven before" } }
+                p { a href=(format!("/console/letters/redrive?{}&which=again", same(&query))) { "Plan to send also what was redriven before" } }
             }
         } @else {
             form method="post" action="/console/letters/redrive" {
@@ -253,7 +254,7 @@ pub async fn plan(
                 }
                 (field("rate", "Deliveries per second", &format!("{DEFAULT_RATE}"), "1 to 1,000,000; connectors' own limits stand"))
                 (field("canary", "Canary", "", "a share such as 1% that is sent first; the rest follows when it arrives. Empty: all at once"))
-                @if must_confirm { (tick("confirm", "Send in spite of what is said above", false)) }
+                @if plan.asks(which) { (tick("confirm", "Send in spite of what is said above", false)) }
                 button.go { "Send " (count(plan.send)) " again" }
             }
         }
@@ -261,11 +262,6 @@ pub async fn plan(
     let title =
         format!("A redrive would send {} of {} letters", count(plan.send), count(plan.matched));
     Ok(Page::new(Section::Letters, title, body))
-}
-
-fn without_which(query: &Query) -> String {
-    let pairs = query.pairs().iter().filter(|(name, _)| name != "which");
-    pairs.map(|(n, v)| format!("{}={}", part(n), part(v))).collect::<Vec<_>>().join("&")
 }
 
 fn numbers(plan: &RedrivePlan) -> Markup {
