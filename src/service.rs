@@ -23,7 +23,7 @@ use crate::{
     health::{ServiceHealth, watch_kafka},
     kafka::{
         Admin, AttemptLog, Connection, GroupConsumer, GroupEvents, GroupHandle, GroupOptions,
-        GroupTopics, Producer, TopicKind, Topics, Watch, recover_lost_offsets,
+        Producer, ServiceGroup, TopicKind, Topics, Watch, recover_lost_offsets,
     },
     listen,
     metrics::{KafkaClient, Metrics},
@@ -199,8 +199,8 @@ impl Service {
             Arc::clone(&self.metrics),
         )?;
         let options = GroupOptions {
-            group: format!("{}.registrar", self.config.group.id),
-            topics: vec![topics.name(TopicKind::Commands)],
+            group: ServiceGroup::Registrar.id(&self.config.group.id),
+            topics: ServiceGroup::Registrar.subscription(topics),
             revoke_timeout: self.config.group.revoke_timeout,
             metrics: self.metrics.kafka_client(KafkaClient::Registrar),
         };
@@ -286,32 +286,18 @@ impl Service {
         // A group for each kind of topic: the sticky assignment shares out the partitions of all of
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
-        let live = vec![topics.name(TopicKind::Events)];
-        let [replay, held] =
-            [TopicKind::Replay, TopicKind::Held].map(|kind| vec![topics.name(kind)]);
-        // By a pattern: what waits in a tier that is not in the settings any more is delivered too.
-        let retry = vec![topics.all_retries()];
         let group = &self.config.group;
-        let named = |suffix: &str| format!("{}{suffix}", group.id);
-        let (retry_group, replay_group) = (named(".retry"), named(".replay"));
-        let tiers = topics.all().into_iter().filter(|kind| matches!(kind, TopicKind::Retry(_)));
-        let tiers: Vec<String> = tiers.map(|kind| topics.name(kind)).collect();
-        let groups = [
-            GroupTopics { group: &group.id, topics: &live },
-            GroupTopics { group: &retry_group, topics: &tiers },
-            GroupTopics { group: &replay_group, topics: &replay },
-        ];
+        let groups = ServiceGroup::DELIVERING.map(|one| one.reads(&group.id, topics));
         recover_lost_offsets(connection, &groups, &topics.name(TopicKind::Attempts), group.start)?;
-        for (name, suffix, client, topics, events) in [
-            ("the delivery group's partitions", "", KafkaClient::Events, live, &events),
-            ("the retry group's partitions", ".retry", KafkaClient::Retry, retry, &events),
-            ("the replay group's partitions", ".replay", KafkaClient::Replay, replay, &events),
-            // The keepers read the whole topic, wherever the group's position is.
-            ("the held group's partitions", ".held", KafkaClient::Held, held, &keepers),
+        for (name, one, client, events) in [
+            ("the delivery group's partitions", ServiceGroup::Live, KafkaClient::Events, &events),
+            ("the retry group's partitions", ServiceGroup::Retry, KafkaClient::Retry, &events),
+            ("the replay group's partitions", ServiceGroup::Replay, KafkaClient::Replay, &events),
+            ("the held group's partitions", ServiceGroup::Held, KafkaClient::Held, &keepers),
         ] {
             let options = GroupOptions {
-                group: named(suffix),
-                topics,
+                group: one.id(&group.id),
+                topics: one.subscription(topics),
                 revoke_timeout: group.revoke_timeout,
                 metrics: self.metrics.kafka_client(client),
             };

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     connector::ConfigValue,
     kafka::{
-        Admin, Bounds, Connection, GroupTopics, KafkaError, Span, Spans, TopicKind, Topics,
+        Admin, Bounds, Connection, KafkaError, ServiceGroup, Span, Spans, TopicKind, Topics,
         recover_lost_offsets, scan,
     },
 };
@@ -176,16 +176,7 @@ async fn commands(config: &Config, connection: &Connection, topics: &Topics) -> 
 async fn offsets(config: &Config, connection: &Connection, topics: &Topics) -> Finding {
     let (connection, topics, group) = (connection.clone(), topics.clone(), config.group.id.clone());
     let looked = blocking(move || {
-        let tiers = topics.all().into_iter().filter(|kind| matches!(kind, TopicKind::Retry(_)));
-        let tiers: Vec<String> = tiers.map(|kind| topics.name(kind)).collect();
-        let live = vec![topics.name(TopicKind::Events)];
-        let replay = vec![topics.name(TopicKind::Replay)];
-        let (retry_group, replay_group) = (format!("{group}.retry"), format!("{group}.replay"));
-        let groups = [
-            GroupTopics { group: &group, topics: &live },
-            GroupTopics { group: &retry_group, topics: &tiers },
-            GroupTopics { group: &replay_group, topics: &replay },
-        ];
+        let groups = ServiceGroup::DELIVERING.map(|one| one.reads(&group, &topics));
         recover_lost_offsets(&connection, &groups, &topics.name(TopicKind::Attempts), None)
     });
     match looked.await {

@@ -64,6 +64,7 @@ pub(super) fn left(topic: &TopicLag) -> String {
         (Some(_), Some(seconds)) => format!("about {}", span(seconds)),
         (Some(pace), None) if pace < 0.0 => "it grows".to_owned(),
         (Some(_), None) => "it stands still".to_owned(),
+        (None, _) if topic.former_tier => "no tier any more".to_owned(),
         (None, _) => String::new(),
     }
 }

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    connector::{Command, CommandBody, CommandOutcome, Connector, ProblemCode, SuspensionCode},
+    connector::{
+        Command, CommandBody, CommandOutcome, CommandResult, Connector, ProblemCode, SuspensionCode,
+    },
     destination::ConnectorType,
     id::{CommandId, ConnectorId, ConnectorKey, ProjectId},
 };
@@ -157,13 +159,73 @@ pub async fn resume(common: &Common, flags: &ResumeFlags) -> anyhow::Result<()> 
     report(common, flags, &chosen, &resumed)
 }
 
-/// What became of the commands.
+/// What became of each command.
 #[derive(Default)]
 struct Resumed {
-    accepted: usize,
+    outcomes: Vec<(ConnectorKey, Became)>,
+    /// Why some were not decided.
+    error: Option<String>,
+}
+
+/// What became of the command for a connector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Became {
+    Resumed,
     /// Deleted meanwhile.
-    gone: usize,
-    failed: Vec<(ConnectorKey, String)>,
+    Gone,
+    Failed(String),
+    /// Not sent, or not decided while it was waited for: then it may be yet.
+    Undecided,
+}
+
+impl Became {
+    fn of(result: &CommandResult) -> Self {
+        match (result.outcome, &result.problem) {
+            (CommandOutcome::Accepted, _) => Self::Resumed,
+            (_, Some(problem)) if problem.code == ProblemCode::ConnectorNotFound => Self::Gone,
+            (_, problem) => Self::Failed(problem.as_ref().map(describe).unwrap_or_default()),
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Resumed => "resumed",
+            Self::Gone => "gone",
+            Self::Failed(_) => "failed",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+impl Resumed {
+    fn of<'a>(
+        chosen: impl Iterator<Item = &'a ConnectorKey>,
+        decided: &BTreeMap<ConnectorKey, Became>,
+        error: Option<String>,
+    ) -> Self {
+        let outcome = |key: &ConnectorKey| {
+            (key.clone(), decided.get(key).cloned().unwrap_or(Became::Undecided))
+        };
+        Self { outcomes: chosen.map(outcome).collect(), error }
+    }
+
+    fn count(&self, word: &str) -> usize {
+        self.outcomes.iter().filter(|(_, became)| became.word() == word).count()
+    }
+
+    /// Whether everything was done that could be.
+    fn is_whole(&self) -> bool {
+        self.count("failed") + self.count("undecided") == 0
+    }
+
+    /// What was done, in a line.
+    fn words(&self) -> String {
+        let more = ["gone", "failed", "undecided"].map(|word| (self.count(word), word));
+        let more = more.iter().filter(|(number, _)| *number > 0);
+        let more: Vec<String> = more.map(|(number, word)| format!(", {number} {word}")).collect();
+        let (resumed, all) = (self.count("resumed"), self.outcomes.len());
+        format!("{resumed} of {all} resumed{}", more.concat())
+    }
 }
 
 async fn send(config: &Config, chosen: &[Connector]) -> anyhow::Result<Resumed> {
@@ -179,22 +241,19 @@ async fn send(config: &Config, chosen: &[Connector]) -> anyhow::Result<Resumed> 
     let commands: Vec<Command> = chosen.iter().map(command).collect();
     let keys: BTreeMap<CommandId, &ConnectorKey> =
         commands.iter().zip(chosen).map(|(c, connector)| (c.id.clone(), &connector.key)).collect();
-    let mut resumed = Resumed::default();
-    client
-        .send_all(&commands, |result| match (result.outcome, &result.problem) {
-            (CommandOutcome::Accepted, _) => resumed.accepted += 1,
-            (_, Some(problem)) if problem.code == ProblemCode::ConnectorNotFound => {
-                resumed.gone += 1;
-            }
-            (_, problem) => {
-                if let Some(key) = keys.get(&result.command_id) {
-                    let why = problem.as_ref().map(describe).unwrap_or_default();
-                    resumed.failed.push(((*key).clone(), why));
-                }
-            }
-        })
-        .await?;
-    Ok(resumed)
+    let mut decided = BTreeMap::new();
+    let sent = client.send_all(&commands, |result| {
+        if let Some(key) = keys.get(&result.command_id) {
+            decided.insert((*key).clone(), Became::of(&result));
+        }
+    });
+    let error = match sent.await {
+        Ok(()) => None,
+        Err(error) if decided.is_empty() => return Err(error.into()),
+        // What was decided before it is told all the same.
+        Err(error) => Some(error.to_string()),
+    };
+    Ok(Resumed::of(chosen.iter().map(|connector| &connector.key), &decided, error))
 }
 
 fn report(
@@ -203,28 +262,88 @@ fn report(
     chosen: &[Connector],
     resumed: &Resumed,
 ) -> anyhow::Result<()> {
-    let failed = resumed.failed.iter();
     match common.output {
-        Output::Json => output::json(&json!({
-            "dryRun": flags.dry_run,
-            "found": chosen.len(),
-            "resumed": resumed.accepted,
-            "gone": resumed.gone,
-            "failed": failed
-                .map(|(key, problem)| json!({ "connector": key.to_string(), "problem": problem }))
-                .collect::<Vec<_>>(),
-            "connectors": chosen.iter().map(Connector::to_public_json).collect::<Vec<_>>(),
-        }))?,
+        Output::Json => output::json(&to_json(flags, chosen, resumed))?,
         Output::Table => {
-            for (key, problem) in failed {
-                eprintln!("dunmore: {key}: {problem}");
+            // All are on the screen already where all was done.
+            for (key, became) in resumed.outcomes.iter().filter(|_| !resumed.is_whole()) {
+                match became {
+                    Became::Failed(why) => eprintln!("dunmore: {key}: {why}"),
+                    became => output::line(&format!("{key}: {}", became.word())),
+                }
+            }
+            if let Some(error) = &resumed.error {
+                eprintln!("dunmore: {error}");
             }
             output::line(&match (chosen.is_empty(), flags.dry_run) {
                 (true, _) => "no suspended connector is meant".to_owned(),
                 (false, true) => format!("{} would be resumed", chosen.len()),
-                (false, false) => format!("{} of {} resumed", resumed.accepted, chosen.len()),
+                (false, false) => resumed.words(),
             });
         }
     }
-    if resumed.failed.is_empty() { Ok(()) } else { Err(Said.into()) }
+    if resumed.is_whole() { Ok(()) } else { Err(Said.into()) }
+}
+
+fn to_json(flags: &ResumeFlags, chosen: &[Connector], resumed: &Resumed) -> Value {
+    let failed = resumed.outcomes.iter().filter_map(|(key, became)| match became {
+        Became::Failed(why) => Some(json!({ "connector": key.to_string(), "problem": why })),
+        _ => None,
+    });
+    let results = resumed
+        .outcomes
+        .iter()
+        .map(|(key, became)| json!({ "connector": key.to_string(), "outcome": became.word() }));
+    json!({
+        "dryRun": flags.dry_run,
+        "found": chosen.len(),
+        "resumed": resumed.count("resumed"),
+        "gone": resumed.count("gone"),
+        "undecided": resumed.count("undecided"),
+        "failed": failed.collect::<Vec<_>>(),
+        "results": results.collect::<Vec<_>>(),
+        "error": resumed.error,
+        "connectors": chosen.iter().map(Connector::to_public_json).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connector::Problem;
+
+    fn result(problem: Option<ProblemCode>) -> CommandResult {
+        CommandResult {
+            command_id: CommandId::parse("cmd_1").unwrap(),
+            project_id: None,
+            outcome: problem.map_or(CommandOutcome::Accepted, |_| CommandOutcome::Rejected),
+            problem: problem.map(|code| Problem::new(code, "why")),
+            connector: None,
+            version: None,
+        }
+    }
+
+    #[test]
+    fn what_became_of_each_is_told_though_others_were_not_decided() {
+        let key = |id: &str| ConnectorKey {
+            project: ProjectId::parse("proj_1").unwrap(),
+            connector: ConnectorId::parse(id).unwrap(),
+        };
+        let chosen = ["a", "b", "c", "d"].map(key);
+        let became = |problem| Became::of(&result(problem));
+        let mut decided = BTreeMap::from([
+            (key("a"), became(None)),
+            (key("b"), became(Some(ProblemCode::ConnectorNotFound))),
+        ]);
+        let done = Resumed::of(chosen[..2].iter(), &decided, None);
+        assert_eq!((done.words().as_str(), done.is_whole()), ("1 of 2 resumed, 1 gone", true));
+
+        decided.insert(key("c"), became(Some(ProblemCode::Conflict)));
+        let told = Resumed::of(chosen.iter(), &decided, Some("no result".to_owned()));
+        assert_eq!(told.words(), "1 of 4 resumed, 1 gone, 1 failed, 1 undecided");
+        assert!(!told.is_whole());
+        let words: Vec<&str> = told.outcomes.iter().map(|(_, became)| became.word()).collect();
+        assert_eq!(words, ["resumed", "gone", "failed", "undecided"]);
+        assert!(matches!(&told.outcomes[2].1, Became::Failed(why) if why.contains("why")));
+    }
 }

@@ -100,8 +100,7 @@ pub async fn run(
         warn(&concerns);
         return Ok(());
     }
-    // What is sent a second time, and what cannot arrive now, is sent only if that is meant.
-    if plan.send > 0 && (which == Which::Again || !concerns.is_empty()) {
+    if plan.asks(which) {
         if common.output == Output::Table {
             show(&plan);
         }
@@ -172,9 +171,8 @@ fn left_out(plan: &RedrivePlan) -> String {
 }
 
 fn report(common: &Common, done: &Redriven) -> anyhow::Result<()> {
-    let failed = done.canary.as_ref().filter(|canary| !canary.is_good());
     match common.output {
-        Output::Json => output::json(done)?,
+        Output::Json => output::json(&done.to_json())?,
         Output::Table => {
             output::line(&format!(
                 "{} of {} dead letters sent again by {}{}",
@@ -192,19 +190,9 @@ fn report(common: &Common, done: &Redriven) -> anyhow::Result<()> {
             }
         }
     }
-    if let Some(canary) = failed {
-        let reasons: Vec<String> =
-            canary.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        let what = match (reasons.is_empty(), canary.unheard) {
-            (false, 0) => format!("the canary failed again ({})", reasons.join(", ")),
-            (false, unheard) => {
-                format!("the canary failed again ({}), {unheard} unheard of", reasons.join(", "))
-            }
-            (true, unheard) => format!(
-                "nothing was heard of {unheard} letters of the canary in time: does an instance deliver, and is its delivery.attempt_log `all`? --canary-wait waits longer"
-            ),
-        };
-        eprintln!("dunmore: {what}; the rest was not sent");
+    if let Some(canary) = done.failed_canary() {
+        let hint = if canary.unheard > 0 { " (--canary-wait waits longer)" } else { "" };
+        eprintln!("dunmore: {}{hint}", canary.words());
         return Err(Said.into());
     }
     if done.stopped {

@@ -243,6 +243,7 @@ mod tests {
 
     fn topic(name: &str, waiting: u64) -> TopicLag {
         TopicLag {
+            former_tier: false,
             topic: name.to_owned(),
             group: "dunmore-connectors".to_owned(),
             behind: waiting,

@@ -1,8 +1,9 @@
 //! What a request to the admin API asks for: read strictly, every wrong field told.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
+use futures_util::StreamExt as _;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -11,10 +12,16 @@ use crate::{
     connector::{FieldError, Problem, ProblemCode},
     delivery::{Outcome, Reason, Source},
     event::EventType,
-    operations::DEFAULT_RATE,
+    id::ProjectId,
+    operations::{DEFAULT_RATE, OffsetRange},
     replay::{AttemptFilter, DeadFilter, Position, Selection, Which, event_types, moment},
 };
 
+/// The largest request, in bytes.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long the body of a request may take. A connection with a request under way gives no way to
+/// others, so half-sent bodies must not hold the places of the port.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The most entries that one request lists.
 const MAX_LIMIT: usize = 1000;
 const DEFAULT_LIMIT: usize = 20;
@@ -183,6 +190,33 @@ impl Wrong {
     }
 }
 
+/// Receives a body, in bounded time and size.
+pub async fn whole(body: Body) -> Result<Bytes, Problem> {
+    whole_within(BODY_TIMEOUT, body).await
+}
+
+async fn whole_within(time: Duration, body: Body) -> Result<Bytes, Problem> {
+    tokio::time::timeout(time, received(body)).await.unwrap_or_else(|_| {
+        let detail = format!("The body was not received whole within {} s.", time.as_secs());
+        Err(Problem::new(ProblemCode::Timeout, detail))
+    })
+}
+
+async fn received(body: Body) -> Result<Bytes, Problem> {
+    let (mut parts, mut all) = (body.into_data_stream(), Vec::new());
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| {
+            Problem::new(ProblemCode::ValidationFailed, "The body was not received whole.")
+        })?;
+        if all.len() + part.len() > MAX_BODY_BYTES {
+            let detail = format!("A body may have {MAX_BODY_BYTES} bytes.");
+            return Err(Problem::new(ProblemCode::TooLarge, detail));
+        }
+        all.extend_from_slice(&part);
+    }
+    Ok(all.into())
+}
+
 /// Reads a body; none is an empty object.
 pub fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
     let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { bytes };
@@ -208,6 +242,11 @@ impl ReplayBody {
             include_waiting: self.include_waiting,
             include_unknown: self.include_unknown,
         }
+    }
+
+    /// The offsets, where they are named.
+    pub fn ranges(&self, wrong: &mut Wrong) -> Vec<OffsetRange> {
+        wrong.list("offsets", &self.offsets)
     }
 }
 
@@ -280,6 +319,26 @@ impl Query {
         self.pairs.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// Whether a tick of a form is set.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.one(name) == Some("true")
+    }
+
+    /// How many deliveries per second.
+    pub fn rate(&self, wrong: &mut Wrong) -> f64 {
+        let rate = self.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
+        let rate = wrong.take("rate", rate);
+        if let Some(rate) = rate {
+            wrong.rate(rate);
+        }
+        rate.unwrap_or(DEFAULT_RATE)
+    }
+
+    /// A project that is named.
+    pub fn project(&self, wrong: &mut Wrong) -> Option<ProjectId> {
+        self.one("project").and_then(|text| wrong.take("project", ProjectId::parse(text)))
+    }
+
     /// How many entries are wanted.
     pub fn limit(&self, wrong: &mut Wrong) -> usize {
         let Some(text) = self.one("limit") else { return DEFAULT_LIMIT };
@@ -317,5 +376,31 @@ impl Query {
             sources: wrong.named("source", Source::ALL, Source::as_str, &self.all("source")),
             job: self.one("job").map(str::to_owned),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, io};
+
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_is_received_in_bounded_time_and_size() {
+        let code = |received: Result<Bytes, Problem>| received.map_err(|problem| problem.code);
+        let first = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"token=")) });
+        let stalled = Body::from_stream(first.chain(stream::pending()));
+        let given_up = whole_within(Duration::from_millis(20), stalled).await;
+        assert_eq!(code(given_up), Err(ProblemCode::Timeout));
+
+        let large = Body::from(vec![b'x'; MAX_BODY_BYTES + 1]);
+        assert_eq!(code(whole(large).await), Err(ProblemCode::TooLarge));
+        let cut = stream::once(async { Err::<Bytes, _>(io::Error::other("cut off")) });
+        let cut = code(whole(Body::from_stream(cut)).await);
+        assert_eq!(cut, Err(ProblemCode::ValidationFailed));
+        let all = vec![b'x'; MAX_BODY_BYTES];
+        assert_eq!(code(whole(Body::from(all.clone())).await), Ok(Bytes::from(all)));
     }
 }

@@ -1,7 +1,6 @@
 //! The admin API's handlers: the same operations as on the command line.
 
 use std::{
-    str::FromStr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,7 +15,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Console, Running, Shared,
+    Console, Shared,
     ask::{PurgeBody, Query, RedriveBody, ReplayBody, ResumeBody, Wrong, body},
     conflict, failed,
 };
@@ -24,9 +23,9 @@ use crate::{
     api::Failure,
     clock,
     connector::{Problem, ProblemCode},
-    id::{EventId, ProjectId},
-    operations::{OffsetRange, Operations, Redrive, Run, share},
-    replay::{Position, Warning, Which},
+    id::EventId,
+    operations::{Operations, Redrive, share},
+    replay::{Position, Warning},
 };
 
 /// How long the outcomes of a canary are waited for.
@@ -50,14 +49,14 @@ pub async fn replay(State(console): Shared, Path(id): Path<String>) -> Answer {
     let name = id.clone();
     let job = console.read(move |own| own.job(&name)).await?;
     let mut told = with_running(&console, &id, job.to_json(&id));
-    if let Some(ended) = console.ended(&id) {
+    if let Some(ended) = console.jobs.ended(&id) {
         told["lastRunHere"] = ended;
     }
     Ok(Json(told))
 }
 
 fn with_running(console: &Console, id: &str, mut job: Value) -> Value {
-    job["runsHere"] = console.running(id).is_some().into();
+    job["runsHere"] = console.jobs.running(id).is_some().into();
     job
 }
 
@@ -78,9 +77,7 @@ pub async fn start_replay(State(console): Shared, bytes: Bytes) -> Accepted {
 pub async fn replay_as_asked(console: &Arc<Console>, asked: &ReplayBody) -> Accepted {
     let mut wrong = Wrong::default();
     let selection = asked.selection(&mut wrong);
-    let ranges = asked.offsets.iter().map(|text| OffsetRange::from_str(text));
-    let ranges: Vec<OffsetRange> =
-        ranges.filter_map(|range| wrong.take("offsets", range)).collect();
+    let ranges = asked.ranges(&mut wrong);
     wrong.rate(asked.rate);
     wrong.check()?;
     let wants_history = asked.dry_run || asked.only_missing;
@@ -97,26 +94,19 @@ pub async fn replay_as_asked(console: &Arc<Console>, asked: &ReplayBody) -> Acce
         return Err(conflict(&detail));
     }
     let job = Operations::new_replay(clock::now());
-    let running = console.start_job(&job)?;
+    let place = console.jobs.begin(&job)?;
     let (owner, name) = (Arc::clone(console), job.clone());
     let (history, rate) = (if asked.only_missing { history } else { None }, asked.rate);
     console.tasks.spawn(async move {
-        let run = as_run(&running, rate);
+        let run = place.run(rate);
         let spans = survey.spans.clone();
-        let ended = owner
-            .operations
-            .replay(&name, selection, spans, choice, history, &run, || {})
-            .await
-            .map(|finished| finished.to_json());
-        owner.end_job(&name, &ended);
+        let ended =
+            owner.operations.replay(&name, selection, spans, choice, history, &run, || {}).await;
+        place.end(ended.map(|finished| finished.to_json()));
     });
     let mut told = told;
     told["job"] = job.into();
     Ok((StatusCode::ACCEPTED, Json(told)))
-}
-
-fn as_run(running: &Running, rate: f64) -> Run {
-    Run { rate, stop: running.stop.clone(), progress: Arc::clone(&running.progress) }
 }
 
 /// `POST /admin/v1/replays/{job}/resume`
@@ -137,19 +127,18 @@ pub async fn resume_as_asked(console: &Arc<Console>, id: String, rate: f64) -> A
     wrong.check()?;
     let name = id.clone();
     console.read(move |own| own.job(&name)).await?;
-    let running = console.start_job(&id)?;
+    let place = console.jobs.begin(&id)?;
     let (owner, name) = (Arc::clone(console), id.clone());
     console.tasks.spawn(async move {
-        let run = as_run(&running, rate);
-        let ended = owner.operations.resume(&name, &run).await;
-        owner.end_job(&name, &ended.map(|finished| finished.to_json()));
+        let ended = owner.operations.resume(&name, &place.run(rate)).await;
+        place.end(ended.map(|finished| finished.to_json()));
     });
     Ok((StatusCode::ACCEPTED, Json(json!({ "job": id }))))
 }
 
 /// `POST /admin/v1/jobs/{job}/stop`
 pub async fn stop_job(State(console): Shared, Path(id): Path<String>) -> Accepted {
-    let Some(running) = console.running(&id) else {
+    let Some(running) = console.jobs.running(&id) else {
         return Err(conflict(&format!("{id} does not run on this instance.")));
     };
     running.stop.cancel();
@@ -203,9 +192,7 @@ pub async fn redrive_as_asked(console: &Arc<Console>, asked: &RedriveBody) -> Ac
         told["warnings"] = json!(concerns);
         return Ok((StatusCode::OK, Json(told)));
     }
-    // What is sent a second time, and what cannot arrive now, is sent only if that is meant.
-    let must_confirm = plan.send > 0 && (which == Which::Again || !concerns.is_empty());
-    if must_confirm && !asked.confirm {
+    if plan.asks(which) && !asked.confirm {
         let words = concerns.join(". ");
         let detail = format!(
             "{} dead letters would be sent again. {words} Say confirm to send them.",
@@ -214,29 +201,23 @@ pub async fn redrive_as_asked(console: &Arc<Console>, asked: &RedriveBody) -> Ac
         return Err(conflict(&detail));
     }
     let job = Operations::new_redrive(clock::now());
-    let running = console.start_job(&job)?;
+    let place = console.jobs.begin(&job)?;
     let (owner, name, rate) = (Arc::clone(console), job.clone(), asked.rate);
     console.tasks.spawn(async move {
-        let run = as_run(&running, rate);
         let how = Redrive { which, canary, canary_wait: CANARY_WAIT };
-        let ended = owner.operations.redrive(&name, filter, &how, &run).await;
-        let ended = ended.map(|done| {
-            let mut told = json!(done);
-            told["state"] = if done.stopped { "stopped" } else { "done" }.into();
-            told
-        });
-        owner.end_job(&name, &ended);
+        let ended = owner.operations.redrive(&name, filter, &how, &place.run(rate)).await;
+        place.end(ended.map(|done| done.to_json()));
     });
     Ok((StatusCode::ACCEPTED, Json(json!({"job": job, "letters": plan.send}))))
 }
 
 /// `GET /admin/v1/redrives/{job}`: of this instance, as long as it remembers.
 pub async fn redrive(State(console): Shared, Path(id): Path<String>) -> Answer {
-    if let Some(running) = console.running(&id) {
+    if let Some(running) = console.jobs.running(&id) {
         let sent = running.progress.sent.load(Ordering::Relaxed);
         return Ok(Json(json!({"job": id, "state": "running", "sent": sent})));
     }
-    let ended = console.ended(&id);
+    let ended = console.jobs.ended(&id);
     ended.map(Json).ok_or_else(|| nothing(&format!("This instance knows no redrive {id}.")))
 }
 
@@ -293,8 +274,7 @@ pub async fn trace(
     let mut wrong = Wrong::default();
     let query = Query::read(query.as_deref(), &["project", "from"], &mut wrong);
     let event = wrong.take("event", EventId::parse(&event));
-    let project = query.one("project").map(ProjectId::parse);
-    let project = project.and_then(|project| wrong.take("project", project));
+    let project = query.project(&mut wrong);
     let from = wrong.when("from", Some(query.one("from").unwrap_or("7 days ago")));
     wrong.check()?;
     let Some(event) = event else { return Err(nothing("There is no such event.")) };
@@ -321,8 +301,7 @@ pub async fn status(State(console): Shared, RawQuery(query): RawQuery) -> Answer
     let within = wrong.take("within", within).unwrap_or(FAILING_WITHIN);
     let limit = query.limit(&mut wrong);
     wrong.check()?;
-    let _permit = console.reading()?;
     let instance = async { Ok(console.instance()) };
-    let status = console.operations.status(within, limit, instance).await;
+    let status = console.reading()?.status(within, limit, instance).await;
     Ok(Json(json!(status)))
 }

@@ -3,26 +3,27 @@
 
 mod ask;
 mod handlers;
+mod jobs;
 mod pages;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    body::Body,
+    extract::{MatchedPath, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
@@ -33,22 +34,18 @@ use crate::{
     connector::{Command, Problem, ProblemCode},
     id::{CommandId, ConnectorKey},
     metrics::Metrics,
-    operations::{InstanceFacts, NotThere, Operations, Progress, StillRunning, WrongOffsets},
+    operations::{InstanceFacts, NotThere, Operations, StillRunning, WrongOffsets},
     pipeline::Dispatcher,
     tokens,
     view::View,
 };
 
+use ask::whole;
+use jobs::Jobs;
 use pages::Pages;
 
 /// Reading requests at once: each reads a log from Kafka.
 pub const MAX_READS: usize = 4;
-/// Replays and redrives that one instance runs at once.
-pub const MAX_JOBS: usize = 4;
-/// Redrives that are remembered after their end.
-const MAX_ENDED: usize = 100;
-/// The largest request, in bytes.
-const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long running jobs may take to keep their progress at shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -68,22 +65,9 @@ pub struct Console {
     commands: OnceCell<Commands>,
     /// What delivers, when this instance does.
     dispatcher: OnceLock<Arc<Dispatcher>>,
-    reads: Semaphore,
-    jobs: Mutex<Jobs>,
+    reads: Arc<Semaphore>,
+    jobs: Jobs,
     tasks: TaskTracker,
-}
-
-#[derive(Default)]
-struct Jobs {
-    running: BTreeMap<String, Running>,
-    /// How redrives ended, and why jobs failed.
-    ended: VecDeque<(String, Value)>,
-}
-
-#[derive(Clone)]
-struct Running {
-    stop: CancellationToken,
-    progress: Arc<Progress>,
 }
 
 type Shared = State<Arc<Console>>;
@@ -109,8 +93,8 @@ impl Console {
             codec: codec.clone(),
             commands: OnceCell::new(),
             dispatcher: OnceLock::new(),
-            reads: Semaphore::new(MAX_READS),
-            jobs: Mutex::default(),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            jobs: Jobs::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -167,54 +151,20 @@ impl Console {
             .route("/admin/v1/events/{event}/trace", get(handlers::trace))
             .route("/admin/status", get(handlers::status))
             .route("/admin/lag", get(handlers::lag))
+            .route_layer(middleware::from_fn(receive))
             .route_layer(middleware::from_fn_with_state(Arc::clone(self), admit))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(Arc::clone(self))
     }
 
     /// Stops the jobs that run here; each can be resumed.
     pub async fn stopped(&self) {
-        for running in self.jobs.lock().running.values() {
-            running.stop.cancel();
-        }
+        self.jobs.stop();
         if let Some(commands) = self.commands.get() {
             commands.stop();
         }
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("jobs of the admin API were cut off; they can be resumed");
-        }
-    }
-
-    /// Makes room for a job.
-    fn start_job(&self, job: &str) -> Result<Running, Failure> {
-        let mut jobs = self.jobs.lock();
-        if jobs.running.contains_key(job) {
-            return Err(conflict(&format!("{job} runs here already.")));
-        }
-        if jobs.running.len() >= MAX_JOBS {
-            let detail = format!("This instance runs {MAX_JOBS} jobs already: wait for one.");
-            return Err(Problem::new(ProblemCode::RateLimited, detail).into());
-        }
-        let running =
-            Running { stop: CancellationToken::new(), progress: Arc::new(Progress::default()) };
-        jobs.running.insert(job.to_owned(), running.clone());
-        Ok(running)
-    }
-
-    fn end_job(&self, job: &str, ended: &anyhow::Result<Value>) {
-        let how = match ended {
-            Ok(value) => value.clone(),
-            Err(error) => {
-                tracing::warn!(job, error = format!("{error:#}"), "a job of the admin API failed");
-                json!({"job": job, "state": "failed", "error": format!("{error:#}")})
-            }
-        };
-        let mut jobs = self.jobs.lock();
-        jobs.running.remove(job);
-        jobs.ended.push_back((job.to_owned(), how));
-        if jobs.ended.len() > MAX_ENDED {
-            jobs.ended.pop_front();
         }
     }
 
@@ -235,21 +185,13 @@ impl Console {
         facts
     }
 
-    fn running(&self, job: &str) -> Option<Running> {
-        self.jobs.lock().running.get(job).cloned()
-    }
-
-    fn ended(&self, job: &str) -> Option<Value> {
-        let jobs = self.jobs.lock();
-        jobs.ended.iter().rev().find(|(id, _)| id == job).map(|(_, how)| how.clone())
-    }
-
-    /// The permission to read logs, of which there are few.
-    fn reading(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        self.reads.try_acquire().map_err(|_| {
+    /// The logs with the permission to read them, of which there are few.
+    fn reading(&self) -> Result<Operations, Failure> {
+        let permit = Arc::clone(&self.reads).try_acquire_owned().map_err(|_| {
             let detail = format!("{MAX_READS} requests read Kafka already: try again soon.");
-            Problem::new(ProblemCode::RateLimited, detail).into()
-        })
+            Problem::new(ProblemCode::RateLimited, detail)
+        })?;
+        Ok(self.operations.holding(permit))
     }
 
     /// Runs a call that reads a log.
@@ -257,8 +199,7 @@ impl Console {
         &self,
         call: impl FnOnce(&Operations) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let _permit = self.reading()?;
-        self.operations.blocking(call).await.map_err(|error| failed(&error))
+        self.reading()?.blocking(call).await.map_err(|error| failed(&error))
     }
 }
 
@@ -279,6 +220,15 @@ fn failed(error: &anyhow::Error) -> Failure {
 
 fn conflict(detail: &str) -> Failure {
     Problem::new(ProblemCode::Conflict, detail).into()
+}
+
+/// Receives the body of a request that was let in.
+async fn receive(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match whole(body).await {
+        Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Err(problem) => Failure::from(problem).into_response(),
+    }
 }
 
 /// Lets a request in that has the admin token.

@@ -19,6 +19,12 @@ macro_rules! reasons {
                 match self { $(Self::$name => $text,)* }
             }
 
+            /// The reason of this name; a later release may have others.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == name)
+            }
+
             /// What it means, in a sentence.
             #[must_use]
             pub const fn help(self) -> &'static str {

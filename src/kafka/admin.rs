@@ -254,16 +254,8 @@ impl Admin {
             .inner()
             .fetch_metadata(None, REQUEST_TIMEOUT)
             .map_err(|e| KafkaError::request(&self.connection, &e))?;
-        let present: Vec<String> = topics.all().into_iter().map(|kind| topics.name(kind)).collect();
-        let prefix = topics.retry_prefix();
         let mut former = Vec::new();
-        for topic in metadata.topics() {
-            let is_tier = |name: &str| humantime::parse_duration(name).is_ok();
-            if present.iter().any(|name| name == topic.name())
-                || !topic.name().strip_prefix(&prefix).is_some_and(is_tier)
-            {
-                continue;
-            }
+        for topic in metadata.topics().iter().filter(|topic| topics.is_former_tier(topic.name())) {
             for partition in topic.partitions() {
                 let (oldest, end) = self
                     .client

@@ -14,7 +14,7 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer},
 };
 
-use super::{Admin, Bounds, Connection, KafkaError, REQUEST_TIMEOUT, reader::Quiet};
+use super::{Admin, Bounds, Connection, GroupTopics, KafkaError, REQUEST_TIMEOUT, reader::Quiet};
 use crate::clock::Timestamp;
 
 /// Where a group begins whose committed offsets are lost.
@@ -55,20 +55,12 @@ impl fmt::Display for StartFrom {
     }
 }
 
-/// A group and the topics that it reads.
-pub struct GroupTopics<'a> {
-    /// The group's id.
-    pub group: &'a str,
-    /// The topics, with prefix.
-    pub topics: &'a [String],
-}
-
 /// Commits where the groups begin whose offsets are lost, as was chosen; refuses when nothing was.
 /// `ever` is a topic that has had records if this installation has delivered before. To be called
 /// before the groups are joined; it waits for the broker.
 pub fn recover_lost_offsets(
     connection: &Connection,
-    groups: &[GroupTopics<'_>],
+    groups: &[GroupTopics],
     ever: &str,
     choice: Option<StartFrom>,
 ) -> Result<(), KafkaError> {
@@ -88,23 +80,23 @@ pub fn recover_lost_offsets(
         }
         let Some(choice) = choice else {
             return Err(KafkaError::LostOffsets {
-                group: group.group.to_owned(),
+                group: group.group.clone(),
                 topics: lost.into_keys().collect::<Vec<_>>().join(", "),
             });
         };
         tracing::warn!(
-            group = group.group, from = %choice,
+            group = &group.group, from = %choice,
             "the group's committed offsets are lost; it begins where group.start says"
         );
-        commit_start(connection, group.group, &lost, choice)?;
+        commit_start(connection, &group.group, &lost, choice)?;
     }
     Ok(())
 }
 
-fn has_commits(connection: &Connection, group: &GroupTopics<'_>) -> Result<bool, KafkaError> {
+fn has_commits(connection: &Connection, group: &GroupTopics) -> Result<bool, KafkaError> {
     let admin = Admin::new(connection)?;
     let mut all = TopicPartitionList::new();
-    for topic in group.topics {
+    for topic in &group.topics {
         for partition in 0..admin.partitions(topic)? {
             all.add_partition(topic, partition);
         }
@@ -112,7 +104,7 @@ fn has_commits(connection: &Connection, group: &GroupTopics<'_>) -> Result<bool,
     if all.count() == 0 {
         return Ok(false);
     }
-    let committed = client(connection, group.group)?
+    let committed = client(connection, &group.group)?
         .committed_offsets(all, 3 * REQUEST_TIMEOUT)
         .map_err(|e| KafkaError::request(connection, &e))?;
     Ok(committed.elements().iter().any(|one| matches!(one.offset(), Offset::Offset(_))))
@@ -120,10 +112,10 @@ fn has_commits(connection: &Connection, group: &GroupTopics<'_>) -> Result<bool,
 
 fn topics_with_records(
     connection: &Connection,
-    group: &GroupTopics<'_>,
+    group: &GroupTopics,
 ) -> Result<BTreeMap<String, Bounds>, KafkaError> {
     let mut found = BTreeMap::new();
-    for topic in group.topics {
+    for topic in &group.topics {
         let bounds = Bounds::of(connection, topic)?;
         if bounds.whole().values().any(|span| !span.is_empty()) {
             found.insert(topic.clone(), bounds);

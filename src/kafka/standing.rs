@@ -12,7 +12,10 @@ use rdkafka::{
     message::Message,
 };
 
-use super::{Bookmarks, Connection, Identities, KafkaError, REQUEST_TIMEOUT, reader::Quiet};
+use super::{
+    Bookmarks, Connection, Identities, KafkaError, REQUEST_TIMEOUT, ServiceGroup, Topics,
+    reader::Quiet,
+};
 use crate::{clock::Timestamp, offsets::Start};
 
 /// How long one wait for a record takes.
@@ -49,68 +52,96 @@ impl Standing {
 type Place = (String, i32);
 
 struct Group {
-    name: String,
+    which: ServiceGroup,
     bookmarks: Bookmarks,
+}
+
+/// A group, and the partitions that it reads now.
+struct Reading<'a> {
+    group: &'a Group,
     partitions: Vec<Place>,
 }
 
-/// Asks where groups stand, with clients that are kept for the next time.
+/// Asks where the groups of the service stand, with clients that are kept for the next time.
 pub struct Standings {
     connection: Connection,
+    topics: Topics,
+    /// What the groups are named after.
+    name: String,
+    identities: Identities,
     committed: BaseConsumer<Quiet>,
     uncommitted: BaseConsumer<Quiet>,
     groups: Vec<Group>,
-    topics: BTreeMap<String, Option<crate::id::TopicId>>,
 }
 
 impl Standings {
-    /// Of these groups, each with its topics. Topics that do not exist are left out. Blocks.
-    pub fn new(
-        connection: &Connection,
-        groups: &[(String, Vec<String>)],
-    ) -> Result<Self, KafkaError> {
+    /// Of the groups that are named after this one. The clients connect at the first request.
+    pub fn new(connection: &Connection, topics: &Topics, name: &str) -> Result<Self, KafkaError> {
+        let groups = ServiceGroup::BEHIND.into_iter().map(|which| {
+            let bookmarks = Bookmarks::new(connection, &which.id(name))?;
+            Ok(Group { which, bookmarks })
+        });
+        Ok(Self {
+            connection: connection.clone(),
+            topics: topics.clone(),
+            name: name.to_owned(),
+            identities: Identities::new(connection)?,
+            committed: client(connection, "read_committed")?,
+            uncommitted: client(connection, "read_uncommitted")?,
+            groups: groups.collect::<Result<_, KafkaError>>()?,
+        })
+    }
+
+    /// The topics that a group reads: also those of former tiers, in which deliveries may wait.
+    fn topics_of(&self, group: ServiceGroup, former: &[String]) -> Vec<String> {
+        let mut topics = group.topics(&self.topics);
+        if group == ServiceGroup::Retry {
+            topics.extend_from_slice(former);
+        }
+        topics
+    }
+
+    /// The retry topics that are there and not in the settings any more.
+    fn former_tiers(&self) -> Result<Vec<String>, KafkaError> {
+        let metadata = self.committed.fetch_metadata(None, REQUEST_TIMEOUT);
+        let metadata = metadata.map_err(|e| KafkaError::request(&self.connection, &e))?;
+        let names = metadata.topics().iter().map(rdkafka::metadata::MetadataTopic::name);
+        Ok(names.filter(|name| self.topics.is_former_tier(name)).map(str::to_owned).collect())
+    }
+
+    /// Where each group stands in each partition now. Topics that do not exist are left out. Blocks.
+    pub fn ask(&self) -> Result<Vec<Standing>, KafkaError> {
+        let former = self.former_tiers()?;
+        let read: Vec<(&Group, Vec<String>)> =
+            self.groups.iter().map(|group| (group, self.topics_of(group.which, &former))).collect();
         let names: BTreeSet<&str> =
-            groups.iter().flat_map(|(_, topics)| topics.iter().map(String::as_str)).collect();
+            read.iter().flat_map(|(_, topics)| topics.iter().map(String::as_str)).collect();
         let names: Vec<&str> = names.into_iter().collect();
-        let facts = Identities::new(connection)?.of(&names, REQUEST_TIMEOUT)?;
-        let kept = groups.iter().map(|(group, topics)| {
+        let facts = self.identities.of(&names, REQUEST_TIMEOUT)?;
+        let reading = read.iter().map(|(group, topics)| {
             let partitions = topics.iter().flat_map(|topic| {
                 let count = facts.get(topic).map_or(0, |facts| facts.partitions);
                 (0..count).map(|partition| (topic.clone(), partition))
             });
-            let bookmarks = Bookmarks::new(connection, group)?;
-            let (name, partitions) = (group.clone(), partitions.collect());
-            Ok(Group { name, bookmarks, partitions })
+            Reading { group, partitions: partitions.collect() }
         });
-        let kept = kept.collect::<Result<_, KafkaError>>()?;
-        let topics = facts.into_iter().map(|(name, facts)| (name, facts.id)).collect();
-        Ok(Self {
-            connection: connection.clone(),
-            committed: client(connection, "read_committed")?,
-            uncommitted: client(connection, "read_uncommitted")?,
-            groups: kept,
-            topics,
-        })
-    }
-
-    /// Where each group stands in each partition now. Blocks.
-    pub fn ask(&self) -> Result<Vec<Standing>, KafkaError> {
+        let reading: Vec<Reading<'_>> = reading.collect();
         // First what is done: what ends meanwhile only counts as waiting for a moment longer.
-        let kept = self.groups.iter().map(|group| group.bookmarks.read(&group.partitions));
+        let kept = reading.iter().map(|one| one.group.bookmarks.read(&one.partitions));
         let kept = kept.collect::<Result<Vec<_>, KafkaError>>()?;
         let partitions: BTreeSet<Place> =
-            self.groups.iter().flat_map(|group| group.partitions.iter().cloned()).collect();
+            reading.iter().flat_map(|one| one.partitions.iter().cloned()).collect();
         let oldest = self.offsets(&self.committed, &partitions, Offset::Beginning)?;
         let stable = self.offsets(&self.committed, &partitions, Offset::End)?;
         let last = self.offsets(&self.uncommitted, &partitions, Offset::End)?;
         let mut standings = Vec::new();
-        for (kept, group) in kept.iter().zip(&self.groups) {
-            for place in &group.partitions {
+        for (kept, one) in kept.iter().zip(&reading) {
+            for place in &one.partitions {
                 let (Some(end), Some(first)) = (stable.get(place), oldest.get(place)) else {
                     continue;
                 };
                 let kept = kept.get(place).map(|kept| (kept.offset, kept.note.as_str()));
-                let topic = self.topics.get(&place.0).copied().flatten();
+                let topic = facts.get(&place.0).and_then(|facts| facts.id);
                 let (next, done) = match Start::of(kept, topic) {
                     Start::Resume { offset, map, .. } => {
                         let beyond = u64::try_from(map.end() - map.watermark()).unwrap_or(0);
@@ -120,7 +151,7 @@ impl Standings {
                 };
                 let open = last.get(place).map_or(0, |last| last - end);
                 standings.push(Standing {
-                    group: group.name.clone(),
+                    group: one.group.which.id(&self.name),
                     topic: place.0.clone(),
                     partition: place.1,
                     next: next.max(*first),

@@ -96,6 +96,14 @@ impl Topics {
         format!("{}deliveries.retry.", self.prefix)
     }
 
+    /// Whether a topic is one of a retry tier that is not in the settings any more.
+    pub fn is_former_tier(&self, topic: &str) -> bool {
+        let tier = topic.strip_prefix(&self.retry_prefix());
+        tier.is_some_and(|tier| {
+            humantime::parse_duration(tier).is_ok() && !self.tiers.iter().any(|known| known == tier)
+        })
+    }
+
     /// A subscription to every retry topic: those of the tiers, and those of former tiers, in which
     /// deliveries may still wait. A tier's name begins with a digit.
     pub fn all_retries(&self) -> String {

@@ -12,7 +12,7 @@ use crate::{
     delivery::AttemptRecord,
     id::ProjectId,
     kafka::{Backwards, Budget, KafkaError, Offset, Reader, ReaderEvent, Seen, TopicKind},
-    replay::{AttemptFilter, REDRIVE},
+    replay::AttemptFilter,
 };
 
 /// What one page of a project's attempts may cost: about a second.
@@ -121,8 +121,7 @@ impl Operations {
     /// Fails when a job of which no attempt tells is not known either. Blocks.
     fn check_job(&self, job: Option<&str>) -> anyhow::Result<()> {
         match job {
-            // Of a redrive nothing is kept but its letters and attempts.
-            Some(job) if !job.starts_with(REDRIVE) => self.job(job).map(|_| ()),
+            Some(job) if Self::keeps_progress(job) => self.job(job).map(|_| ()),
             _ => Ok(()),
         }
     }

@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{
-    Operations,
-    status::{MAX_LETTERS, newest},
-};
+use super::{DeadWaiting, Operations};
 use crate::{
     clock::Timestamp,
     destination::cut,
@@ -15,6 +12,10 @@ use crate::{
     replay::{Marks, NOTE, NOTE_REDRIVEN, Position},
 };
 
+/// The most dead letters that are looked at, the newest ones.
+const MAX_LETTERS: u64 = 100_000;
+/// The reason of letters that name none, or are of no heap.
+const OTHER: &str = "other";
 /// The most heaps that are kept apart; what is in others is counted only.
 const MAX_HEAPS: usize = 500;
 /// The longest words of a heap, in characters.
@@ -49,6 +50,24 @@ pub struct Heaps {
     pub waiting: u64,
     /// So many older records of the topic were not looked at.
     pub not_read: u64,
+}
+
+impl Heaps {
+    /// The letters that wait, by reason only.
+    pub(super) fn by_reason(&self) -> DeadWaiting {
+        let (waiting, not_read) = (self.waiting, self.not_read);
+        let mut told = DeadWaiting { waiting, not_read, ..DeadWaiting::default() };
+        let mut of_none = waiting;
+        for heap in &self.heaps {
+            let reason = if heap.reason.is_empty() { OTHER } else { &heap.reason };
+            *told.reasons.entry(reason.to_owned()).or_default() += heap.waiting;
+            of_none = of_none.saturating_sub(heap.waiting);
+        }
+        if of_none > 0 {
+            *told.reasons.entry(OTHER.to_owned()).or_default() += of_none;
+        }
+        told
+    }
 }
 
 /// Puts letters on heaps.
@@ -105,9 +124,9 @@ impl Operations {
     /// The dead letters that were not redriven, of the newest ones, by type and reason. Blocks.
     pub fn heaps(&self) -> anyhow::Result<Heaps> {
         let topic = self.topic(TopicKind::Dead);
-        let (spans, older) = newest(Bounds::of(&self.connection, &topic)?.whole(), MAX_LETTERS);
+        let bounds = Bounds::of(&self.connection, &topic)?;
         let (mut sorter, mut marks, mut enough) = (Sorter::default(), Marks::default(), Ok(()));
-        let rest = self.read_for(&topic, &spans, |seen| {
+        let not_read = self.read_newest(&topic, bounds.whole(), MAX_LETTERS, |seen| {
             if let Some(note) = seen.header(NOTE) {
                 if note == NOTE_REDRIVEN.as_bytes() && enough.is_ok() {
                     enough = marks.add(seen.partition(), seen.value().unwrap_or_default());
@@ -121,7 +140,7 @@ impl Operations {
             sorter.add(position, seen.timestamp(), &kind, &reason, &detail);
         })?;
         enough?;
-        Ok(sorter.sorted(&marks, older + rest))
+        Ok(sorter.sorted(&marks, not_read))
     }
 }
 
@@ -163,6 +182,13 @@ mod tests {
         assert_eq!((first.first.millis(), first.last.millis()), (1, 3));
         assert_eq!(first.detail, "last");
         assert_eq!((found.waiting, found.not_read), (4, 9));
+
+        // The status counts the same letters, by reason alone.
+        let status = found.by_reason();
+        let reasons = [("gone", 2), ("rejected", 1), ("undecodable", 1)];
+        let reasons = reasons.map(|(reason, number)| (reason.to_owned(), number));
+        assert_eq!(status.reasons, reasons.into());
+        assert_eq!((status.waiting, status.not_read), (4, 9));
     }
 
     #[test]
@@ -174,6 +200,8 @@ mod tests {
         }
         let found = sorter.sorted(&Marks::default(), 0);
         assert_eq!((found.heaps.len(), found.waiting), (MAX_HEAPS, 1_000));
+        let status = found.by_reason();
+        assert_eq!((status.reasons[OTHER], status.reasons["reason_0"]), (500, 1));
         assert!(found.heaps.iter().all(|heap| heap.detail.chars().count() <= MAX_WORDS));
     }
 }

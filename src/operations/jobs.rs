@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 
-use super::{NotThere, Operations, Progress, names::did_you_mean};
+use super::{NotThere, Operations, Progress, again::RESEND, names::did_you_mean};
 use crate::{
     clock::{self, Timestamp},
     id::{DeliveryId, ProjectId},
@@ -30,6 +30,8 @@ use crate::{
     replay::{Job, JobNote, REDRIVE, Selection},
 };
 
+/// What the names of replays begin with.
+const REPLAY: &str = "replay-";
 /// A running job commits more often than this.
 pub(super) const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// For so long a job must not move before another process takes it over: one of a release that is
@@ -69,12 +71,18 @@ impl Operations {
 
     /// A new replay's name.
     pub fn new_replay(now: Timestamp) -> String {
-        Self::new_job("replay-", now)
+        Self::new_job(REPLAY, now)
     }
 
     /// A new redrive's name.
     pub fn new_redrive(now: Timestamp) -> String {
         Self::new_job(REDRIVE, now)
+    }
+
+    /// Whether Kafka keeps how far a job of this name is: of redrives and of single deliveries that
+    /// were sent again it has what they sent, and nothing else.
+    pub fn keeps_progress(job: &str) -> bool {
+        !job.starts_with(REDRIVE) && !job.starts_with(RESEND)
     }
 
     pub(super) fn new_job(prefix: &str, now: Timestamp) -> String {
@@ -283,6 +291,12 @@ impl Operations {
             (*partition, Span { from: *at, to: note.to.max(*at) })
         };
         job.partitions.iter().map(span).collect()
+    }
+
+    /// Whether a text has the form of the jobs' names that this program makes.
+    pub fn is_job(text: &str) -> bool {
+        [REPLAY, REDRIVE, RESEND].iter().any(|prefix| text.starts_with(prefix))
+            && Self::check_job_name(text).is_ok()
     }
 
     /// Refuses a job's name that is none.

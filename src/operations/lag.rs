@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 use super::Operations;
 use crate::{
     clock::{self, Timestamp},
-    kafka::{Standing, Standings, TopicKind},
+    kafka::{Standing, Standings},
 };
 
 /// How long the oldest records are waited for.
@@ -52,6 +53,10 @@ pub struct TopicLag {
     pub per_second: Option<f64>,
     /// How long the backlog takes at this pace, in seconds; none when it does not go down.
     pub seconds_left: Option<f64>,
+    /// Whether it is a retry tier that is not in the settings any more: what waits there is
+    /// delivered when it is due, and nothing is added.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub former_tier: bool,
     /// The partitions in which something waits.
     pub partitions: Vec<PartitionLag>,
 }
@@ -113,6 +118,7 @@ impl TopicLag {
             lag_seconds: oldest_at.map(|at| now.since(at).saturating_sub(held_for).as_secs_f64()),
             per_second,
             seconds_left: per_second.and_then(|pace| seconds_left(after, pace)),
+            former_tier: false,
             partitions,
         })
     }
@@ -133,24 +139,27 @@ fn seconds_left(waiting: u64, per_second: f64) -> Option<f64> {
 }
 
 impl Operations {
-    /// The groups of the service, each with the topics that it reads.
-    fn read_by(&self) -> Vec<(String, Vec<String>)> {
-        let is_tier = |kind: &TopicKind| matches!(kind, TopicKind::Retry(_));
-        let retries = self.topics.all().into_iter().filter(is_tier);
-        let retries: Vec<String> = retries.map(|kind| self.topic(kind)).collect();
-        let named = |suffix: &str| format!("{}{suffix}", self.group);
-        vec![
-            (named(""), vec![self.topic(TopicKind::Events)]),
-            (named(".retry"), retries),
-            (named(".replay"), vec![self.topic(TopicKind::Replay)]),
-            (named(".registrar"), vec![self.topic(TopicKind::Commands)]),
-        ]
+    /// What asks where the groups stand, kept for the next time.
+    fn standings(&self) -> anyhow::Result<Arc<Standings>> {
+        let mut kept = self.standings.lock();
+        if let Some(standings) = kept.as_ref() {
+            return Ok(Arc::clone(standings));
+        }
+        let made = Arc::new(Standings::new(&self.connection, &self.topics, &self.group)?);
+        Ok(Arc::clone(kept.insert(made)))
     }
 
     /// How far the service is behind. Looks twice when something waits. Blocks.
     pub fn lag(&self) -> anyhow::Result<Lag> {
-        let groups = self.read_by();
-        let standings = Standings::new(&self.connection, &groups)?;
+        let lag = self.lag_by(&*self.standings()?);
+        if lag.is_err() {
+            // New clients find brokers that the old ones may have forgotten.
+            *self.standings.lock() = None;
+        }
+        lag
+    }
+
+    fn lag_by(&self, standings: &Standings) -> anyhow::Result<Lag> {
         let (first, began) = (standings.ask()?, Instant::now());
         let oldest = standings.oldest(&first, OLDEST_WITHIN)?;
         let now = clock::now();
@@ -166,9 +175,14 @@ impl Operations {
         let of = |standings: &[Standing], topic: &str| -> Vec<Standing> {
             standings.iter().filter(|standing| standing.topic == topic).cloned().collect()
         };
-        let topics = groups.iter().flat_map(|(_, topics)| topics).filter_map(|topic| {
+        let mut topics: Vec<&str> = first.iter().map(|standing| standing.topic.as_str()).collect();
+        topics.dedup();
+        let topics = topics.into_iter().filter_map(|topic| {
             let looks = Looks { first: of(&first, topic), second: of(&second, topic), apart };
-            TopicLag::of(&looks, &oldest, self.held_for(topic), now)
+            let lag = TopicLag::of(&looks, &oldest, self.held_for(topic), now)?;
+            let former_tier = self.topics.is_former_tier(topic);
+            // Of those only what waits is of interest.
+            (!former_tier || lag.waiting > 0).then_some(TopicLag { former_tier, ..lag })
         });
         Ok(Lag { at: now, topics: topics.collect() })
     }

@@ -10,9 +10,11 @@ mod jobs;
 mod lag;
 mod letters;
 mod names;
+mod newest;
 mod preview;
 mod read;
 mod redrive;
+mod redriven;
 mod run;
 mod select;
 mod status;
@@ -20,7 +22,7 @@ mod trace;
 mod undecodable;
 mod writer;
 
-pub use again::Again;
+pub use again::{Again, RESEND};
 pub use attempts::{AttemptPage, AttemptPages};
 pub use heaps::{Heap, Heaps};
 pub use instance::{InstanceFacts, Suspended};
@@ -28,7 +30,8 @@ pub use jobs::StillRunning;
 pub use lag::{Lag, PartitionLag, TopicLag};
 pub use letters::{Listed, Purge, Told};
 pub use preview::{request_of, shown};
-pub use redrive::{CanaryOutcome, Redrive, Redriven, share};
+pub use redrive::{Redrive, share};
+pub use redriven::{CANARY_FAILED, CanaryOutcome, Redriven};
 pub use run::{Finished, Progress, Run};
 pub use select::{OffsetRange, Survey, WrongOffsets};
 pub use status::{DeadWaiting, Failing, Instances, Status};
@@ -44,11 +47,13 @@ use std::{
 };
 
 use anyhow::bail;
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
     codec::Codec,
     config::{Config, ConfigError},
-    kafka::{Connection, KafkaError, Seen, Spans, TopicKind, Topics, scan},
+    kafka::{Connection, KafkaError, Seen, Spans, Standings, TopicKind, Topics, scan},
 };
 
 /// What was asked for is not there, or not any more.
@@ -74,6 +79,10 @@ pub struct Operations {
     group: String,
     /// How many records could not be read because the schema registry did not answer.
     unanswered: Arc<AtomicU64>,
+    /// What asks how far behind the groups are, once it was asked.
+    standings: Arc<Mutex<Option<Arc<Standings>>>>,
+    /// Of how many may read at once; with the last clone it goes to others.
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Operations {
@@ -83,7 +92,23 @@ impl Operations {
         let group = config.group.id.clone();
         let connection = config.connection()?;
         let dead_topic = topics.name(TopicKind::Dead);
-        Ok(Self { connection, topics, dead_topic, codec, group, unanswered: Arc::default() })
+        Ok(Self {
+            connection,
+            topics,
+            dead_topic,
+            codec,
+            group,
+            unanswered: Arc::default(),
+            standings: Arc::default(),
+            _permit: None,
+        })
+    }
+
+    /// The same logs with a permit, which is kept until the last call that reads has ended: those
+    /// that block go on when whoever asked for them has gone away.
+    #[must_use]
+    pub fn holding(&self, permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Some(Arc::new(permit)), ..self.clone() }
     }
 
     fn topic(&self, kind: TopicKind) -> String {
@@ -127,5 +152,39 @@ impl Operations {
         tokio::task::spawn_blocking(move || call(&own))
             .await
             .map_err(|error| KafkaError::Other(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{Semaphore, oneshot};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_permit_is_kept_until_the_reading_ends_although_the_request_went_away() {
+        let mut config = Config::default();
+        config.kafka.bootstrap_servers = Some("localhost:1".to_owned());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let codec = Codec::new(&config.schema_registry, metrics).unwrap();
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+        let operations = Operations::new(&config, codec).unwrap().holding(permit);
+        let (began, begins) = oneshot::channel();
+        let (end, ends) = oneshot::channel();
+        let request = tokio::spawn(async move {
+            let read = move |_: &Operations| {
+                began.send(()).unwrap();
+                Ok(ends.blocking_recv()?)
+            };
+            operations.blocking(read).await
+        });
+        begins.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert_eq!(permits.available_permits(), 0, "it still reads");
+        end.send(()).unwrap();
+        assert!(permits.acquire().await.is_ok());
     }
 }

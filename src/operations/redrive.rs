@@ -15,10 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use serde_json::json;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-use super::{Operations, names::check_names, run::Run, writer::Writer};
+use super::{CanaryOutcome, Operations, Redriven, names::check_names, run::Run, writer::Writer};
 use crate::{
     clock::{self, Timestamp},
     delivery::{DeliveryRecord, Outcome, Reason},
@@ -52,52 +53,6 @@ pub struct Redrive {
     pub canary: Option<f64>,
     /// How long the outcomes of the sample are waited for.
     pub canary_wait: Duration,
-}
-
-impl Redriven {
-    /// A redrive that had nothing to do.
-    #[must_use]
-    pub fn nothing(job: String, plan: RedrivePlan) -> Self {
-        Self { job, plan, ..Self::default() }
-    }
-}
-
-/// How a redrive ended.
-#[derive(Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Redriven {
-    /// The redrive's name, which its attempts carry.
-    pub job: String,
-    /// What it meant to do; `sent` is what was sent in the end.
-    #[serde(flatten)]
-    pub plan: RedrivePlan,
-    /// Whether it was stopped before its end.
-    pub stopped: bool,
-    /// How the sample did, when there was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub canary: Option<CanaryOutcome>,
-}
-
-/// How a sample did.
-#[derive(Debug, Default, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct CanaryOutcome {
-    /// Letters in it.
-    pub sent: u64,
-    /// Those that arrived, or are not wanted any more.
-    pub arrived: u64,
-    /// Those that failed again, by reason.
-    pub failed: BTreeMap<String, u64>,
-    /// Those of which nothing was heard in time.
-    pub unheard: u64,
-}
-
-impl CanaryOutcome {
-    /// Whether the rest may follow.
-    #[must_use]
-    pub fn is_good(&self) -> bool {
-        self.failed.is_empty() && self.unheard == 0
-    }
 }
 
 /// Which of the letters that are left are sent.
@@ -248,12 +203,13 @@ impl Operations {
             let sent = self.send(&mut sending, Share::Sample { every }).await?;
             done.plan.send += sent.len() as u64;
             let ids = sent.values().copied().collect();
-            let (name, wait) = (job.to_owned(), how.canary_wait);
-            let outcome =
-                self.blocking(move |own| Ok(own.watch(&reader, &name, ids, wait))).await?;
+            let (name, wait, stop) = (job.to_owned(), how.canary_wait, run.stop.clone());
+            let watch = move |own: &Self| Ok(own.watch(&reader, &name, ids, wait, &stop));
+            let outcome = self.blocking(watch).await?;
             let is_good = outcome.is_good();
             done.canary = Some(outcome);
             if !is_good {
+                done.stopped = run.stop.is_cancelled();
                 return Ok(done);
             }
             sample = sent.into_keys().collect();
@@ -347,7 +303,7 @@ impl Operations {
         }
         sending.last_marked = Instant::now();
         let topic = self.topic(TopicKind::Replay);
-        let note = serde_json::json!({"job": sending.job, "at": clock::now()}).to_string();
+        let note = json!({"job": sending.job, "at": clock::now()}).to_string();
         let bookmarks: BookmarkMap = sending
             .accounted
             .iter()
@@ -438,10 +394,11 @@ impl Operations {
         job: &str,
         mut ids: HashSet<DeliveryId>,
         patience: Duration,
+        stop: &CancellationToken,
     ) -> CanaryOutcome {
         let mut outcome = CanaryOutcome { sent: ids.len() as u64, ..CanaryOutcome::default() };
         let deadline = Instant::now() + patience;
-        while !ids.is_empty() && Instant::now() < deadline {
+        while !ids.is_empty() && Instant::now() < deadline && !stop.is_cancelled() {
             let ReaderEvent::Record(record) = reader.poll(Duration::from_millis(100)) else {
                 continue;
             };

@@ -16,7 +16,7 @@ use crate::{
     clock::{self, Timestamp},
     delivery::AttemptRecord,
     event::Event,
-    kafka::{Bookmarks, Bounds, Seen, Span, Spans, TopicKind},
+    kafka::{Bookmarks, Bounds, Seen, ServiceGroup, Span, Spans, TopicKind},
     pipeline::COMMAND_OFFSET,
     replay::{Choice, Connectors, History, Known, Plan, Selection, Warning, warnings},
 };
@@ -189,7 +189,7 @@ impl Operations {
     /// Takes the deliveries into a history that wait in the replay topic.
     fn asked_for(&self, history: &mut History) -> anyhow::Result<()> {
         let topic = self.topic(TopicKind::Replay);
-        let finished = self.committed(&format!("{}.replay", self.group), &topic)?;
+        let finished = self.committed(&ServiceGroup::Replay.id(&self.group), &topic)?;
         let mut spans = Bounds::of(&self.connection, &topic)?.whole().clone();
         for (partition, span) in &mut spans {
             let next = finished.get(partition).copied().unwrap_or(span.from);

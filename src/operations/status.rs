@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -13,25 +12,17 @@ use crate::{
     clock::{self, Timestamp},
     connector::{Change, StateKey, SuspensionCode},
     delivery::{AttemptRecord, Outcome},
-    kafka::{Bounds, Seen, Span, Spans, TopicKind, members},
+    kafka::{Bounds, ServiceGroup, TopicKind, members},
     pipeline::COMMAND_OFFSET,
-    replay::{Answer, Marks, NOTE, NOTE_REDRIVEN, Position},
+    replay::Answer,
 };
 
 /// How long one part may take; what is not there by then is left out.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long reading records of one topic goes on.
-const READ_FOR: Duration = Duration::from_millis(700);
-/// The most dead letters that are looked at, the newest ones.
-pub(super) const MAX_LETTERS: u64 = 100_000;
 /// The most attempts that are looked at, the newest ones.
 const MAX_ATTEMPTS: u64 = 20_000;
 /// The most records of the state topic that are looked at where no instance tells.
 const MAX_STATE: u64 = 50_000;
-/// The most reasons that are kept apart.
-const MAX_REASONS: usize = 100;
-/// The reason of letters that name none, or one too many.
-const OTHER: &str = "other";
 
 /// How the service is. What is `None` was left out; `left_out` says why.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +40,7 @@ pub struct Status {
     pub topics: Option<Vec<TopicLag>>,
     /// Suspended connectors.
     pub suspended: Option<Vec<Suspended>>,
-    /// Dead letters that were not redriven.
+    /// Dead letters that wait.
     pub dead_letters: Option<DeadWaiting>,
     /// The connectors that fail most, lately.
     pub failing: Option<Vec<Failing>>,
@@ -156,20 +147,6 @@ impl Counted {
     }
 }
 
-/// The newest offsets of a range, so many of them together; and how many are left out.
-pub(super) fn newest(spans: &Spans, most: u64) -> (Spans, u64) {
-    let filled = spans.values().filter(|span| !span.is_empty()).count() as u64;
-    let share = i64::try_from(most / filled.max(1)).unwrap_or(i64::MAX);
-    let mut left_out = 0;
-    let cut = spans.iter().map(|(partition, span)| {
-        let from = span.from.max(span.to.saturating_sub(share));
-        left_out += u64::try_from(from - span.from).unwrap_or(0);
-        (*partition, Span { from, to: span.to })
-    });
-    let cut = cut.collect();
-    (cut, left_out)
-}
-
 impl Operations {
     /// How the service is. `within` is how far back failing connectors are looked for, `most` how many
     /// of them are listed. `instance` asks one instance.
@@ -234,8 +211,8 @@ impl Operations {
     }
 
     fn instances(&self) -> anyhow::Result<Instances> {
-        let delivery = members(&self.connection, &self.group)?;
-        let registrar = members(&self.connection, &format!("{}.registrar", self.group))?;
+        let of = |one: ServiceGroup| members(&self.connection, &one.id(&self.group));
+        let (delivery, registrar) = (of(ServiceGroup::Live)?, of(ServiceGroup::Registrar)?);
         let hosts = delivery.iter().chain(&registrar);
         let hosts = hosts.map(|member| member.host.trim_start_matches('/').to_owned());
         let hosts: std::collections::BTreeSet<String> = hosts.collect();
@@ -243,66 +220,9 @@ impl Operations {
         Ok(Instances { delivery: delivery.len(), registrar: registrar.len(), hosts })
     }
 
-    /// Reads ranges until they end or the time is over; returns how many offsets were not read.
-    pub(super) fn read_for(
-        &self,
-        topic: &str,
-        spans: &Spans,
-        mut each: impl FnMut(&Seen<'_>),
-    ) -> anyhow::Result<u64> {
-        let until = Instant::now() + READ_FOR;
-        let mut next: BTreeMap<i32, i64> = spans.iter().map(|(p, span)| (*p, span.from)).collect();
-        let mut is_cut = false;
-        self.scan(topic, spans, |seen| {
-            next.insert(seen.partition(), seen.offset() + 1);
-            each(seen);
-            is_cut = Instant::now() >= until;
-            if is_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        let rest = |(partition, span): (&i32, &Span)| {
-            let next = next.get(partition).copied().unwrap_or(span.from);
-            u64::try_from(span.to - next).unwrap_or(0)
-        };
-        Ok(if is_cut { spans.iter().map(rest).sum() } else { 0 })
-    }
-
-    /// The dead letters that were not redriven, by reason, of the newest ones.
+    /// The dead letters that wait, by reason, of the newest ones.
     fn dead_waiting(&self) -> anyhow::Result<DeadWaiting> {
-        let topic = self.topic(TopicKind::Dead);
-        let (spans, older) = newest(Bounds::of(&self.connection, &topic)?.whole(), MAX_LETTERS);
-        let mut marks = Marks::default();
-        let mut names: Vec<String> = vec![OTHER.to_owned()];
-        let mut letters: Vec<(Position, usize)> = Vec::new();
-        let mut enough = Ok(());
-        let rest = self.read_for(&topic, &spans, |seen| {
-            if let Some(note) = seen.header(NOTE) {
-                if note == NOTE_REDRIVEN.as_bytes() && enough.is_ok() {
-                    enough = marks.add(seen.partition(), seen.value().unwrap_or_default());
-                }
-                return;
-            }
-            let reason = seen.header("dunmore-error-reason");
-            let reason = reason.and_then(|text| std::str::from_utf8(text).ok()).unwrap_or(OTHER);
-            let known = names.iter().position(|name| name == reason);
-            let index = known.unwrap_or_else(|| {
-                if names.len() >= MAX_REASONS {
-                    return 0;
-                }
-                names.push(reason.to_owned());
-                names.len() - 1
-            });
-            let position = Position { partition: seen.partition(), offset: seen.offset() };
-            letters.push((position, index));
-        })?;
-        enough?;
-        let mut waiting = DeadWaiting { not_read: older + rest, ..DeadWaiting::default() };
-        for (_, index) in letters.iter().filter(|(position, _)| !marks.has(*position)) {
-            waiting.waiting += 1;
-            if let Some(name) = names.get(*index) {
-                *waiting.reasons.entry(name.clone()).or_default() += 1;
-            }
-        }
-        Ok(waiting)
+        Ok(self.heaps()?.by_reason())
     }
 
     /// The connectors that failed most within this time; and how many attempts were not read.
@@ -311,26 +231,24 @@ impl Operations {
         let span = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
         let from = Timestamp::from_millis(clock::now().millis().saturating_sub(span));
         let spans = Bounds::of(&self.connection, &topic)?.between(Some(from), None)?;
-        let (spans, older) = newest(&spans, MAX_ATTEMPTS);
         let mut counted = Counted::default();
-        let rest = self.read_for(&topic, &spans, |seen| {
+        let not_read = self.read_newest(&topic, &spans, MAX_ATTEMPTS, |seen| {
             if let Some(attempt) = seen.value().and_then(|value| self.attempt(value)) {
                 counted.add(&attempt);
             }
         })?;
-        Ok((counted.worst(most), older + rest))
+        Ok((counted.worst(most), not_read))
     }
 
     /// Suspended connectors, read from the state topic; nothing when it has too much to read.
     fn suspended(&self) -> anyhow::Result<Option<Vec<Suspended>>> {
         let topic = self.topic(TopicKind::State);
         let bounds = Bounds::of(&self.connection, &topic)?;
-        let (spans, older) = newest(bounds.whole(), MAX_STATE);
-        if older > 0 {
+        if bounds.whole().values().map(|span| span.len()).sum::<u64>() > MAX_STATE {
             return Ok(None);
         }
         let mut newest: HashMap<StateKey, (i64, Option<(String, String)>)> = HashMap::new();
-        let rest = self.read_for(&topic, &spans, |seen| {
+        let not_read = self.read_newest(&topic, bounds.whole(), MAX_STATE, |seen| {
             let record = seen.copy();
             let number = record.header_text(COMMAND_OFFSET).and_then(|text| text.parse().ok());
             let (Some(change), Some(number)) = (self.change(&record), number) else { return };
@@ -348,7 +266,7 @@ impl Operations {
                 newest.insert(key, (number, class));
             }
         })?;
-        if rest > 0 {
+        if not_read > 0 {
             return Ok(None);
         }
         let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
@@ -420,19 +338,5 @@ mod tests {
             .map(|one| (one.connector_id.as_str(), one.failed, one.requests, one.last.status))
             .collect();
         assert_eq!(told, [("a", 3, 4, Some(500)), ("c", 1, 1, Some(503))]);
-    }
-
-    #[test]
-    fn the_newest_of_a_topic_are_looked_at_and_the_rest_is_counted() {
-        let spans = Spans::from([
-            (0, Span { from: 0, to: 1000 }),
-            (1, Span { from: 5, to: 5 }),
-            (2, Span { from: 90, to: 100 }),
-        ]);
-        let (cut, left_out) = newest(&spans, 100);
-        assert_eq!(cut[&0], Span { from: 950, to: 1000 });
-        assert_eq!((cut[&1], cut[&2]), (spans[&1], spans[&2]));
-        assert_eq!(left_out, 950);
-        assert_eq!(newest(&spans, 10_000), (spans, 0));
     }
 }

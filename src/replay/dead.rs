@@ -293,10 +293,19 @@ impl Tally {
         counts[2] += u64::from(!marks.has(letter.position) && letter.has_returned());
     }
 
+    /// Of every reason: all, those that were redriven, and those that failed again after that.
+    #[must_use]
+    pub fn sum(&self) -> [u64; 3] {
+        let add = |sum: [u64; 3], counts: &[u64; 3]| {
+            [sum[0] + counts[0], sum[1] + counts[1], sum[2] + counts[2]]
+        };
+        self.reasons.values().fold([0; 3], add)
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.reasons.values().map(|counts| counts[0]).sum()
+        self.sum()[0]
     }
 
     /// As programs read it.

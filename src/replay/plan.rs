@@ -349,6 +349,14 @@ pub struct Row {
     by_event_type: [u64; EventType::ALL.len()],
 }
 
+impl Row {
+    /// Deliveries that are not wanted any more, for any reason.
+    #[must_use]
+    pub fn unwanted(&self) -> u64 {
+        self.disabled + self.filtered + self.unsubscribed + self.deleted
+    }
+}
+
 fn named<S: serde::Serializer>(
     counts: &[u64; EventType::ALL.len()],
     serializer: S,
@@ -391,7 +399,7 @@ impl Row {
     }
 
     fn is_empty(&self) -> bool {
-        let not_sent = self.disabled + self.filtered + self.unsubscribed + self.deleted;
+        let not_sent = self.unwanted();
         self.send + self.delivered + self.waiting + self.unknown + not_sent == 0
     }
 
@@ -446,10 +454,7 @@ impl Plan {
     /// Deliveries that nobody wants any more.
     #[must_use]
     pub fn unwanted(&self) -> u64 {
-        self.rows
-            .iter()
-            .map(|row| row.disabled + row.filtered + row.unsubscribed + row.deleted)
-            .sum()
+        self.rows.iter().map(Row::unwanted).sum()
     }
 
     /// The plan as programs read it.

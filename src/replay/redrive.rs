@@ -237,6 +237,13 @@ impl RedrivePlan {
         }
     }
 
+    /// Whether it must be said that this is meant: what is sent a second time, and what cannot arrive
+    /// now.
+    #[must_use]
+    pub fn asks(&self, which: Which) -> bool {
+        self.send > 0 && (which == Which::Again || !self.concerns(which).is_empty())
+    }
+
     /// What a careful operator wants to know before, in sentences.
     #[must_use]
     pub fn concerns(&self, which: Which) -> Vec<String> {

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::{
-    PATIENCE,
+    PATIENCE, TOKEN,
     browser::{Answer, Browser},
     stage,
     support::{
         events::{event, suspend},
         scene::n8n,
+        serve::call,
         sink::Reply,
         wait_until,
     },
@@ -109,7 +110,8 @@ fn a_heap_of_dead_letters_is_sent_again_after_its_plan() {
     assert!(done.body.contains("How it ended here"), "{}", done.body);
     wait_for_words(&mut browser, "/console/letters", "No dead letters wait");
     let heap = browser.page("/console/letters/heap?type=n8n&reason=rejected");
-    assert!(heap.body.contains("0 wait, 6 were redriven, 0 failed again"), "{}", heap.body);
+    assert!(heap.body.contains("The latest 6 of 6: 0 wait, "), "{}", heap.body);
+    assert!(heap.body.contains("; 6 were redriven."), "{}", heap.body);
 
     // Once more only when that is meant.
     let again = browser.page(&format!("{path}&which=again"));
@@ -119,6 +121,50 @@ fn a_heap_of_dead_letters_is_sent_again_after_its_plan() {
     let sent = browser.submit(&again, "/console/letters/redrive", &[("confirm", "true")]);
     assert_eq!(sent.status, 303, "{}", sent.body);
     wait_until("they arrive twice", PATIENCE, || sink.hits_on(hook).len() == 18);
+    serve.stop();
+}
+
+#[test]
+fn a_canary_that_fails_again_is_told_and_its_letters_count_as_waiting() {
+    let Some((stage, sink)) = stage() else { return };
+    let serve = stage.serve("one");
+    sink.script("/webhook/conn_1", &[], Reply::Status(422));
+    stage.set_up(&[n8n(&sink, "conn_1", SETTLED)]);
+    stage.events(&events(0, 3));
+    let mut browser = Browser::logged_in(serve.admin);
+    wait_for_words(&mut browser, "/console/letters", "4 dead letters wait");
+    let plan = browser.page("/console/letters/redrive?type=n8n&reason=rejected");
+    let answer = browser.submit(&plan, "/console/letters/redrive", &[("canary", "50%")]);
+    assert_eq!(answer.status, 303, "{}", answer.body);
+    let job = answer.header("location").to_owned();
+    let failed = wait_for_words(&mut browser, &job, "has ended: its canary failed");
+    for words in [
+        "<span class=\"state failing\">canary failed</span>",
+        "the canary failed again (2 rejected); the rest was not sent",
+    ] {
+        assert!(failed.body.contains(words), "{words} in\n{}", failed.body);
+    }
+    let get = |path: &str| call(serve.admin, Some(TOKEN), "GET", path, &Value::Null).1;
+    let id = job.rsplit('/').next().unwrap();
+    let told = get(&format!("/admin/v1/redrives/{id}"));
+    assert_eq!((&told["state"], &told["sent"]), (&"canary_failed".into(), &2.into()), "{told}");
+    assert_eq!(told["canary"]["failed"]["rejected"], 2, "{told}");
+
+    // Two were redriven, and came back: they wait with the two that were not sent.
+    let heap = browser.page("/console/letters/heap?type=n8n&reason=rejected").body;
+    for words in [
+        "4 dead letters wait here",
+        "The latest 6 of 6: 4 wait, of them 2 that failed again after a redrive; 2 were redriven.",
+        "Plan to send 2 again",
+        "Plan to send the 2 that failed again",
+    ] {
+        assert!(heap.contains(words), "{words} in\n{heap}");
+    }
+    wait_for_words(&mut browser, "/console/letters", "4 dead letters wait");
+    let letters = get("/admin/v1/dead-letters?reason=rejected");
+    let counts = &letters["reasons"][0];
+    assert_eq!((&letters["total"], &counts["redriven"]), (&6.into(), &2.into()), "{letters}");
+    assert_eq!(counts["failedAgain"], 2, "{letters}");
     serve.stop();
 }
 

@@ -1,5 +1,10 @@
 //! Who gets in, and who does not.
 
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
 use super::{PATIENCE, TOKEN, browser::Browser, markup::read, stage, support};
 
 /// Every page, with ids that are not there; the rest of the tests look at those that are.
@@ -138,7 +143,25 @@ fn only_the_admin_token_opens_a_session_and_only_its_forms_change_anything() {
     for words in ["POST /console/login", "POST /console/logout"] {
         assert!(lines.iter().any(|line| line.contains(words)), "{words} in\n{}", lines.join("\n"));
     }
+    assert!(
+        lines.iter().all(|line| line.contains("console") && !line.contains("unknown")),
+        "{log}"
+    );
     assert!(!log.contains(TOKEN) && !log.contains(value), "no secret is logged");
+    serve.stop();
+}
+
+#[test]
+fn a_login_that_did_not_see_its_form_is_answered_before_its_body() {
+    let Some((stage, _sink)) = stage() else { return };
+    let serve = stage.serve("one");
+    let mut stream = TcpStream::connect(serve.admin).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = "POST /console/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 403");
     serve.stop();
 }
 

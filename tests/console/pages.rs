@@ -95,7 +95,8 @@ fn every_page_says_what_is_wrong_and_nothing_from_outside_becomes_markup() {
     let now = browser.page("/console").body;
     for words in [
         "<b>1</b>instances deliver",
-        "connectors suspended",
+        "<b>1</b>connectors suspended",
+        "<b>4</b>dead letters",
         "/console/projects/proj_1/connectors/conn_bad",
         "3 of 3 failed",
         "HTTP 422",
@@ -126,7 +127,8 @@ fn of_letters(browser: &mut Browser) {
         .collect();
     assert_eq!(links.len(), 3, "{heap}");
     let letter = browser.page(&links[0]).body;
-    for words in ["conn_bad", "Plan to send it again", "POST http", "Dunmore-Event-Id", "waiting"] {
+    for words in ["conn_bad", "Plan to send it again", "POST http", "Dunmore-Event-Id", ">waiting<"]
+    {
         assert!(letter.to_lowercase().contains(&words.to_lowercase()), "{words} in\n{letter}");
     }
     assert!(plain(&letter).contains("\"<i>field</i>\""), "the event as it was produced");
@@ -199,11 +201,26 @@ fn ids_lead_to_their_pages(browser: &mut Browser) {
         ("proj_1", "/console/projects/proj_1"),
         ("0:7", "/console/letters/0%3A7"),
         ("replay-20261125t081500-1a2b3c", "/console/jobs/replay-20261125t081500-1a2b3c"),
+        ("resend-20261125t081500-1a2b3c", "/console/jobs/resend-20261125t081500-1a2b3c"),
         ("", "/console"),
     ] {
         let query = text.replace(' ', "+");
         let answer = browser.get(&format!("/console/find?q={query}"));
         assert_eq!((answer.status, answer.header("location")), (303, place), "{text}");
+    }
+    // What letters and attempts name has a page, also where nothing else is kept of it.
+    for kind in ["replay", "redrive", "resend"] {
+        let page = browser.page(&format!("/console/jobs/{kind}-20261125t081500-1a2b3c")).body;
+        let words = format!("dunmore deliveries list --job {kind}-20261125t081500-1a2b3c");
+        assert!(page.contains("Nothing is kept of job") && page.contains(&words), "{page}");
+    }
+    assert_eq!(browser.get("/console/jobs/no_job").status, 404);
+    for (query, words) in [
+        ("reason=of_a_later_release", "This release knows no reason of_a_later_release"),
+        ("reason=rejected&type=later", "This release knows no type later"),
+    ] {
+        let page = browser.page(&format!("/console/letters/heap?{query}")).body;
+        assert!(page.contains(words) && page.contains("All dead letters"), "{page}");
     }
     for text in NASTY {
         let query: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();

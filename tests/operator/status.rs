@@ -1,7 +1,8 @@
 //! How the service is: `dunmore lag`, `dunmore status`, and the same from the admin API.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use dunmore_connectors::clock::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,12 +18,19 @@ use super::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "dmt_test";
-/// What the service itself is given; this machine may be busy, so a test allows more.
-const QUICK: Duration = Duration::from_secs(6);
 
-fn topic<'a>(told: &'a Value, name: &str) -> &'a Value {
+fn find<'a>(told: &'a Value, name: &str) -> Option<&'a Value> {
     let topics = told["topics"].as_array().unwrap();
-    topics.iter().find(|one| one["topic"].as_str().unwrap().ends_with(name)).unwrap()
+    topics.iter().find(|one| one["topic"].as_str().unwrap().ends_with(name))
+}
+
+#[track_caller]
+fn topic<'a>(told: &'a Value, name: &str) -> &'a Value {
+    find(told, name).unwrap_or_else(|| panic!("no {name} in {told}"))
+}
+
+fn millis(value: &Value) -> i64 {
+    value.as_str().unwrap().parse::<Timestamp>().unwrap().millis()
 }
 
 #[test]
@@ -36,7 +44,9 @@ fn what_waits_is_told_with_its_age() {
     let waits = topic(&told, "payments.events");
     assert_eq!((&waits["waiting"], &waits["behind"]), (&json!(50), &json!(50)));
     assert_eq!(waits["group"], stage.group);
-    assert!(waits["lagSeconds"].as_f64().unwrap() < 60.0, "{waits}");
+    let waited = millis(&told["at"]) - millis(&waits["oldestAt"]);
+    let lag = Duration::from_secs_f64(waits["lagSeconds"].as_f64().unwrap());
+    assert_eq!(i64::try_from(lag.as_millis()).unwrap(), waited, "{waits}");
     assert_eq!((&waits["perSecond"], &waits["secondsLeft"]), (&json!(0.0), &Value::Null));
     assert_eq!(waits["partitions"].as_array().unwrap().len(), 1, "one project, one partition");
     assert_eq!(waits["partitions"][0]["waiting"], 50);
@@ -52,6 +62,30 @@ fn what_waits_is_told_with_its_age() {
     wait_until("nothing waits", PATIENCE, || {
         topic(&stage.run_json(&["lag"]), "payments.events")["waiting"] == 0
     });
+    serve.stop();
+}
+
+#[test]
+fn what_waits_in_a_tier_that_was_taken_out_is_told_until_it_is_delivered() {
+    const FORMER: &str = "deliveries.retry.2s";
+    let Some(stage) = stage("") else { return };
+    let mut ensure = stage.command(&["topics", "ensure"]);
+    let ensured = ensure.env("DUNMORE_DELIVERY__RETRY_TIERS", "300ms,1s,2s").output().unwrap();
+    assert!(ensured.status.success(), "{ensured:?}");
+    let lag = || stage.run_json(&["lag"]);
+    assert_eq!(find(&lag(), FORMER), None, "nothing waits there");
+    stage.kafka.write(&stage.topic(FORMER), [Write::new("proj_1", "no delivery")]);
+    let told = lag();
+    let former = topic(&told, FORMER);
+    assert_eq!((&former["waiting"], &former["formerTier"]), (&json!(1), &json!(true)), "{told}");
+    assert_eq!(former["group"], format!("{}.retry", stage.group));
+    let tier = topic(&told, "deliveries.retry.1s");
+    assert_eq!((&tier["waiting"], &tier["formerTier"]), (&json!(0), &Value::Null), "{told}");
+    let (text, _) = printed(&stage, &["lag"]);
+    assert!(text.lines().any(|line| line.ends_with("no tier any more")), "{text}");
+
+    let serve = stage.serve("one");
+    wait_until("it is done with", PATIENCE, || find(&lag(), FORMER).is_none());
     serve.stop();
 }
 
@@ -83,9 +117,7 @@ fn one_screen_answers_who_runs_what_waits_and_what_fails() {
     wait_until("what cannot be sent is dead", PATIENCE, || {
         status()["deadLetters"]["waiting"].as_u64().unwrap() >= 5
     });
-    let began = Instant::now();
     let told = status();
-    assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
     assert_eq!(told["instances"]["delivery"], 1);
     assert_eq!(told["instances"]["registrar"], 1);
     assert_eq!((&told["instance"]["ready"], &told["leftOut"]), (&json!(true), &json!([])));
@@ -138,22 +170,20 @@ fn one_screen_answers_who_runs_what_waits_and_what_fails() {
 }
 
 #[test]
-fn without_brokers_it_says_so_soon_and_fails() {
-    let began = Instant::now();
+fn without_brokers_it_says_so_and_fails() {
     let mut command = bare_command(&["status", "--bootstrap-servers", "127.0.0.1:1"]);
     let output = command.env("DUNMORE_ADMIN__LISTEN", "127.0.0.1:1").output().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("left out: "), "{text}");
     assert!(text.contains("no instance at 127.0.0.1:1"), "{text}");
 }
 
-/// How long a look takes where much has happened; prints it. With the program as released:
-/// `DUNMORE_TEST_PROGRAM=target/release/dunmore cargo test --test operator large -- --ignored --nocapture`
+/// Of a history that is too large to be looked at, the newest part is told, and how much is left out:
+/// `cargo test --test operator large -- --ignored`
 #[test]
 #[ignore = "writes a million records"]
-fn a_large_history_costs_a_second() {
+fn of_a_large_history_the_newest_part_is_told() {
     const ATTEMPTS: usize = 1_000_000;
     const LETTERS: usize = 50_000;
     let Some(stage) = stage("") else { return };
@@ -177,15 +207,11 @@ fn a_large_history_costs_a_second() {
         Write { headers, ..Write::new(&format!("proj_{}", n % 97), value) }
     });
     stage.kafka.write(&stage.topic("deliveries.dead"), letters);
-    for arguments in [&["status"][..], &["lag"], &["connector", "history", "proj_1"]] {
-        let began = Instant::now();
-        let output = stage.run(arguments);
-        println!("{arguments:?}: {:?}", began.elapsed());
-        println!("{}", String::from_utf8_lossy(&output.stdout));
-    }
     let told = stage.run_json(&["status"]);
     let waiting = told["deadLetters"]["waiting"].as_u64().unwrap();
     let not_read = told["deadLetters"]["notRead"].as_u64().unwrap();
     assert_eq!(waiting + not_read, LETTERS as u64, "{told}");
     assert_eq!(told["failing"].as_array().unwrap().len(), 4);
+    let left_out = told["leftOut"].to_string();
+    assert!(left_out.contains("older attempts of this time"), "{left_out}");
 }

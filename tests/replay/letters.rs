@@ -157,6 +157,9 @@ fn a_canary_that_fails_again_stops_the_redrive() {
     assert!(text(&failed.stderr).contains("the canary failed again (5 rejected)"), "{failed:?}");
     let failed: Value = serde_json::from_slice(&failed.stdout).unwrap();
     assert_eq!((&failed["sent"], &failed["canary"]["failed"]["rejected"]), (&5.into(), &5.into()));
+    assert_eq!(failed["state"], "canary_failed", "{failed}");
+    let detail = failed["detail"].as_str().unwrap();
+    assert_eq!(detail, "the canary failed again (5 rejected); the rest was not sent");
     assert_eq!(sink.count(), 5, "nothing but the canary was sent");
     // What failed again is a letter of its own, which goes only when asked for.
     let again = stage.run_json(&["dlq", "redrive", "--reason", "rejected", "--dry-run"]);
@@ -164,6 +167,7 @@ fn a_canary_that_fails_again_stops_the_redrive() {
     sink.script("/webhook/one", &[], Reply::Status(200));
     let done = stage.run_json(&flags[..6]);
     assert_eq!((&done["sent"], &done["canary"]["arrived"]), (&95.into(), &5.into()));
+    assert_eq!(done["state"], "done", "{done}");
     wait_until("the rest arrives", PATIENCE, || sink.count() >= 100);
     serve.stop();
 }

@@ -7,10 +7,10 @@ use maud::{Markup, html};
 use serde_json::Value;
 
 use super::{
-    Pages, Shared, Shown, filled,
+    MAX_SEARCHED, Pages, Shared, Shown, each_connector, filled,
     frame::{
-        Page, Section, ago, connector_link, count, field, folded, key_link, part, project_link,
-        project_path, state, table, words,
+        Page, Section, ago, connector_link, count, cut_short, field, folded, key_link, part,
+        project_link, project_path, state, table, words,
     },
 };
 use crate::{
@@ -25,8 +25,6 @@ use crate::{
 const ON_PAGE: usize = 100;
 /// Changes on a page: each has up to two texts.
 const CHANGES_ON_PAGE: usize = 50;
-/// The most connectors that a search looks through.
-const MAX_SEARCHED: usize = 200_000;
 
 /// What a connector's state is called, and its class.
 pub fn state_of(connector: &Connector) -> (&'static str, &'static str) {
@@ -152,6 +150,8 @@ const HEADS: [&str; 5] = ["Connector", "Type", "Events", "State", "Changed"];
 struct Found {
     on_page: Vec<Connector>,
     all: usize,
+    /// Whether there are connectors that were not looked at.
+    are_more: bool,
 }
 
 impl Found {
@@ -170,6 +170,7 @@ fn list(asked: &Asked, path: &str, found: &Found, with_project: bool) -> Markup 
     let rows: Vec<Markup> = found.on_page.iter().map(|one| row(one, with_project)).collect();
     html! {
         (asked.form(path))
+        @if found.are_more { (cut_short()) }
         @if rows.is_empty() {
             p {
                 "No connector is meant. Leave out a condition, or create one: "
@@ -188,15 +189,15 @@ pub async fn all(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
     let (asked, found) = pages
         .read_view(move |view| {
             let mut found = Found::default();
-            for connector in view.store().connectors().take(MAX_SEARCHED) {
-                found.see(&asked, connector?);
-            }
+            let all = view.store().connectors();
+            found.are_more = each_connector(all, MAX_SEARCHED, |one| found.see(&asked, one))?;
             Ok((asked, found))
         })
         .await?;
-    let title = match found.all {
-        1 => "One connector".to_owned(),
-        number => format!("{} connectors", count(number)),
+    let title = match (found.all, found.are_more) {
+        (1, false) => "One connector".to_owned(),
+        (number, false) => format!("{} connectors", count(number)),
+        (number, true) => format!("{} connectors or more", count(number)),
     };
     let body = list(&asked, "/console/connectors", &found, true);
     Ok(Page::new(Section::Connectors, title, body))
@@ -214,19 +215,19 @@ struct Counted {
 pub async fn projects(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
     let asked = Asked::read(query.as_deref())?;
     let search = asked.search.clone();
-    let found = pages
+    let (found, are_more) = pages
         .read_view(move |view| {
             let mut found: BTreeMap<ProjectId, Counted> = BTreeMap::new();
-            for connector in view.store().connectors().take(MAX_SEARCHED) {
-                let connector = connector?;
+            let all = view.store().connectors();
+            let are_more = each_connector(all, MAX_SEARCHED, |connector| {
                 if connector.key.project.as_str().to_lowercase().contains(&search) {
                     let counted = found.entry(connector.key.project.clone()).or_default();
                     counted.connectors += 1;
                     counted.suspended += u64::from(connector.suspended_reason.is_some());
                     counted.off += u64::from(!connector.is_active);
                 }
-            }
-            Ok(found)
+            })?;
+            Ok((found, are_more))
         })
         .await?;
     let first = (asked.page - 1).saturating_mul(ON_PAGE);
@@ -248,6 +249,7 @@ pub async fn projects(State(pages): Shared, RawQuery(query): RawQuery) -> Shown 
             (field("q", "Search", &asked.search, "in ids of projects"))
             button { "Search" }
         }
+        @if are_more { (cut_short()) }
         @if rows.is_empty() {
             p { "No project with connectors is meant. A project begins with its tier: "
                 code { "dunmore project set-tier PROJECT pro" } "." }
@@ -256,7 +258,8 @@ pub async fn projects(State(pages): Shared, RawQuery(query): RawQuery) -> Shown 
             (asked.pager("/console/projects", found.len()))
         }
     };
-    let title = format!("{} projects with connectors", count(found.len()));
+    let or_more = if are_more { " or more" } else { "" };
+    let title = format!("{} projects with connectors{or_more}", count(found.len()));
     Ok(Page::new(Section::Projects, title, body))
 }
 

@@ -18,7 +18,7 @@ use crate::{
     clock::Timestamp,
     console::ask::Wrong,
     delivery::{AttemptRecord, Outcome},
-    id::{EventId, ProjectId},
+    id::EventId,
     replay::{Place, Story, Told},
 };
 
@@ -38,8 +38,7 @@ pub async fn event(
     let mut wrong = Wrong::default();
     let query = filled(query.as_deref().unwrap_or_default(), &["project", "from"], &mut wrong);
     let event = wrong.take("event", EventId::parse(&event));
-    let project = query.one("project").map(ProjectId::parse);
-    let project = project.and_then(|project| wrong.take("project", project));
+    let project = query.project(&mut wrong);
     let since = query.one("from").unwrap_or(FROM).to_owned();
     let from = wrong.when("from", Some(&since));
     let Some(event) = event else {

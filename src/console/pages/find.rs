@@ -7,22 +7,20 @@ use axum::{
 use maud::html;
 
 use super::{
-    Shared, Trouble, filled,
-    frame::{Page, Section, connector_path, key_link, part, project_path, see, words},
+    MAX_SEARCHED, Shared, Trouble, each_connector, filled,
+    frame::{
+        Page, Section, connector_path, count, cut_short, key_link, part, project_path, see, words,
+    },
 };
 use crate::{
     console::ask::Wrong,
     id::{ConnectorId, ConnectorKey, ProjectId},
     operations::Operations,
-    replay::{Position, REDRIVE},
+    replay::Position,
 };
 
 /// Connectors of one id that are shown; ids are unique within a project only.
 const MAX_NAMESAKES: usize = 50;
-/// Connectors that are looked through for an id.
-const MAX_SEARCHED: usize = 200_000;
-/// What the names of replays begin with.
-const REPLAY: &str = "replay-";
 
 /// `GET /console/find`
 pub async fn find(State(pages): Shared, RawQuery(query): RawQuery) -> Result<Response, Trouble> {
@@ -35,8 +33,7 @@ pub async fn find(State(pages): Shared, RawQuery(query): RawQuery) -> Result<Res
     if text.parse::<Position>().is_ok() {
         return Ok(see(&format!("/console/letters/{}", part(&text))));
     }
-    let is_job = text.starts_with(REPLAY) || text.starts_with(REDRIVE);
-    if is_job && Operations::check_job_name(&text).is_ok() {
+    if Operations::is_job(&text) {
         return Ok(see(&format!("/console/jobs/{}", part(&text))));
     }
     if let Some((project, connector)) = text.split_once('/')
@@ -46,7 +43,7 @@ pub async fn find(State(pages): Shared, RawQuery(query): RawQuery) -> Result<Res
         return Ok(see(&connector_path(project, connector)));
     }
     let (project, connector) = (ProjectId::parse(&text).ok(), ConnectorId::parse(&text).ok());
-    let (is_project, namesakes) = pages
+    let (is_project, namesakes, are_more) = pages
         .read_view(move |view| {
             let is_project = match &project {
                 Some(project) => {
@@ -56,36 +53,54 @@ pub async fn find(State(pages): Shared, RawQuery(query): RawQuery) -> Result<Res
                 None => false,
             };
             let mut namesakes: Vec<ConnectorKey> = Vec::new();
-            if let Some(connector) = connector.filter(|_| !is_project) {
-                for found in view.store().connectors().take(MAX_SEARCHED) {
-                    let found = found?;
-                    if found.key.connector == connector && namesakes.len() < MAX_NAMESAKES {
-                        namesakes.push(found.key);
-                    }
+            let Some(connector) = connector.filter(|_| !is_project) else {
+                return Ok((is_project, namesakes, false));
+            };
+            let are_more = each_connector(view.store().connectors(), MAX_SEARCHED, |found| {
+                if found.key.connector == connector {
+                    namesakes.push(found.key);
                 }
-            }
-            Ok((is_project, namesakes))
+            })?;
+            Ok((is_project, namesakes, are_more))
         })
         .await?;
     if is_project {
         return Ok(see(&project_path(&text)));
     }
     Ok(match namesakes.as_slice() {
+        [] if are_more => not_all(&text).into_response(),
         // An event's id is its producer's and may look like anything.
         [] if text.parse::<uuid::Uuid>().is_err() => {
             see(&format!("/console/events/{}", part(&text)))
         }
         [] => of_delivery(&text).into_response(),
-        [only] => see(&connector_path(&only.project, &only.connector)),
+        [only] if !are_more => see(&connector_path(&only.project, &only.connector)),
         several => {
             let body = html! {
                 p { "Connectors' ids are unique within a project." }
-                ul { @for key in several { li { (key_link(key)) } } }
+                ul { @for key in several.iter().take(MAX_NAMESAKES) { li { (key_link(key)) } } }
+                @if several.len() > MAX_NAMESAKES {
+                    p.muted { "The first " (MAX_NAMESAKES) " of " (count(several.len())) ". " code { "PROJECT/" (words(&text)) } " finds one of a project." }
+                }
+                @if are_more { (cut_short()) }
             };
-            let title = format!("{} connectors have the id {text}", several.len());
+            let title = match several.len() {
+                1 => format!("One connector has the id {text}"),
+                number => format!("{} connectors have the id {text}", count(number)),
+            };
             Page::new(Section::Connectors, title, body).into_response()
         }
     })
+}
+
+/// What is not among so many connectors may be one of the others, or an event.
+fn not_all(text: &str) -> Page {
+    let body = html! {
+        (cut_short())
+        p { "With its project, " code { "PROJECT/" (words(text)) } " finds a connector wherever it is." }
+        p { a href=(format!("/console/events/{}", part(text))) { "Look for an event of this id" } }
+    };
+    Page::new(Section::Elsewhere, format!("No connector {text} was found"), body)
 }
 
 /// A delivery is found by its event, of which its id says nothing.

@@ -8,7 +8,7 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, html};
 
-use super::session::Session;
+use super::{MAX_SEARCHED, session::Session};
 use crate::{
     api::Failure,
     cli::span,
@@ -270,13 +270,25 @@ pub fn letter_link(position: impl Display) -> Markup {
     html! { a.id href=(format!("/console/letters/{}", part(&position))) { (position) } }
 }
 
-/// A text as it is, folded.
+/// Said where not all connectors were looked through.
+pub fn cut_short() -> Markup {
+    html! {
+        p.notice {
+            "Only the first " (count(MAX_SEARCHED)) " connectors were looked through, in the order of \
+             their projects' ids. What is behind them is not counted here: "
+            code { "dunmore connector list --all" } " has all."
+        }
+    }
+}
+
+/// A text with its lines, folded; what else does not show as itself is a space.
 pub fn folded(summary: &str, text: &str) -> Markup {
     let all = text.chars().count();
+    let shown = |c: char| if matches!(c, '\n' | '\t') { c } else { harmless(c) };
     html! {
         details {
             summary { (summary) }
-            pre tabindex="0" { (text.chars().take(MAX_RAW_CHARS).collect::<String>()) }
+            pre tabindex="0" { (text.chars().take(MAX_RAW_CHARS).map(shown).collect::<String>()) }
             @if all > MAX_RAW_CHARS {
                 p { "The first " (count(MAX_RAW_CHARS)) " of " (count(all)) " characters." }
             }
@@ -345,6 +357,8 @@ mod tests {
 
     #[test]
     fn a_long_text_is_folded_in_part() {
+        let lines = folded("raw", "a\n\tb\u{202e}c\u{1b}[2J\r").into_string();
+        assert!(lines.contains(">a\n\tb c [2J <"), "{lines:?}");
         let shown = folded("raw", &"é".repeat(MAX_RAW_CHARS + 1)).into_string();
         assert!(shown.contains("The first 24,000 of 24,001 characters."), "{}", shown.len());
     }

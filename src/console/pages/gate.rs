@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::Body,
     extract::{MatchedPath, RawPathParams, RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::audit::Entry,
     connector::{Problem, ProblemCode},
-    console::MAX_BODY_BYTES,
+    console::ask::whole,
     listen, tokens,
 };
 
@@ -105,13 +105,6 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Prob
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
-async fn whole(body: Body) -> Result<Bytes, Problem> {
-    to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| {
-        let detail = format!("A form may have {MAX_BODY_BYTES} bytes.");
-        Problem::new(ProblemCode::TooLarge, detail)
-    })
-}
-
 /// A field of a form or query; none is empty.
 fn value_of(form: &[u8], name: &str) -> String {
     let mut pairs = url::form_urlencoded::parse(form);
@@ -145,31 +138,35 @@ pub async fn login_form(
 pub async fn login(State(pages): Shared, request: Request) -> Result<Response, Failed> {
     let Some(expected) = pages.token() else { return Ok(off().into_response()) };
     let mut entry = Entry::of(&request, "/console/login");
+    entry.actor = Some(ACTOR);
     let from = listen::peer(&request);
     let (parts, body) = request.into_parts();
-    let body = whole(body).await?;
-    let next = value_of(&body, "next");
-    let known = cookie(&parts.headers, LOGIN_COOKIE);
-    let refuse = |entry: &Entry<'_>, status: StatusCode, words: &str| {
-        let refused = login_page(status, &parts.headers, words, &next)?;
+    let refuse = |status: StatusCode, words: &str, next: &str| {
+        let refused = login_page(status, &parts.headers, words, next)?;
         entry.write(&refused);
         Ok(refused)
     };
-    if !known.is_some_and(|known| is_same(&value_of(&body, CSRF), &known)) {
-        return refuse(&entry, StatusCode::FORBIDDEN, "The form was too old. Try once more.");
-    }
+    let too_old = "The form was too old. Try once more.";
+    // Before the body, which may be slow to come: an address has only so many of them under way.
+    let Some(known) = cookie(&parts.headers, LOGIN_COOKIE) else {
+        return refuse(StatusCode::FORBIDDEN, too_old, "");
+    };
     if !pages.attempts.may(from) {
         let words = "Too many logins from this address. Wait a minute.";
-        return refuse(&entry, StatusCode::TOO_MANY_REQUESTS, words);
+        return refuse(StatusCode::TOO_MANY_REQUESTS, words, "");
+    }
+    let body = whole(body).await?;
+    let next = value_of(&body, "next");
+    if !is_same(&value_of(&body, CSRF), &known) {
+        return refuse(StatusCode::FORBIDDEN, too_old, &next);
     }
     // Both are digests of one length, so the time that this takes tells nothing.
     let digest = tokens::digest_of(value_of(&body, "token").trim());
     if !is_same(&digest, expected) {
-        return refuse(&entry, StatusCode::UNAUTHORIZED, "This is not the admin token.");
+        return refuse(StatusCode::UNAUTHORIZED, "This is not the admin token.", &next);
     }
     let (cookie, csrf) = (random()?, random()?);
     pages.sessions.lock().open(&cookie, csrf, Instant::now());
-    entry.actor = Some(ACTOR);
     let mut response = see(within(&next));
     let life = SESSION_LIFE.as_secs();
     set_cookie(&mut response, &parts.headers, COOKIE, &cookie, "/console", life);

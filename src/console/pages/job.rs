@@ -13,18 +13,18 @@ use serde_json::Value;
 
 use super::{
     Shared, Shown, Trouble, filled,
-    frame::{Page, Section, ago, count, csrf, field, folded, part, see, state},
+    frame::{Page, Section, ago, count, csrf, field, folded, part, see, state, words},
     replays::job_state,
     session::Session,
 };
 use crate::{
-    connector::{Problem, ProblemCode},
+    connector::ProblemCode,
     console::{
-        Running,
         ask::Wrong,
         handlers::{check, resume_as_asked, stop_job},
+        jobs::Running,
     },
-    operations::DEFAULT_RATE,
+    operations::{CANARY_FAILED, DEFAULT_RATE, Operations, RESEND},
     replay::{Job, REDRIVE},
 };
 
@@ -36,25 +36,19 @@ pub async fn job(
 ) -> Shown {
     check(&id)?;
     let console = &pages.console;
-    let (running, ended) = (console.running(&id), console.ended(&id));
-    // What Kafka keeps of a redrive are its letters and attempts.
-    let kept = if id.starts_with(REDRIVE) {
-        None
-    } else {
+    let (running, ended) = (console.jobs.running(&id), console.jobs.ended(&id));
+    let kept = if Operations::keeps_progress(&id) {
         let name = id.clone();
         match console.read(move |own| own.job(&name)).await {
             Ok(job) => Some(job),
-            // One that has just begun has kept no progress yet.
-            Err(_) if running.is_some() || ended.is_some() => None,
+            Err(failure) if failure.problem().code == ProblemCode::NotFound => None,
             Err(failure) => return Err(failure.into()),
         }
+    } else {
+        None
     };
     if running.is_none() && ended.is_none() && kept.is_none() {
-        let detail = format!(
-            "This instance knows no {id}. A redrive is known by the instance that ran it; its \
-             attempts name it on every one."
-        );
-        return Err(Problem::new(ProblemCode::NotFound, detail).into());
+        return Ok(not_kept(&id));
     }
     let path = format!("/console/jobs/{}", part(&id));
     let is_done = kept.as_ref().is_some_and(Job::is_done);
@@ -82,7 +76,9 @@ pub async fn job(
                 }
             }
             @if let Some(ended) = &ended {
-                @if let Some(error) = ended["error"].as_str() { p.notice { (super::frame::words(error)) } }
+                @for text in [&ended["error"], &ended["detail"]] {
+                    @if let Some(text) = text.as_str() { p.notice { (words(text)) } }
+                }
                 (folded("How it ended here", &serde_json::to_string_pretty(ended).unwrap_or_default()))
             }
             @if let Some(job) = &kept {
@@ -90,19 +86,39 @@ pub async fn job(
             }
         }
     };
+    let how = ended.as_ref().and_then(|ended| ended["state"].as_str());
     let word = match (&running, is_done) {
         (Some(_), _) => "runs",
         (None, true) => "is done",
         (None, false) if kept.is_some() => "is not finished",
+        (None, false) if how == Some(CANARY_FAILED) => "has ended: its canary failed",
         (None, false) => "has ended",
     };
     Ok(Page::new(Section::Replays, format!("Job {id} {word}"), body))
+}
+
+/// A job whose letters and attempts name it, and of which nothing else is known here.
+fn not_kept(id: &str) -> Page {
+    let why = if id.starts_with(RESEND) {
+        "It sent one delivery again, by a request to the API. Nothing is kept of how far it is."
+    } else if id.starts_with(REDRIVE) {
+        "A redrive is known by the instance that ran it, until that instance is restarted."
+    } else {
+        "Kafka forgets a replay some days after its last progress."
+    };
+    let body = html! {
+        p { (why) }
+        p { "What it sent is on record as long as there are attempts: "
+            code { "dunmore deliveries list --job " (words(id)) } }
+    };
+    Page::new(Section::Replays, format!("Nothing is kept of job {id} here"), body)
 }
 
 fn how_ended(ended: Option<&Value>) -> Markup {
     match ended.and_then(|ended| ended["state"].as_str()) {
         Some("done") => state("good", "done"),
         Some("failed") => state("failing", "failed"),
+        Some(CANARY_FAILED) => state("failing", "canary failed"),
         Some(other) => state("held", other),
         None => state("off", "not known"),
     }
@@ -146,8 +162,7 @@ pub async fn resume(
 ) -> Result<Response, Trouble> {
     let mut wrong = Wrong::default();
     let form = filled(&String::from_utf8_lossy(&form), &["csrf", "rate"], &mut wrong);
-    let rate = form.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
-    let rate = wrong.take("rate", rate).unwrap_or(DEFAULT_RATE);
+    let rate = form.rate(&mut wrong);
     wrong.check()?;
     let path = format!("/console/jobs/{}", part(&id));
     let _accepted = resume_as_asked(&pages.console, id, rate).await?;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     connector::{Problem, ProblemCode},
     delivery::Reason,
-    replay::{DeadLetter, Position},
+    replay::Position,
 };
 
 /// `GET /console/letters/{position}`
@@ -47,7 +47,7 @@ pub async fn letter(State(pages): Shared, Path(position): Path<String>) -> Shown
         dl {
             dt { "State" } dd { (letter_state(&letter, &marks)) }
             dt { "Written" } dd { (ago(letter.at)) }
-            dt { "Reason" } dd { (words(&letter.reason)) @if let Some(help) = help(&letter) { ": " (help) } }
+            dt { "Reason" } dd { (words(&letter.reason)) @if let Some(reason) = Reason::named(&letter.reason) { ": " (reason.help()) } }
             @if !letter.detail.is_empty() { dt { "Last words" } dd { q { (words(&letter.detail)) } } }
             @if let Some(delivery) = letter.delivery() {
                 dt { "Connector" } dd { (key_link(&delivery.connector)) " (" (delivery.connector_type) ")" }
@@ -71,10 +71,6 @@ pub async fn letter(State(pages): Shared, Path(position): Path<String>) -> Shown
     };
     let title = format!("Dead letter {position} ({})", letter.reason);
     Ok(Page::new(Section::Letters, title, body))
-}
-
-fn help(letter: &DeadLetter) -> Option<&'static str> {
-    Reason::ALL.iter().find(|known| known.as_str() == letter.reason).map(|known| known.help())
 }
 
 fn pretty(value: &Value) -> String {

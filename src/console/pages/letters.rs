@@ -41,6 +41,7 @@ pub async fn heaps(State(pages): Shared) -> Shown {
     let look = pages.console.read(Operations::heaps);
     let (found, at) = pages.heaps.get(look).await?;
     let most = found.heaps.first().map_or(0, |heap| heap.waiting);
+    let others = found.waiting - found.heaps.iter().map(|heap| heap.waiting).sum::<u64>();
     let rows: Vec<Markup> = found.heaps.iter().map(|heap| heap_row(heap, most)).collect();
     let body = html! {
         div data-live {
@@ -50,6 +51,9 @@ pub async fn heaps(State(pages): Shared) -> Shown {
                 (table("Heaps of dead letters, the largest first", &["Heap", "Letters", "Share", "Written", "Last words"], &rows))
             }
             p.muted { "Looked " (ago(at)) "." }
+            @if others > 0 {
+                p.muted { (count(others)) " letters wait in other heaps: there are too many heaps to list." }
+            }
             @if found.not_read > 0 {
                 p.muted { (count(found.not_read)) " older records of the dead letters were not looked at." }
             }
@@ -65,7 +69,7 @@ pub async fn heaps(State(pages): Shared) -> Shown {
 
 fn heap_row(heap: &Heap, most: u64) -> Markup {
     // A later release may have written others, which no filter takes.
-    let reason = Reason::ALL.iter().find(|known| known.as_str() == heap.reason);
+    let reason = Reason::named(&heap.reason);
     let is_known = heap.kind.is_empty() || heap.kind.parse::<ConnectorType>().is_ok();
     let name = match heap.kind.as_str() {
         "" => heap.reason.clone(),
@@ -90,23 +94,23 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
     let mut wrong = Wrong::default();
     let known: Vec<&str> = FILTER.into_iter().chain(TIMES).collect();
     let query = filled(query.as_deref().unwrap_or_default(), &known, &mut wrong);
+    if let Some(unknown) = of_other_release(&query) {
+        return Ok(unknown);
+    }
     let filter = query.dead_filter(&mut wrong);
     wrong.check()?;
     let listed = pages.console.read(move |own| own.dead_letters(&filter, MAX_LETTERS)).await?;
     let rows: Vec<Markup> =
         listed.letters.iter().map(|letter| letter_row(letter, &listed.marks)).collect();
-    let [mut redriven, mut returned] = [0, 0];
-    for counts in listed.tally.reasons.values() {
-        redriven += counts[1];
-        returned += counts[2];
-    }
-    let total = listed.tally.total();
-    let waiting = total - redriven - returned;
+    let [all, redriven, returned] = listed.tally.sum();
+    // As the heaps count them: what failed again waits, too.
+    let waiting = all - redriven;
+    let first = waiting - returned;
     let again = |which: &str| format!("/console/letters/redrive?{}{which}", same(&query));
     let body = html! {
         p { (described(&query)) }
         div.actions {
-            @if waiting > 0 { a.button href=(again("")) { "Plan to send " (count(waiting)) " again" } }
+            @if first > 0 { a.button href=(again("")) { "Plan to send " (count(first)) " again" } }
             @if returned > 0 { a.button href=(again("&which=failed")) { "Plan to send the " (count(returned)) " that failed again" } }
             a.button href="/console/letters" { "All heaps" }
         }
@@ -114,8 +118,9 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
             p { "No dead letter is meant. Leave out a condition, or go to all heaps." }
         } @else {
             (table("Dead letters, the latest first", &["Letter", "Written", "Connector", "Event", "State", "Last words"], &rows))
-            p.muted { "The latest " (rows.len()) " of " (count(total)) ": "
-                (count(waiting)) " wait, " (count(redriven)) " were redriven, " (count(returned)) " failed again." }
+            p.muted { "The latest " (rows.len()) " of " (count(all)) ": "
+                (count(waiting)) " wait, of them " (count(returned)) " that failed again after a redrive; "
+                (count(redriven)) " were redriven." }
         }
     };
     let title = match waiting {
@@ -123,6 +128,26 @@ pub async fn heap(State(pages): Shared, RawQuery(query): RawQuery) -> Shown {
         number => format!("{} dead letters wait here", count(number)),
     };
     Ok(Page::new(Section::Letters, title, body))
+}
+
+/// Letters of a reason or a type that this release does not know are counted, and no filter takes them.
+fn of_other_release(query: &Query) -> Option<Page> {
+    let knows_reason = |text: &String| Reason::named(text).is_some();
+    let knows_type = |text: &String| text.parse::<ConnectorType>().is_ok();
+    let reason = query.all("reason").into_iter().find(|text| !knows_reason(text));
+    let kind = query.all("type").into_iter().find(|text| !knows_type(text));
+    let (what, name) = match (reason, kind) {
+        (Some(reason), _) => ("reason", reason),
+        (None, Some(kind)) => ("type", kind),
+        (None, None) => return None,
+    };
+    let body = html! {
+        p { "Letters of it, if there are any, were written by another release: they are counted, and "
+            "listed among all letters, and cannot be chosen by it here." }
+        p { a href="/console/letters/heap" { "All dead letters" } " · " a href="/console/letters" { "All heaps" } }
+    };
+    let title = format!("This release knows no {what} {name}");
+    Some(Page::new(Section::Letters, title, body))
 }
 
 /// Which letters are meant, in words.
@@ -136,9 +161,9 @@ fn described(query: &Query) -> Markup {
     }
 }
 
-/// The conditions as a query.
+/// The conditions as a query, without which of them are meant.
 fn same(query: &Query) -> String {
-    let pairs = query.pairs().iter();
+    let pairs = query.pairs().iter().filter(|(name, _)| name != "which");
     let pairs = pairs.map(|(name, value)| format!("{}={}", part(name), part(value)));
     pairs.collect::<Vec<_>>().join("&")
 }
@@ -171,12 +196,10 @@ pub fn letter_state(letter: &DeadLetter, marks: &Marks) -> Markup {
 
 /// What a form or a query asks to send again.
 fn asked(query: &Query, wrong: &mut Wrong) -> RedriveBody {
-    let is_set = |name: &str| query.one(name) == Some("true");
     let which = query.one("which").unwrap_or("waiting");
     if !["waiting", "failed", "again"].contains(&which) {
         wrong.tell("which", "must be waiting, failed or again");
     }
-    let rate = query.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
     RedriveBody {
         reasons: query.all("reason"),
         projects: query.all("project"),
@@ -186,13 +209,13 @@ fn asked(query: &Query, wrong: &mut Wrong) -> RedriveBody {
         positions: query.all("position"),
         from: query.one("from").map(str::to_owned),
         to: query.one("to").map(str::to_owned),
-        all: is_set("all"),
+        all: query.is_set("all"),
         again: which == "again",
         failed_again: which == "failed",
-        confirm: is_set("confirm"),
+        confirm: query.is_set("confirm"),
         canary: query.one("canary").map(str::to_owned),
         dry_run: false,
-        rate: wrong.take("rate", rate).unwrap_or(DEFAULT_RATE),
+        rate: query.rate(wrong),
     }
 }
 
@@ -212,7 +235,6 @@ pub async fn plan(
     wrong.check()?;
     let plan = pages.console.read(move |own| own.plan_redrive(&filter, which)).await?;
     let concerns = plan.concerns(which);
-    let must_confirm = plan.send > 0 && (asked.again || !concerns.is_empty());
     let body = html! {
         p { (described(&query)) }
         @for concern in &concerns { p.notice { (words(concern)) } }
@@ -221,7 +243,7 @@ pub async fn plan(
         @if plan.send == 0 {
             p { "Nothing would be sent. The numbers above say why." }
             @if !asked.again {
-                p { a href=(format!("/console/letters/redrive?{}&which=again", without_which(&query))) { "Plan to send also what was redriven before" } }
+                p { a href=(format!("/console/letters/redrive?{}&which=again", same(&query))) { "Plan to send also what was redriven before" } }
             }
         } @else {
             form method="post" action="/console/letters/redrive" {
@@ -232,7 +254,7 @@ pub async fn plan(
                 }
                 (field("rate", "Deliveries per second", &format!("{DEFAULT_RATE}"), "1 to 1,000,000; connectors' own limits stand"))
                 (field("canary", "Canary", "", "a share such as 1% that is sent first; the rest follows when it arrives. Empty: all at once"))
-                @if must_confirm { (tick("confirm", "Send in spite of what is said above", false)) }
+                @if plan.asks(which) { (tick("confirm", "Send in spite of what is said above", false)) }
                 button.go { "Send " (count(plan.send)) " again" }
             }
         }
@@ -240,11 +262,6 @@ pub async fn plan(
     let title =
         format!("A redrive would send {} of {} letters", count(plan.send), count(plan.matched));
     Ok(Page::new(Section::Letters, title, body))
-}
-
-fn without_which(query: &Query) -> String {
-    let pairs = query.pairs().iter().filter(|(name, _)| name != "which");
-    pairs.map(|(n, v)| format!("{}={}", part(n), part(v))).collect::<Vec<_>>().join("&")
 }
 
 fn numbers(plan: &RedrivePlan) -> Markup {

@@ -45,6 +45,9 @@ use session::{Attempts, Sessions};
 /// Failing connectors that are shown.
 const MAX_FAILING: usize = 20;
 
+/// The most connectors that a page looks through.
+const MAX_SEARCHED: usize = 200_000;
+
 /// What every page shares.
 pub struct Pages {
     console: Arc<Console>,
@@ -118,9 +121,8 @@ impl Pages {
     async fn status(&self) -> Result<Arc<Status>, Failure> {
         let console = &self.console;
         let look = async {
-            let _permit = console.reading()?;
             let instance = async { Ok(console.instance()) };
-            let status = console.operations.status(FAILING_WITHIN, MAX_FAILING, instance).await;
+            let status = console.reading()?.status(FAILING_WITHIN, MAX_FAILING, instance).await;
             Ok::<_, Failure>(status)
         };
         Ok(self.status.get(look).await?.0)
@@ -149,6 +151,18 @@ fn filled(text: &str, known: &[&str], wrong: &mut Wrong) -> Query {
     query
 }
 
+/// Hands over connectors, at most so many; returns whether there are more.
+fn each_connector<T, E>(
+    mut all: impl Iterator<Item = Result<T, E>>,
+    most: usize,
+    mut each: impl FnMut(T),
+) -> Result<bool, E> {
+    for connector in all.by_ref().take(most) {
+        each(connector?);
+    }
+    Ok(all.next().is_some())
+}
+
 async fn nothing() -> Trouble {
     Problem::new(ProblemCode::NotFound, "The console has no such page.").into()
 }
@@ -159,4 +173,22 @@ async fn style() -> impl IntoResponse {
 
 async fn script() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("console.js"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_cut_short_says_so() {
+        let look = |most: usize| {
+            let (all, mut seen) = ([Ok::<_, ()>("a"), Ok("b"), Ok("c")], Vec::new());
+            let are_more = each_connector(all.into_iter(), most, |one| seen.push(one)).unwrap();
+            (seen.len(), are_more)
+        };
+        assert_eq!([look(2), look(3), look(4)], [(2, true), (3, false), (3, false)]);
+        let broken = [Ok("a"), Err("broken")];
+        assert_eq!(each_connector(broken.into_iter(), 9, |_| {}), Err("broken"));
+        assert!(frame::cut_short().into_string().contains("the first 200,000 connectors"));
+    }
 }

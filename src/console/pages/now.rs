@@ -135,6 +135,7 @@ fn behind(topics: Option<&[TopicLag]>, prefix: &str) -> Markup {
                         (Some(_), Some(left)) => { "done in about " (span(left)) }
                         (Some(pace), None) if pace < 0.0 => "it grows",
                         (Some(_), None) => "it stands still",
+                        (None, _) if topic.former_tier => "a tier that is not in the settings any more; it empties",
                         (None, _) => "waits on purpose",
                     }
                 }
@@ -182,14 +183,22 @@ fn dead(dead: Option<&DeadWaiting>) -> Markup {
     let Some(dead) = dead else { return html! {} };
     let mut reasons: Vec<(&String, &u64)> = dead.reasons.iter().collect();
     reasons.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-    let help = |reason: &str| Reason::ALL.iter().find(|known| known.as_str() == reason);
     let rows: Vec<Markup> = reasons
         .iter()
         .map(|(reason, number)| {
             html! {
-                td { a href=(format!("/console/letters/heap?reason={}", part(reason))) { (words(reason)) } }
-                td.number { (count(number)) }
-                td { @if let Some(known) = help(reason) { (known.help()) } }
+                @match Reason::named(reason) {
+                    Some(known) => {
+                        td { a href=(format!("/console/letters/heap?reason={}", part(reason))) { (words(reason)) } }
+                        td.number { (count(number)) }
+                        td { (known.help()) }
+                    }
+                    None => {
+                        td { (words(reason)) }
+                        td.number { (count(number)) }
+                        td { "Without a reason that this release knows." }
+                    }
+                }
             }
         })
         .collect();

@@ -1,7 +1,5 @@
 //! Replays: the jobs, a form, its dry run, and the start.
 
-use std::str::FromStr as _;
-
 use axum::{
     Extension,
     body::Bytes,
@@ -25,7 +23,7 @@ use crate::{
         handlers::replay_as_asked,
     },
     event::EventType,
-    operations::{DEFAULT_RATE, OffsetRange, Operations, Survey},
+    operations::{DEFAULT_RATE, Operations, Survey},
     replay::{Job, Row, Warning},
 };
 
@@ -53,7 +51,7 @@ pub async fn replays(State(pages): Shared) -> Shown {
     // The form works without the list.
     let jobs = pages.console.read(Operations::jobs).await;
     let listed = match &jobs {
-        Ok(jobs) => list(jobs, &|id| pages.console.running(id).is_some()),
+        Ok(jobs) => list(jobs, &|id| pages.console.jobs.running(id).is_some()),
         Err(failure) => html! {
             p.notice { "The jobs cannot be listed now: " (words(&failure.problem().detail)) }
         },
@@ -115,7 +113,7 @@ fn form(query: Option<&Query>) -> Markup {
     let chosen = value("eventType");
     let rate = value("rate");
     let rate = if rate.is_empty() { DEFAULT_RATE.to_string() } else { rate };
-    let is_set = |name: &str| value(name) == "true";
+    let is_set = |name: &str| query.is_some_and(|query| query.is_set(name));
     html! {
         form action="/console/replays/plan" {
             (field("from", "From", &value("from"), "RFC 3339, a date, or 2 hours ago; or give offsets"))
@@ -141,10 +139,6 @@ fn form(query: Option<&Query>) -> Markup {
 }
 
 fn asked(query: &Query, wrong: &mut Wrong) -> ReplayBody {
-    let is_set = |name: &str| query.one(name) == Some("true");
-    let rate = query.one("rate").map_or(Ok(DEFAULT_RATE), str::parse::<f64>);
-    let rate = wrong.take("rate", rate).unwrap_or(DEFAULT_RATE);
-    wrong.rate(rate);
     ReplayBody {
         from: query.one("from").map(str::to_owned),
         to: query.one("to").map(str::to_owned),
@@ -153,12 +147,12 @@ fn asked(query: &Query, wrong: &mut Wrong) -> ReplayBody {
         connectors: query.all("connector"),
         event_types: query.all("eventType"),
         types: query.all("type"),
-        only_missing: is_set("onlyMissing"),
-        include_waiting: is_set("includeWaiting"),
-        include_unknown: is_set("includeUnknown"),
+        only_missing: query.is_set("onlyMissing"),
+        include_waiting: query.is_set("includeWaiting"),
+        include_unknown: query.is_set("includeUnknown"),
         dry_run: false,
-        confirm: is_set("confirm"),
-        rate,
+        confirm: query.is_set("confirm"),
+        rate: query.rate(wrong),
     }
 }
 
@@ -172,9 +166,7 @@ pub async fn plan(
     let query = filled(query.as_deref().unwrap_or_default(), &FIELDS, &mut wrong);
     let asked = asked(&query, &mut wrong);
     let selection = asked.selection(&mut wrong);
-    let ranges = asked.offsets.iter().map(|text| OffsetRange::from_str(text));
-    let ranges: Vec<OffsetRange> =
-        ranges.filter_map(|range| wrong.take("offsets", range)).collect();
+    let ranges = asked.ranges(&mut wrong);
     wrong.check()?;
     let survey = pages.console.read(move |own| own.prepare(&selection, &ranges, true)).await?.0;
     let send = survey.plan.send();
@@ -225,7 +217,7 @@ fn connectors(survey: &Survey) -> Markup {
     let rows: Vec<Markup> = survey.plan.rows().take(MAX_ROWS).map(connector_row).collect();
     html! {
         @if !rows.is_empty() {
-            (table("By connector", &["Connector", "Type", "Sent", "Arrived before", "Left out", "For example"], &rows))
+            (table("By connector", &["Connector", "Type", "Sent", "Arrived before", "Not wanted", "For example"], &rows))
             @if all > MAX_ROWS { p.muted { "The first " (MAX_ROWS) " of " (count(all)) " connectors." } }
         }
     }
@@ -237,7 +229,7 @@ fn connector_row(row: &Row) -> Markup {
         td { (row.kind) }
         td.number { (count(row.send)) }
         td.number { (count(row.delivered)) }
-        td.number { (count(row.disabled + row.unsubscribed + row.deleted)) }
+        td.number { (count(row.unwanted())) }
         td { @for sample in row.samples.iter().take(3) { (event_link(sample, &row.project)) " " } }
     }
 }
