@@ -8,7 +8,7 @@ use cel::{
         operators as op,
     },
 };
-use regex::{Regex, RegexBuilder};
+use regex::RegexBuilder;
 
 use super::{
     FilterError, MAX_PATTERN_BYTES, MAX_PATTERNS,
@@ -18,7 +18,7 @@ use super::{
         ABOUT_AMOUNTS, DATA, FIELDS, FUNCTIONS, Kind, MACROS, MAX_DEPTH, TYPES, is_operator,
         of_literal,
     },
-    pattern::{MATCHES, name_of},
+    pattern::{MATCHES, Pattern},
 };
 use crate::connector::did_you_mean;
 
@@ -27,7 +27,7 @@ pub(super) fn check(
     text: &str,
     expression: &mut IdedExpr,
     source: &SourceInfo,
-) -> Result<(Vec<Regex>, usize), FilterError> {
+) -> Result<(Vec<(String, Pattern)>, usize), FilterError> {
     let (patterns, locals) = (Vec::new(), Vec::new());
     let mut walk = Walk { text, source, patterns, locals, in_macro: false, depth: 0, deepest: 0 };
     let kind = walk.kind(expression)?;
@@ -41,7 +41,7 @@ pub(super) fn check(
 struct Walk<'a> {
     text: &'a str,
     source: &'a SourceInfo,
-    patterns: Vec<Regex>,
+    patterns: Vec<(String, Pattern)>,
     /// The variables of the macro around.
     locals: Vec<String>,
     in_macro: bool,
@@ -342,8 +342,9 @@ impl Walk<'_> {
             let last = words.lines().last().unwrap_or_default();
             self.error(argument.id, format_args!("the pattern is wrong: {last}"))
         })?;
-        argument.expr = Expr::Ident(name_of(self.patterns.len()));
-        self.patterns.push(compiled);
+        let name = Pattern::name_of(self.patterns.len());
+        argument.expr = Expr::Ident(name.clone());
+        self.patterns.push((name, Pattern::new(compiled)));
         Ok(())
     }
 }

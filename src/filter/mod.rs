@@ -20,8 +20,8 @@ use std::{
 };
 
 use cel::{Env, IdedExpr, ParseErrors, Value, common::types::CelBool};
-use regex::Regex;
 
+use self::pattern::Pattern;
 use crate::destination::cut;
 
 pub use decimal::MAX_DECIMAL_DIGITS;
@@ -48,7 +48,8 @@ const MAX_WORDS_CHARS: usize = 300;
 /// An expression that was checked and compiled.
 pub struct Filter {
     expression: IdedExpr,
-    patterns: Vec<Regex>,
+    /// Each with the variable that stands for it.
+    patterns: Vec<(String, Pattern)>,
     depth: usize,
 }
 
@@ -122,8 +123,8 @@ impl Filter {
     fn evaluate(&self, facts: &Facts<'_>) -> Result<bool, FilterError> {
         let context = facts.context()?;
         let mut scope = context.new_inner_scope();
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            scope.add_variable_as_val(pattern::name_of(index), pattern::value_of(pattern));
+        for (name, pattern) in &self.patterns {
+            scope.add_variable_as_val(name.as_str(), Box::new(pattern.clone()));
         }
         let result = Value::resolve_val(&self.expression, &scope).map_err(FilterError::new)?;
         if let Some(passes) = result.downcast_ref::<CelBool>() {

@@ -1,7 +1,7 @@
 //! Patterns of `matches`: compiled with the expression, and a value of their own when it is
 //! evaluated.
 
-use std::any::Any;
+use std::{any::Any, sync::Arc};
 
 use cel::{
     Env, ExecutionError,
@@ -15,20 +15,23 @@ use regex::Regex;
 /// The function that takes one.
 pub(super) const MATCHES: &str = "matches";
 
-/// The variable that stands for a pattern; no expression can name it.
-pub(super) fn name_of(pattern: usize) -> String {
-    format!("@pattern{pattern}")
-}
-
-/// A compiled pattern as a value.
-pub(super) fn value_of(pattern: &Regex) -> Box<dyn Val> {
-    Box::new(Pattern(pattern.clone()))
-}
-
 static PATTERN: Type = Type::new_unspecified_type("pattern");
 
+/// A compiled pattern as a value. Its clones share what the matching keeps: a clone of a [`Regex`]
+/// begins with none of it.
 #[derive(Clone, Debug)]
-struct Pattern(Regex);
+pub(super) struct Pattern(Arc<Regex>);
+
+impl Pattern {
+    pub(super) fn new(compiled: Regex) -> Self {
+        Self(Arc::new(compiled))
+    }
+
+    /// The variable that stands for a pattern; no expression can name it.
+    pub(super) fn name_of(index: usize) -> String {
+        format!("@pattern{index}")
+    }
+}
 
 impl Val for Pattern {
     fn get_type(&self) -> &Type {
@@ -77,4 +80,17 @@ pub(super) fn declare(env: &mut Env) {
         vec![PATTERN.to_owned()],
         matches,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evaluations_share_one_compiled_pattern() {
+        let pattern = Pattern::new(Regex::new("a").unwrap());
+        let value = pattern.clone_as_boxed();
+        let again = value.downcast_ref::<Pattern>().unwrap();
+        assert!(Arc::ptr_eq(&again.0, &pattern.0));
+    }
 }
