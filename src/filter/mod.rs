@@ -10,6 +10,7 @@ mod check;
 mod decimal;
 mod facts;
 mod kind;
+mod list;
 mod pattern;
 mod scan;
 
@@ -33,8 +34,6 @@ pub use scan::{MAX_NESTING, MAX_OPERATORS};
 pub const MAX_FILTER_CHARS: usize = 1024;
 /// The most calls of `matches` in an expression.
 pub const MAX_PATTERNS: usize = 4;
-/// The largest compiled pattern, in bytes.
-const MAX_PATTERN_BYTES: usize = 256 * 1024;
 /// How deep the parser follows an expression.
 const MAX_PARSER_DEPTH: u16 = 64;
 /// The parser's stack, in bytes: each bracket takes up to 200 KiB of it without optimization.
@@ -82,6 +81,7 @@ impl FilterError {
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
     decimal::declare(&mut env);
+    list::declare(&mut env);
     pattern::declare(&mut env);
     Arc::new(env)
 });
