@@ -182,16 +182,15 @@ impl Walk<'_> {
     }
 
     fn field(&mut self, id: u64, select: &mut SelectExpr) -> Result<Kind, FilterError> {
-        let kind = match self.event_field(id, &select.operand, &select.field)? {
-            Some(kind) => kind,
-            None => {
-                let of = self.kind(&mut select.operand)?;
-                if !matches!(of, Kind::Any | Kind::Map) {
-                    let words = format!("{} has no field {:?}", of.name(), select.field);
-                    return Err(self.error(id, words));
-                }
-                Kind::Any
+        let kind = if let Some(kind) = self.event_field(id, &select.operand, &select.field)? {
+            kind
+        } else {
+            let of = self.kind(&mut select.operand)?;
+            if !matches!(of, Kind::Any | Kind::Map) {
+                let words = format!("{} has no field {:?}", of.name(), select.field);
+                return Err(self.error(id, words));
             }
+            Kind::Any
         };
         Ok(if select.test { Kind::Bool } else { kind })
     }
@@ -334,7 +333,7 @@ impl Walk<'_> {
         let is_text = |kind: &Kind| matches!(kind, Kind::Amount | Kind::Text);
         let is_exact = |kind: &Kind| matches!(kind, Kind::Amount | Kind::Decimal);
         let hint = match sign.trim_matches(['_', '@']) {
-            op if op == "in" => "in [decimal(\"100\"), …]".to_owned(),
+            "in" => "in [decimal(\"100\"), …]".to_owned(),
             op => format!("{op} decimal(\"100\")"),
         };
         let hint = format!("write decimal(event.data.amount) {hint}");

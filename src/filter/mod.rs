@@ -13,6 +13,7 @@ mod kind;
 mod list;
 mod pattern;
 mod scan;
+mod tally;
 
 use std::{
     fmt,
@@ -29,6 +30,7 @@ pub use decimal::MAX_DECIMAL_DIGITS;
 pub use facts::{Facts, MAX_EVENT_BYTES, MAX_EVENT_DEPTH, MAX_EVENT_ITEMS};
 pub use kind::MAX_DEPTH;
 pub use scan::{MAX_NESTING, MAX_OPERATORS};
+pub use tally::{MAX_EXAMPLES, Tally, Verdict, of_event, to_json};
 
 /// The longest expression, in characters.
 pub const MAX_FILTER_CHARS: usize = 1024;
