@@ -12,14 +12,13 @@ use cel::{
 };
 
 use super::{
-    FilterError, MAX_PATTERNS,
+    FilterError, MAX_PATTERNS, bounded,
     decimal::{self, DECIMAL},
     facts::EVENT,
     kind::{
         ABOUT_AMOUNTS, DATA, FIELDS, FUNCTIONS, Kind, MACROS, MAX_DEPTH, TYPES, is_operator,
         of_literal,
     },
-    list,
     pattern::{MATCHES, Pattern},
 };
 use crate::connector::did_you_mean;
@@ -211,7 +210,11 @@ impl Walk<'_> {
                     self.can_equal(id, op::IN, *one, *item)?;
                 }
             }
-            return self.operator(id, &call.func_name, &kinds);
+            let kind = self.operator(id, &call.func_name, &kinds)?;
+            if call.func_name == op::ADD {
+                bounded::bound_sum(call);
+            }
+            return Ok(kind);
         }
         let name = call.func_name.clone();
         let count = call.args.len() + usize::from(call.target.is_some());
@@ -372,7 +375,7 @@ impl Walk<'_> {
             let words = "all, exists, exists_one, map and filter are for a list as it is";
             return Err(self.error(around.iter_range.id, words));
         }
-        list::expect(&mut around.iter_range);
+        bounded::expect_list(&mut around.iter_range);
         let before = self.locals.len();
         self.in_macro = true;
         let names = [Some(&around.iter_var), around.iter_var2.as_ref(), Some(&around.accu_var)];

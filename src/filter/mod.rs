@@ -6,14 +6,15 @@
 //! at: the size of the event and of its lists. An event is never lost to a filter that fails:
 //! the caller delivers then.
 
+mod bounded;
 mod check;
 mod decimal;
 mod facts;
 mod kind;
-mod list;
 mod pattern;
 mod scan;
 mod tally;
+mod words;
 
 use std::{
     fmt,
@@ -45,6 +46,10 @@ const PARSER_STACK_BYTES: usize = 8 * 1024 * 1024;
 const STEP_STACK_BYTES: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 16 * 1024 };
 /// The longest words of an error, in characters.
 const MAX_WORDS_CHARS: usize = 300;
+
+/// What is said where the library has a bug.
+const PANICKED_COMPILING: &str = "cannot be compiled; write it differently";
+const PANICKED_EVALUATING: &str = "the expression cannot be evaluated";
 
 /// An expression that was checked and compiled.
 pub struct Filter {
@@ -83,7 +88,7 @@ impl FilterError {
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
     decimal::declare(&mut env);
-    list::declare(&mut env);
+    bounded::declare(&mut env);
     pattern::declare(&mut env);
     Arc::new(env)
 });
@@ -103,7 +108,7 @@ impl Filter {
         // A bug of the library must not cost more than this expression.
         let parse = || catch_unwind(AssertUnwindSafe(|| Self::parse(text)));
         stacker::grow(PARSER_STACK_BYTES, parse)
-            .unwrap_or_else(|_| Err(FilterError::new("cannot be compiled; write it differently")))
+            .unwrap_or_else(|_| Err(FilterError::new(PANICKED_COMPILING)))
     }
 
     fn parse(text: &str) -> Result<Self, FilterError> {
@@ -119,7 +124,7 @@ impl Filter {
         let evaluate = || catch_unwind(AssertUnwindSafe(|| self.evaluate(facts)));
         let needed = (self.depth + 1) * STEP_STACK_BYTES;
         stacker::maybe_grow(needed, PARSER_STACK_BYTES, evaluate)
-            .unwrap_or_else(|_| Err(FilterError::new("the expression cannot be evaluated")))
+            .unwrap_or_else(|_| Err(FilterError::new(PANICKED_EVALUATING)))
     }
 
     fn evaluate(&self, facts: &Facts<'_>) -> Result<bool, FilterError> {
@@ -128,7 +133,8 @@ impl Filter {
         for (name, pattern) in &self.patterns {
             scope.add_variable_as_val(name.as_str(), Box::new(pattern.clone()));
         }
-        let result = Value::resolve_val(&self.expression, &scope).map_err(FilterError::new)?;
+        let result = Value::resolve_val(&self.expression, &scope);
+        let result = result.map_err(|error| FilterError::new(words::of(&error)))?;
         if let Some(passes) = result.downcast_ref::<CelBool>() {
             return Ok(*passes.inner());
         }
@@ -180,5 +186,7 @@ fn syntax(text: &str, errors: &ParseErrors) -> FilterError {
     FilterError::at(text, character, words)
 }
 
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use cel::{
 use regex::{Error, Regex, RegexBuilder};
 
 /// The longest text that a pattern matches, in bytes.
-pub(super) const MAX_MATCHED_BYTES: usize = 16 * 1024;
+const MAX_MATCHED_BYTES: usize = 16 * 1024;
 /// The largest pattern that matches a text of this length, in bytes of its compiled form.
 const MAX_SMALL_PATTERN_BYTES: usize = 16 * 1024;
 /// The longest text that a larger pattern matches, in bytes.
