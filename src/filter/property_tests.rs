@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const CASES: usize = 600;
+const CASES: usize = 400;
 /// What an expression may take of steps over the longest list: operators, their operands and what
 /// macros add to each, once for each item.
 const MAX_STEPS: usize = 8 * MAX_OPERATORS * MAX_EVENT_ITEMS;
