@@ -13,6 +13,7 @@ use dunmore_connectors::{
     delivery::{AttemptRecord, DeliveryRecord, Origin, Outcome, Source},
     destination::ConnectorType,
     event::{Event, EventType, EventTypes},
+    filter::{Facts, Filter},
     id::{CommandId, ConnectorId, ConnectorKey, DeliveryNamespace, ProjectId},
     lane::{Arrival, LaneLimits, Lanes, Offer, Report},
     offsets::{CompletionMap, Tracker},
@@ -50,7 +51,7 @@ impl Piece {
 
 /// All of them.
 pub fn pieces() -> Vec<Piece> {
-    [codec(), matching(), offsets(), lanes()].into_iter().flatten().collect()
+    [codec(), matching(), filters(), offsets(), lanes()].into_iter().flatten().collect()
 }
 
 fn key(connector: usize) -> ConnectorKey {
@@ -191,6 +192,47 @@ fn matching() -> Vec<Piece> {
         }));
     }
     pieces
+}
+
+/// Filters on an event of the usual size, and the slowest that there may be on the largest event.
+fn filters() -> Vec<Piece> {
+    const AMOUNT: &str = "decimal(event.data.amount) >= decimal(\"100\")";
+    let ask = |name: &str, text: &str, event: &str| {
+        let (filter, event) = (Filter::compile(text).expect("a filter"), event.to_owned());
+        Piece::new("filter", name, 1, move || {
+            black_box(filter.passes(&Facts::of(black_box(event.as_bytes()))).expect("a verdict"));
+        })
+    };
+    let largest = |fill: usize| {
+        let items = vec!["1"; 100].join(",");
+        let data = format!("\"data\":{{\"note\":\"{}\",\"list\":[{items}],", "ab".repeat(fill / 2));
+        EVENT.replace("\"data\":{", &data)
+    };
+    let patterns: Vec<String> = ["c", "d", "e", "f"]
+        .map(|end| format!("event.data.note.matches('[ab]*a[ab]{{215}}{end}')"))
+        .into();
+    let sum = format!("{} > 0", vec!["x"; 20].join(" + "));
+    let sums = format!("event.data.list.all(x, {})", vec![sum; 6].join(" && "));
+    let filters = || {
+        vec![AMOUNT; 10].into_iter().map(|text| Filter::compile(text).expect("a filter")).collect()
+    };
+    let ten: Vec<Filter> = filters();
+    vec![
+        Piece::new("filter", "compile an amount", 1, || {
+            drop(black_box(Filter::compile(black_box(AMOUNT)).expect("a filter")));
+        }),
+        ask("a type", "event.type == 'payment.settled'", EVENT),
+        ask("an amount", AMOUNT, EVENT),
+        ask("a pattern", "event.data.customerId.matches('^0x529[0-9a-fA-F]+$')", EVENT),
+        Piece::new("filter", "an amount, ten filters of one event", 10, move || {
+            let facts = Facts::of(black_box(EVENT.as_bytes()));
+            for filter in &ten {
+                black_box(filter.passes(&facts).expect("a verdict"));
+            }
+        }),
+        ask("slowest: four patterns on 15 KiB", &patterns.join(" || "), &largest(15_000)),
+        ask("slowest: 114 sums for each of 100 items", &sums, &largest(2)),
+    ]
 }
 
 fn offsets() -> Vec<Piece> {

@@ -3,7 +3,12 @@
 use serde_json::{Value, json};
 
 use super::openapi::{names, reference};
-use crate::{connector::Tier, destination::Category};
+use crate::{
+    connector::Tier,
+    destination::Category,
+    filter::MAX_EXAMPLES,
+    operations::{MAX_FILTER_DAYS, MAX_FILTER_RECORDS},
+};
 
 /// What trials look like.
 pub(super) fn trials() -> Value {
@@ -14,16 +19,42 @@ pub(super) fn trials() -> Value {
         },
         "FilterTrial": {
             "type": "object", "additionalProperties": false,
-            "description": "An `event`, or the `eventType` of a sample.",
+            "description": "An `event`, the `eventType` of a sample, or the `days` whose events are looked at.",
             "properties": {
                 "filter": { "anyOf": [reference("schemas", "Filter")], "description": "The connector's own one where it is left out." },
                 "event": { "type": "object", "description": "A payment event as producers write it." },
                 "eventType": reference("schemas", "EventType"),
+                "days": { "type": "integer", "minimum": 1, "maximum": MAX_FILTER_DAYS,
+                    "description": "The project's events of the connector's event types that Kafka took on in the last so many days." },
             },
-            "oneOf": [{ "required": ["event"] }, { "required": ["eventType"] }],
+            "oneOf": [{ "required": ["event"] }, { "required": ["eventType"] }, { "required": ["days"] }],
+        },
+        "FilterAnswer": { "oneOf": [reference("schemas", "FilterVerdict"), reference("schemas", "FilterCount")] },
+        "FilterCount": {
+            "type": "object", "required": ["passed", "looked", "errors", "examples", "complete"],
+            "description": "For `days`.",
+            "properties": {
+                "passed": { "type": "integer", "minimum": 0, "description": "Events that would be delivered, those on which the filter fails among them." },
+                "looked": { "type": "integer", "minimum": 0, "description": "Events that were looked at." },
+                "errors": { "type": "integer", "minimum": 0, "description": "Events on which the filter fails." },
+                "examples": { "type": "array", "maxItems": MAX_EXAMPLES * 3, "items": reference("schemas", "FilterExample"),
+                    "description": format!("The last events that pass, on which the filter fails, and that are filtered out: {MAX_EXAMPLES} of each at most.") },
+                "complete": { "type": "boolean", "description": format!("False where there are more events than were looked at: one request reads the newest {MAX_FILTER_RECORDS} records, for ten seconds.") },
+            },
+        },
+        "FilterExample": {
+            "type": "object", "required": ["eventId", "eventType", "occurredAt", "passes"],
+            "properties": {
+                "eventId": reference("schemas", "Id"),
+                "eventType": reference("schemas", "EventType"),
+                "occurredAt": { "type": "string", "format": "date-time" },
+                "passes": { "type": "boolean" },
+                "error": { "type": "string", "description": "Why the filter fails on this event, which is delivered then." },
+            },
         },
         "FilterVerdict": {
             "type": "object", "required": ["passes"],
+            "description": "For `event` and `eventType`.",
             "properties": {
                 "passes": { "type": "boolean" },
                 "error": { "type": "string", "description": "Why the filter fails on this event, which is delivered then." },

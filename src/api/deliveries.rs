@@ -30,7 +30,6 @@ use crate::{
     operations::{AttemptPages, NotThere, Operations, Progress, Run, StillRunning},
     replay::{AttemptFilter, ConnectorName, Selection},
     tokens::digest_of,
-    view::Target,
 };
 
 /// Attempts on a page unless the caller says how many.
@@ -82,7 +81,8 @@ impl Logs {
         self.tasks.wait().await;
     }
 
-    async fn read<T: Send + 'static>(
+    /// Reads the logs beside the runtime; a few at once.
+    pub async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Operations, &AttemptPages) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -247,9 +247,12 @@ pub async fn resend(
     let subscriptions = shared.view.subscriptions(&found.key.project).map_err(unavailable)?;
     let event = again.event();
     let wanted = subscriptions.still_wanted(&found.key.connector, event.kind, None);
-    let passes = |target: &Arc<Target>| target.passes(&Facts::of(&event.json)) != Ok(false);
-    let refused = match wanted {
-        Ok(target) => (!passes(target)).then_some(Reason::Filtered),
+    let refused = match wanted.cloned() {
+        Ok(target) => {
+            let json = event.json.clone();
+            let passes = move || target.passes(&Facts::of(&json)) != Ok(false);
+            (!shared.filters.run(passes).await?).then_some(Reason::Filtered)
+        }
         Err(reason) => Some(reason),
     };
     if let Some(reason) = refused {

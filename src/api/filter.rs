@@ -1,4 +1,6 @@
-//! Tries a filter on an event, for an owner that writes one.
+//! Tries a filter on an event, or on those of the last days, for an owner that writes one.
+
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -7,20 +9,61 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::{
     connectors::{Body, Shares, find, object},
     error::Failure,
+    unavailable,
 };
 use crate::{
-    connector::{FieldError, Problem, ProblemCode, did_you_mean},
+    connector::{Connector, FieldError, Problem, ProblemCode, did_you_mean},
     event::{self, Event, EventType, EventTypes},
-    filter::{Facts, Filter},
+    filter::{Facts, Filter, to_json},
     id::ProjectId,
     json,
+    operations::{FilterTrial, MAX_FILTER_DAYS},
+    telemetry,
 };
 
-const FIELDS: &[&str] = &["filter", "event", "eventType"];
+const FIELDS: &[&str] = &["filter", "event", "eventType", "days"];
+/// Requests that may compile and ask filters at once; the rest wait. It costs nothing but CPU.
+const MAX_AT_ONCE: usize = 2;
+/// Requests that may ask about the events of days at once: each reads for seconds, and those who look
+/// for deliveries read the logs too.
+const MAX_OVER_DAYS: usize = 2;
+
+/// Filters that are compiled and asked beside the threads that answer requests: a slow one must not
+/// keep others waiting.
+pub struct Evaluations {
+    permits: Arc<Semaphore>,
+    over_days: Arc<Semaphore>,
+}
+
+impl Evaluations {
+    /// None is under way.
+    pub fn new() -> Self {
+        let of = |permits| Arc::new(Semaphore::new(permits));
+        Self { permits: of(MAX_AT_ONCE), over_days: of(MAX_OVER_DAYS) }
+    }
+
+    /// Runs what compiles or asks a filter.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(unavailable)?;
+        // It goes on when its request is gone, so the permit goes with it.
+        let run = move || {
+            let _permit = permit;
+            call()
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|error| {
+            tracing::error!(error = telemetry::early_end(&error), "a filter was not asked");
+            Problem::new(ProblemCode::Internal, "The filter cannot be asked.").into()
+        })
+    }
+}
 
 /// `POST …/connectors/:id/filter/test`
 pub async fn test(
@@ -31,6 +74,30 @@ pub async fn test(
 ) -> Result<Json<Value>, Failure> {
     let found = find(&shared, &project, &connector)?;
     let body = object(&headers, body)?;
+    match shared.filters.run(move || ask(&body, &found)).await? {
+        Ok(Asked::Verdict(verdict)) => Ok(Json(verdict)),
+        Ok(Asked::Days(trial)) => {
+            let days = Arc::clone(&shared.filters.over_days);
+            let permit = days.acquire_owned().await.map_err(unavailable)?;
+            let tried = shared.logs.read(move |operations, _| {
+                let _permit = permit;
+                operations.try_filter(&trial)
+            });
+            Ok(Json(tried.await?.to_json()))
+        }
+        Err(errors) => Err(Problem::with_fields(ProblemCode::ValidationFailed, errors).into()),
+    }
+}
+
+/// What a request is about.
+enum Asked {
+    /// One event, and this is the answer.
+    Verdict(Value),
+    /// Those of some days.
+    Days(FilterTrial),
+}
+
+fn ask(body: &Value, found: &Connector) -> Result<Asked, Vec<FieldError>> {
     let mut errors = Vec::new();
     for name in body.as_object().into_iter().flat_map(|body| body.keys()) {
         if !FIELDS.contains(&name.as_str()) {
@@ -38,16 +105,42 @@ pub async fn test(
             errors.push(FieldError::new(json::name(name), format!("is no known field{hint}")));
         }
     }
-    let filter = filter(&body, found.filter.as_deref(), &mut errors);
-    let event = event(&body, &found.key.project, &mut errors);
-    let (Some(filter), Some(event), true) = (filter, event, errors.is_empty()) else {
-        return Err(Problem::with_fields(ProblemCode::ValidationFailed, errors).into());
-    };
-    Ok(Json(match filter.passes(&Facts::of(&event.json)) {
-        Ok(passes) => json!({ "passes": passes }),
-        // An event is never lost to a filter.
-        Err(error) => json!({ "passes": true, "error": error.to_string() }),
-    }))
+    let filter = filter(body, found.filter.as_deref(), &mut errors);
+    if body.get("days").is_some() {
+        let days = days(body, &mut errors);
+        return match (filter, days) {
+            (Some(filter), Some(days)) if errors.is_empty() => Ok(Asked::Days(FilterTrial {
+                filter,
+                project: found.key.project.clone(),
+                event_types: found.event_types.clone(),
+                days,
+            })),
+            _ => Err(errors),
+        };
+    }
+    let event = event(body, &found.key.project, &mut errors);
+    match (filter, event) {
+        (Some(filter), Some(event)) if errors.is_empty() => {
+            Ok(Asked::Verdict(to_json(&filter.passes(&Facts::of(&event.json)))))
+        }
+        _ => Err(errors),
+    }
+}
+
+/// How many days are given.
+fn days(body: &Value, errors: &mut Vec<FieldError>) -> Option<u32> {
+    for other in ["event", "eventType"] {
+        if body.get(other).is_some() {
+            errors.push(FieldError::new(other, "give this or days, not both"));
+        }
+    }
+    let days = body.get("days").and_then(Value::as_u64).and_then(|days| u32::try_from(days).ok());
+    let days = days.filter(|days| (1..=MAX_FILTER_DAYS).contains(days));
+    if days.is_none() {
+        let words = format!("must be a whole number from 1 to {MAX_FILTER_DAYS}");
+        errors.push(FieldError::new("days", words));
+    }
+    days
 }
 
 /// The given filter, or the connector's own.
@@ -91,7 +184,9 @@ fn event(body: &Value, project: &ProjectId, errors: &mut Vec<FieldError>) -> Opt
         (Some(_), Some(_)) => {
             errors.push(FieldError::new("eventType", "give this or event, not both"));
         }
-        (None, None) => errors.push(FieldError::new("event", "is missing; give this or eventType")),
+        (None, None) => {
+            errors.push(FieldError::new("event", "is missing; give this, eventType or days"));
+        }
     }
     None
 }

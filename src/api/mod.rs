@@ -56,6 +56,7 @@ use deliveries::Logs;
 use edge::Limits;
 pub(crate) use edge::bearer;
 pub(crate) use error::Failure;
+use filter::Evaluations;
 use trial::Trials;
 pub(crate) use trial::sample;
 
@@ -103,6 +104,7 @@ struct Shared {
     limits: Limits,
     commands: Commands,
     logs: Logs,
+    filters: Evaluations,
     trials: Trials,
     metrics: Arc<Metrics>,
 }
@@ -138,6 +140,7 @@ impl Api {
             limits: Limits::new(options.requests_per_second),
             commands,
             logs: Logs::new(options.operations)?,
+            filters: Evaluations::new(),
             trials: Trials::new(),
             metrics: options.metrics,
         });

@@ -102,8 +102,8 @@ fn paths() -> Value {
     deliveries::paths(&mut paths, one);
     paths.insert(format!("{one}/filter/test"), json!({
         "parameters": [project, connector],
-        "post": operation("testFilter", "Tell whether an event passes a filter. Nothing is sent and nothing is changed.",
-            ok(200, "The answer.", "FilterVerdict"), &["404", "413", "415", "503"],
+        "post": operation("testFilter", "Tell whether an event passes a filter, or how many of the last days' events do. Nothing is sent and nothing is changed.",
+            ok(200, "The answer.", "FilterAnswer"), &["404", "413", "415", "503"],
             json!({ "requestBody": body("FilterTrial") })),
     }));
     paths.insert("/api/projects/{projectId}".to_owned(), json!({

@@ -265,7 +265,7 @@ pub async fn run(common: &Common, command: ConnectorCommand) -> anyhow::Result<(
             }
             report(common, &result, &done)
         }
-        ConnectorCommand::Filter { command } => filter::run(common, &command),
+        ConnectorCommand::Filter { command } => filter::run(common, command).await,
         ConnectorCommand::Resume(flags) => {
             let (Some(project), Some(connector)) = (&flags.project, &flags.connector) else {
                 return super::many::resume(common, &flags).await;

@@ -1,6 +1,8 @@
 //! What is known of an expression before any event: names that there are not, functions that are
 //! called wrongly, values that can never be compared, and whether it says yes or no at all.
 
+use std::collections::HashMap;
+
 use cel::{
     IdedExpr,
     common::ast::{
@@ -8,17 +10,16 @@ use cel::{
         operators as op,
     },
 };
-use regex::{Regex, RegexBuilder};
 
 use super::{
-    FilterError, MAX_PATTERN_BYTES, MAX_PATTERNS,
+    FilterError, MAX_PATTERNS, bounded,
     decimal::{self, DECIMAL},
     facts::EVENT,
     kind::{
         ABOUT_AMOUNTS, DATA, FIELDS, FUNCTIONS, Kind, MACROS, MAX_DEPTH, TYPES, is_operator,
         of_literal,
     },
-    pattern::{MATCHES, name_of},
+    pattern::{MATCHES, Pattern},
 };
 use crate::connector::did_you_mean;
 
@@ -27,9 +28,17 @@ pub(super) fn check(
     text: &str,
     expression: &mut IdedExpr,
     source: &SourceInfo,
-) -> Result<(Vec<Regex>, usize), FilterError> {
-    let (patterns, locals) = (Vec::new(), Vec::new());
-    let mut walk = Walk { text, source, patterns, locals, in_macro: false, depth: 0, deepest: 0 };
+) -> Result<(Vec<(String, Pattern)>, usize), FilterError> {
+    let mut walk = Walk {
+        text,
+        source,
+        patterns: Vec::new(),
+        items: HashMap::new(),
+        locals: Vec::new(),
+        in_macro: false,
+        depth: 0,
+        deepest: 0,
+    };
     let kind = walk.kind(expression)?;
     if !matches!(kind, Kind::Bool | Kind::Any) {
         let words = format!("the expression must be true or false, is {}", kind.name());
@@ -41,7 +50,9 @@ pub(super) fn check(
 struct Walk<'a> {
     text: &'a str,
     source: &'a SourceInfo,
-    patterns: Vec<Regex>,
+    patterns: Vec<(String, Pattern)>,
+    /// What lists have in them, and which keys objects have, where they stand in the expression.
+    items: HashMap<u64, Vec<Kind>>,
     /// The variables of the macro around.
     locals: Vec<String>,
     in_macro: bool,
@@ -78,18 +89,20 @@ impl Walk<'_> {
             Expr::Select(select) => self.field(id, select),
             Expr::Call(call) => self.call(id, call),
             Expr::List(list) => {
-                for item in &mut list.elements {
-                    self.kind(item)?;
-                }
+                let items = list.elements.iter_mut().map(|item| self.kind(item));
+                let items = items.collect::<Result<_, _>>()?;
+                self.items.insert(id, items);
                 Ok(Kind::List)
             }
             Expr::Map(map) => {
+                let mut keys = Vec::new();
                 for entry in &mut map.entries {
                     if let EntryExpr::MapEntry(entry) = &mut entry.expr {
-                        self.kind(&mut entry.key)?;
+                        keys.push(self.kind(&mut entry.key)?);
                         self.kind(&mut entry.value)?;
                     }
                 }
+                self.items.insert(id, keys);
                 Ok(Kind::Map)
             }
             Expr::Struct(made) => {
@@ -129,27 +142,51 @@ impl Walk<'_> {
         matches!(&node.expr, Expr::Ident(name) if name == EVENT && !self.is_local(name))
     }
 
-    fn field(&mut self, id: u64, select: &mut SelectExpr) -> Result<Kind, FilterError> {
-        let field = select.field.as_str();
+    fn is_data(&self, node: &IdedExpr) -> bool {
+        match &node.expr {
+            Expr::Select(select) => {
+                select.field == "data" && !select.test && self.is_event(&select.operand)
+            }
+            Expr::Call(call) => match indexed(call) {
+                Some((of, field)) => field == "data" && self.is_event(of),
+                None => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The kind of a field of the event, or of its data; nothing of other values.
+    fn event_field(
+        &self,
+        id: u64,
+        operand: &IdedExpr,
+        field: &str,
+    ) -> Result<Option<Kind>, FilterError> {
         let known = |fields: &[(&str, Kind)]| {
             fields.iter().find(|(name, _)| *name == field).map(|(_, kind)| *kind)
         };
-        let kind = if self.is_event(&select.operand) {
-            known(FIELDS).ok_or_else(|| {
-                let hint = match known(DATA) {
-                    Some(_) => format!(", did you mean \"{EVENT}.data.{field}\"?"),
-                    None => did_you_mean(field, FIELDS.iter().map(|(name, _)| *name)),
-                };
-                self.error(id, format_args!("an event has no field {field:?}{hint}"))
-            })?
-        } else if matches!(&select.operand.expr, Expr::Select(outer)
-            if outer.field == "data" && !outer.test && self.is_event(&outer.operand))
-        {
-            known(DATA).unwrap_or(Kind::Any)
+        if self.is_data(operand) {
+            return Ok(Some(known(DATA).unwrap_or(Kind::Any)));
+        }
+        if !self.is_event(operand) {
+            return Ok(None);
+        }
+        known(FIELDS).map(Some).ok_or_else(|| {
+            let hint = match known(DATA) {
+                Some(_) => format!(", did you mean \"{EVENT}.data.{field}\"?"),
+                None => did_you_mean(field, FIELDS.iter().map(|(name, _)| *name)),
+            };
+            self.error(id, format_args!("an event has no field {field:?}{hint}"))
+        })
+    }
+
+    fn field(&mut self, id: u64, select: &mut SelectExpr) -> Result<Kind, FilterError> {
+        let kind = if let Some(kind) = self.event_field(id, &select.operand, &select.field)? {
+            kind
         } else {
             let of = self.kind(&mut select.operand)?;
             if !matches!(of, Kind::Any | Kind::Map) {
-                let words = format!("{} has no field {field:?}", of.name());
+                let words = format!("{} has no field {:?}", of.name(), select.field);
                 return Err(self.error(id, words));
             }
             Kind::Any
@@ -159,9 +196,25 @@ impl Walk<'_> {
 
     fn call(&mut self, id: u64, call: &mut CallExpr) -> Result<Kind, FilterError> {
         if is_operator(&call.func_name) {
+            if let Some((of, field)) = indexed(call)
+                && let Some(kind) = self.event_field(id, of, field)?
+            {
+                return Ok(kind);
+            }
             let kinds = call.args.iter_mut().map(|argument| self.kind(argument));
             let kinds = kinds.collect::<Result<Vec<Kind>, _>>()?;
-            return self.operator(id, &call.func_name, &kinds);
+            if let (op::IN, [one, _], [_, among]) =
+                (call.func_name.as_str(), kinds.as_slice(), call.args.as_slice())
+            {
+                for item in self.items.get(&among.id).into_iter().flatten() {
+                    self.can_equal(id, op::IN, *one, *item)?;
+                }
+            }
+            let kind = self.operator(id, &call.func_name, &kinds)?;
+            if call.func_name == op::ADD {
+                bounded::bound_sum(call);
+            }
+            return Ok(kind);
         }
         let name = call.func_name.clone();
         let count = call.args.len() + usize::from(call.target.is_some());
@@ -242,16 +295,7 @@ impl Walk<'_> {
                 Ok(kinds.get(2).filter(|third| **third == other).map_or(Kind::Any, |third| *third))
             }
             op::EQUALS | op::NOT_EQUALS => {
-                let is_null = one == Kind::Null || other == Kind::Null;
-                if one.differs_from(other) && !is_null {
-                    let is_amount = [one, other]
-                        .iter()
-                        .any(|kind| matches!(kind, Kind::Amount | Kind::Decimal));
-                    let hint = if is_amount { format!("; {ABOUT_AMOUNTS}") } else { String::new() };
-                    let words = format!("{} never equals {}{hint}", one.name(), other.name());
-                    return Err(self.error(id, words));
-                }
-                Ok(Kind::Bool)
+                self.can_equal(id, name, one, other).map(|()| Kind::Bool)
             }
             op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS => {
                 if one == Kind::Amount || other == Kind::Amount {
@@ -274,11 +318,38 @@ impl Walk<'_> {
             },
             _ if one.differs_from(other) => unfit("two of a kind"),
             _ => match (one, other) {
+                // Two texts after each other are no amount.
+                (Kind::Amount, _) | (_, Kind::Amount) => Ok(Kind::Text),
                 (Kind::Bool | Kind::Map | Kind::Null | Kind::Type, _) => unfit("numbers and texts"),
                 (Kind::Any, Kind::Any) => Ok(Kind::Any),
                 (Kind::Any, known) | (known, _) => Ok(known),
             },
         }
+    }
+
+    /// Refuses to compare what is never equal, and amounts as texts: those of one amount may differ.
+    fn can_equal(&self, id: u64, sign: &str, one: Kind, other: Kind) -> Result<(), FilterError> {
+        let kinds = [one, other];
+        if kinds.contains(&Kind::Null) {
+            return Ok(());
+        }
+        let is_text = |kind: &Kind| matches!(kind, Kind::Amount | Kind::Text);
+        let is_exact = |kind: &Kind| matches!(kind, Kind::Amount | Kind::Decimal);
+        let hint = match sign.trim_matches(['_', '@']) {
+            "in" => "in [decimal(\"100\"), …]".to_owned(),
+            op => format!("{op} decimal(\"100\")"),
+        };
+        let hint = format!("write decimal(event.data.amount) {hint}");
+        if kinds.contains(&Kind::Amount) && kinds.iter().all(is_text) {
+            let words = format!("amounts are texts, of which \"100\" is not \"100.00\": {hint}");
+            return Err(self.error(id, words));
+        }
+        if one.differs_from(other) {
+            let hint = if kinds.iter().any(is_exact) { format!("; {hint}") } else { String::new() };
+            let words = format!("{} never equals {}{hint}", one.name(), other.name());
+            return Err(self.error(id, words));
+        }
+        Ok(())
     }
 
     fn comprehension(
@@ -290,21 +361,21 @@ impl Walk<'_> {
             let words = "all, exists, exists_one, map and filter cannot stand within each other";
             return Err(self.error(id, words));
         }
+        // What makes sure of a list is a step more.
+        self.depth += 1;
         let range = self.kind(&mut around.iter_range)?;
+        self.depth -= 1;
         let is_list = matches!(
             &around.iter_range.expr,
-            Expr::Ident(_)
-                | Expr::Select(_)
-                | Expr::List(_)
-                | Expr::Map(_)
-                | Expr::Comprehension(_)
+            Expr::Ident(_) | Expr::Select(_) | Expr::List(_) | Expr::Comprehension(_)
         );
         let is_item =
             matches!(&around.iter_range.expr, Expr::Call(call) if call.func_name == op::INDEX);
-        if !(is_list || is_item) || !matches!(range, Kind::Any | Kind::List | Kind::Map) {
-            let words = "all, exists, exists_one, map and filter are for a list or object as it is";
+        if !(is_list || is_item) || !matches!(range, Kind::Any | Kind::List) {
+            let words = "all, exists, exists_one, map and filter are for a list as it is";
             return Err(self.error(around.iter_range.id, words));
         }
+        bounded::expect_list(&mut around.iter_range);
         let before = self.locals.len();
         self.in_macro = true;
         let names = [Some(&around.iter_var), around.iter_var2.as_ref(), Some(&around.accu_var)];
@@ -333,17 +404,23 @@ impl Walk<'_> {
             let words = "the pattern of matches must be a text that stands there";
             return Err(self.error(argument.id, words));
         };
-        let built = RegexBuilder::new(pattern.inner())
-            .size_limit(MAX_PATTERN_BYTES)
-            .dfa_size_limit(MAX_PATTERN_BYTES)
-            .build();
-        let compiled = built.map_err(|error| {
-            let words = error.to_string();
-            let last = words.lines().last().unwrap_or_default();
-            self.error(argument.id, format_args!("the pattern is wrong: {last}"))
-        })?;
-        argument.expr = Expr::Ident(name_of(self.patterns.len()));
-        self.patterns.push(compiled);
+        let compiled = Pattern::compile(pattern.inner());
+        let compiled = compiled.map_err(|words| self.error(argument.id, words))?;
+        let name = Pattern::name_of(self.patterns.len());
+        argument.expr = Expr::Ident(name.clone());
+        self.patterns.push((name, compiled));
         Ok(())
+    }
+}
+
+/// What `a["b"]` is a field of, and its name.
+fn indexed(call: &CallExpr) -> Option<(&IdedExpr, &str)> {
+    match call.args.as_slice() {
+        [of, IdedExpr { expr: Expr::Literal(LiteralValue::String(field)), .. }]
+            if call.func_name == op::INDEX =>
+        {
+            Some((of, field.inner()))
+        }
+        _ => None,
     }
 }

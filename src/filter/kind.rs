@@ -31,7 +31,7 @@ impl Kind {
             Self::Bool => "a boolean",
             Self::Int | Self::Uint | Self::Double => "a number",
             Self::Text => "a text",
-            Self::Amount => "an amount, which is a text",
+            Self::Amount => "an amount (a text)",
             Self::Decimal => "a decimal",
             Self::Bytes => "bytes",
             Self::List => "a list",

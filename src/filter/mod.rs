@@ -6,12 +6,15 @@
 //! at: the size of the event and of its lists. An event is never lost to a filter that fails:
 //! the caller delivers then.
 
+mod bounded;
 mod check;
 mod decimal;
 mod facts;
 mod kind;
 mod pattern;
 mod scan;
+mod tally;
+mod words;
 
 use std::{
     fmt,
@@ -20,21 +23,20 @@ use std::{
 };
 
 use cel::{Env, IdedExpr, ParseErrors, Value, common::types::CelBool};
-use regex::Regex;
 
+use self::pattern::Pattern;
 use crate::destination::cut;
 
 pub use decimal::MAX_DECIMAL_DIGITS;
 pub use facts::{Facts, MAX_EVENT_BYTES, MAX_EVENT_DEPTH, MAX_EVENT_ITEMS};
 pub use kind::MAX_DEPTH;
 pub use scan::{MAX_NESTING, MAX_OPERATORS};
+pub use tally::{MAX_EXAMPLES, Tally, Verdict, of_event, to_json};
 
 /// The longest expression, in characters.
 pub const MAX_FILTER_CHARS: usize = 1024;
 /// The most calls of `matches` in an expression.
 pub const MAX_PATTERNS: usize = 4;
-/// The largest compiled pattern, in bytes.
-const MAX_PATTERN_BYTES: usize = 256 * 1024;
 /// How deep the parser follows an expression.
 const MAX_PARSER_DEPTH: u16 = 64;
 /// The parser's stack, in bytes: each bracket takes up to 200 KiB of it without optimization.
@@ -45,10 +47,15 @@ const STEP_STACK_BYTES: usize = if cfg!(debug_assertions) { 64 * 1024 } else { 1
 /// The longest words of an error, in characters.
 const MAX_WORDS_CHARS: usize = 300;
 
+/// What is said where the library has a bug.
+const PANICKED_COMPILING: &str = "cannot be compiled; write it differently";
+const PANICKED_EVALUATING: &str = "the expression cannot be evaluated";
+
 /// An expression that was checked and compiled.
 pub struct Filter {
     expression: IdedExpr,
-    patterns: Vec<Regex>,
+    /// Each with the variable that stands for it.
+    patterns: Vec<(String, Pattern)>,
     depth: usize,
 }
 
@@ -81,6 +88,7 @@ impl FilterError {
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
     decimal::declare(&mut env);
+    bounded::declare(&mut env);
     pattern::declare(&mut env);
     Arc::new(env)
 });
@@ -100,7 +108,7 @@ impl Filter {
         // A bug of the library must not cost more than this expression.
         let parse = || catch_unwind(AssertUnwindSafe(|| Self::parse(text)));
         stacker::grow(PARSER_STACK_BYTES, parse)
-            .unwrap_or_else(|_| Err(FilterError::new("cannot be compiled; write it differently")))
+            .unwrap_or_else(|_| Err(FilterError::new(PANICKED_COMPILING)))
     }
 
     fn parse(text: &str) -> Result<Self, FilterError> {
@@ -116,16 +124,17 @@ impl Filter {
         let evaluate = || catch_unwind(AssertUnwindSafe(|| self.evaluate(facts)));
         let needed = (self.depth + 1) * STEP_STACK_BYTES;
         stacker::maybe_grow(needed, PARSER_STACK_BYTES, evaluate)
-            .unwrap_or_else(|_| Err(FilterError::new("the expression cannot be evaluated")))
+            .unwrap_or_else(|_| Err(FilterError::new(PANICKED_EVALUATING)))
     }
 
     fn evaluate(&self, facts: &Facts<'_>) -> Result<bool, FilterError> {
         let context = facts.context()?;
         let mut scope = context.new_inner_scope();
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            scope.add_variable_as_val(pattern::name_of(index), pattern::value_of(pattern));
+        for (name, pattern) in &self.patterns {
+            scope.add_variable_as_val(name.as_str(), Box::new(pattern.clone()));
         }
-        let result = Value::resolve_val(&self.expression, &scope).map_err(FilterError::new)?;
+        let result = Value::resolve_val(&self.expression, &scope);
+        let result = result.map_err(|error| FilterError::new(words::of(&error)))?;
         if let Some(passes) = result.downcast_ref::<CelBool>() {
             return Ok(*passes.inner());
         }
@@ -177,5 +186,7 @@ fn syntax(text: &str, errors: &ParseErrors) -> FilterError {
     FilterError::at(text, character, words)
 }
 
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod tests;

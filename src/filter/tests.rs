@@ -1,6 +1,4 @@
-//! What filters say, refuse and cost.
-
-use std::time::{Duration, Instant};
+//! What filters say and refuse.
 
 use super::*;
 use crate::event::{EventType, sample};
@@ -55,6 +53,12 @@ fn an_expression_says_whether_an_event_passes() {
         ("event.data.flag", true),
         ("event.data.flag ? event.data.count == 4 : true", false),
         ("type(event.data.count) == int", true),
+        ("decimal(event.data.amount) in [decimal('99'), decimal('1250')]", true),
+        ("event.data.amount in [null]", false),
+        ("event.data.amount != null && event['data']['amount'] != null", true),
+        ("event.data.amount + ' ' + event.data.currency == '1250.000000 USDC'", true),
+        ("event.data.amount == event.data.other || true", true),
+        ("'vip' in event.data.tags && 'a' in event.data.more", true),
         // A comment and brackets in a text count for nothing.
         ("event.data.currency != '((((((((((((((((((' // [[[[[[[[[[[[[[[[[", true),
     ] {
@@ -76,8 +80,12 @@ fn what_fails_on_an_event_is_an_error_and_no_answer() {
         "decimal(event.data.ratio) > decimal('1')",
         "event.data.count.startsWith('3')",
         "event.data.count.exists(x, x == 1)",
+        "event.data.more.exists(x, x == 'a')",
+        "event.data.more.all(x, x == 'a')",
+        "size(event.data.more.map(x, x)) == 1",
         "event.data.none.a == 1",
         "int(event.data.currency) == 1",
+        "event.data.count.matches('1')",
     ] {
         let filter = Filter::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert!(filter.passes(&Facts::of(EVENT.as_bytes())).is_err(), "{text}");
@@ -101,6 +109,73 @@ fn what_fails_on_an_event_is_an_error_and_no_answer() {
 }
 
 #[test]
+fn texts_and_lists_stay_as_short_as_an_event() {
+    // An event's own texts are shorter.
+    let event = EVENT.replace("0x52", &"x".repeat(MAX_EVENT_BYTES / 2));
+    let items = vec!["1"; MAX_EVENT_ITEMS / 2].join(",");
+    let event = event.replace("\"vip\",\"eu\"", &items);
+    let ask = |text: &str| {
+        let filter = Filter::compile(text).unwrap();
+        filter.passes(&Facts::of(event.as_bytes())).map_err(|error| error.to_string())
+    };
+    let twice = "(event.data.customerId + event.data.customerId)";
+    assert_eq!(ask(&format!("{twice}.matches('^x+$')")), Ok(true));
+    let error = ask(&format!(r"{twice}.matches(r'^\w+$')")).unwrap_err();
+    assert!(error.contains("more than 1024 bytes"), "{error}");
+    let tags = "event.data.tags";
+    assert_eq!(ask(&format!("size({tags} + {tags}) == 100")), Ok(true));
+    assert_eq!(ask(&format!("size({tags}.map(t, {tags} + {tags})[0]) == 100")), Ok(true));
+    for (longer, words) in [
+        (format!("size({twice} + '!') > 0"), "more than 16384 bytes"),
+        (format!("size(bytes({twice}) + b'!') > 0"), "more than 16384 bytes"),
+        (format!("size({tags}.map(t, {twice} + '!')) > 0"), "more than 16384 bytes"),
+        (format!("size({tags} + {tags} + [1]) > 0"), "more than 100 items"),
+        (format!("{tags}.all(t, size({tags} + {tags} + [t]) > 0)"), "more than 100 items"),
+        ("event.data.count + event.data.flag > 1".to_owned(), "\"add\" is not for int and bool"),
+        ("event.data.none + event.data.flag > 1".to_owned(), "is not for"),
+    ] {
+        let error = ask(&longer).unwrap_err();
+        assert!(error.contains(words), "{longer}: {error}");
+    }
+}
+
+#[test]
+fn what_fails_is_told_without_a_value_of_the_event() {
+    let event = EVENT.replace("\"a\":1", "\"a\":\"SECRET\"").replace("vip", "SECRET");
+    let event = event.replace("USDC", "SECRET").replace("3,", "4711,").replace("0x52", "SECRET");
+    let fails = [
+        "event.data.more % event.data.count == 1",
+        "event.data.more < event.data.more",
+        "event.data.tags[event.data.more] == 1",
+        "event.data.tags[event.data.count] == 1",
+        "event.data.count / 0 == 1",
+        "event.data.count + 9223372036854775807 > 1",
+        "event.data.refund == 1",
+        "event.data.count.contains('x')",
+        "int(event.data.currency) == 1",
+        "bool(event.data.currency)",
+        "event.data.customerId.a == 1",
+        "event.data.customerId && event.data.more",
+        "event.data.customerId ? true : false",
+        "double(event.data.currency) == 1.0",
+        "decimal(event.data.customerId) == decimal(1)",
+        "-event.data.tags == 1",
+        "!event.data.customerId",
+        "event.data.more",
+        "{event.data.tags: 1}.a == 1",
+        "{event.data.currency: 1, 'SECRET': 2}.a == 1",
+        "event.data.customerId in event.data.count",
+    ];
+    let told = fails.map(|text| {
+        let filter = Filter::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let error = filter.passes(&Facts::of(event.as_bytes())).unwrap_err().to_string();
+        assert!(!error.contains("SECRET") && !error.contains("4711"), "{text}: {error}");
+        format!("{text} → {error}")
+    });
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
 fn a_wrong_expression_is_told_with_its_place_and_a_hint() {
     let wrongs = [
         "",
@@ -112,6 +187,18 @@ fn a_wrong_expression_is_told_with_its_place_and_a_hint() {
         "event.data.amount >= 100",
         "event.data.amount >= '100'",
         "event.data.amount == 100",
+        "event.data.amount == '100'",
+        "'100' != event.data.amount",
+        "event.data['amount'] == '100'",
+        "event.data.oldPrice != event.data.newPrice",
+        "event.data.amount in ['100', '200']",
+        "'100' in [event.data.amount]",
+        "event.data.amount in {'100': true}",
+        "event.data.amount in [100]",
+        "event.type in ['a', 1]",
+        "decimal(event.data.amount) == '100'",
+        "event['amount'] == '1'",
+        "event.data.amount >= event.data.price",
         "decimal(event.data.amount) >= 100",
         "decimal('1e9') > decimal('1')",
         "decimal(1.5) > decimal('1')",
@@ -127,6 +214,9 @@ fn a_wrong_expression_is_told_with_its_place_and_a_hint() {
         "event.data.tags.exists(a, event.data.tags.exists(b, a == b))",
         "(event.data.tags + event.data.tags).exists(a, a == 'x')",
         "event.data.tags.exists(t, t.matches('x'))",
+        "event.data.exists(k, k == 'amount')",
+        "event.exists(k, k == 'id')",
+        "{'a': 1}.all(k, k == 'a')",
         "event.data.?x.orValue(true)",
         "Message{a: 1}.a",
         "true\n&& evnt",
@@ -184,19 +274,15 @@ fn monsters() -> Vec<String> {
 }
 
 #[test]
-fn no_expression_overflows_a_small_stack_or_takes_long() {
+fn no_expression_overflows_a_small_stack() {
     let small = std::thread::Builder::new().stack_size(1024 * 1024);
     let run = small.spawn(|| {
         let mut compiled = 0;
         for text in monsters() {
-            let began = Instant::now();
             if let Ok(filter) = Filter::compile(&text) {
                 compiled += 1;
                 let _ = filter.passes(&Facts::of(EVENT.as_bytes()));
             }
-            // A hundredfold of what an optimized build takes.
-            let took = began.elapsed();
-            assert!(took < Duration::from_secs(1), "{took:?}: {text}");
         }
         compiled
     });

@@ -4,6 +4,7 @@
 mod again;
 mod attempts;
 mod changes;
+mod filters;
 mod heaps;
 mod instance;
 mod jobs;
@@ -24,6 +25,7 @@ mod writer;
 
 pub use again::{Again, RESEND};
 pub use attempts::{AttemptPage, AttemptPages};
+pub use filters::{FilterTrial, MAX_FILTER_DAYS, MAX_FILTER_RECORDS, Tried};
 pub use heaps::{Heap, Heaps};
 pub use instance::{InstanceFacts, Suspended};
 pub use jobs::StillRunning;

@@ -72,7 +72,7 @@ impl Operations {
     }
 
     /// Fails when a filter that takes nothing names what is not there. Blocks.
-    pub(super) fn check_found(
+    pub fn check_found(
         &self,
         projects: &[ProjectId],
         names: &[ConnectorName],
