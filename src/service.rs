@@ -285,24 +285,27 @@ impl Service {
         // A group for each kind of topic: the sticky assignment shares out the partitions of all of
         // a group's topics together, so in one group an instance may get every partition of the
         // events and another one only those of idle tiers.
-        let live = vec![topics.name(TopicKind::Events)];
-        let [replay, held] =
-            [TopicKind::Replay, TopicKind::Held].map(|kind| vec![topics.name(kind)]);
+        let [live, notices, replay, held] =
+            [TopicKind::Events, TopicKind::Notices, TopicKind::Replay, TopicKind::Held]
+                .map(|kind| vec![topics.name(kind)]);
         // By a pattern: what waits in a tier that is not in the settings any more is delivered too.
         let retry = vec![topics.all_retries()];
         let group = &self.config.group;
         let named = |suffix: &str| format!("{}{suffix}", group.id);
-        let (retry_group, replay_group) = (named(".retry"), named(".replay"));
+        let [notice_group, retry_group, replay_group] =
+            [".notices", ".retry", ".replay"].map(named);
         let tiers = topics.all().into_iter().filter(|kind| matches!(kind, TopicKind::Retry(_)));
         let tiers: Vec<String> = tiers.map(|kind| topics.name(kind)).collect();
         let groups = [
             GroupTopics { group: &group.id, topics: &live },
+            GroupTopics { group: &notice_group, topics: &notices },
             GroupTopics { group: &retry_group, topics: &tiers },
             GroupTopics { group: &replay_group, topics: &replay },
         ];
         recover_lost_offsets(connection, &groups, &topics.name(TopicKind::Attempts), group.start)?;
         for (name, suffix, client, topics, events) in [
             ("the delivery group's partitions", "", KafkaClient::Events, live, &events),
+            ("the notice group's partitions", ".notices", KafkaClient::Notices, notices, &events),
             ("the retry group's partitions", ".retry", KafkaClient::Retry, retry, &events),
             ("the replay group's partitions", ".replay", KafkaClient::Replay, replay, &events),
             // The keepers read the whole topic, wherever the group's position is.

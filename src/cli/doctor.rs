@@ -179,10 +179,13 @@ async fn offsets(config: &Config, connection: &Connection, topics: &Topics) -> F
         let tiers = topics.all().into_iter().filter(|kind| matches!(kind, TopicKind::Retry(_)));
         let tiers: Vec<String> = tiers.map(|kind| topics.name(kind)).collect();
         let live = vec![topics.name(TopicKind::Events)];
-        let replay = vec![topics.name(TopicKind::Replay)];
-        let (retry_group, replay_group) = (format!("{group}.retry"), format!("{group}.replay"));
+        let [notices, replay] =
+            [TopicKind::Notices, TopicKind::Replay].map(|kind| vec![topics.name(kind)]);
+        let [notice_group, retry_group, replay_group] =
+            [".notices", ".retry", ".replay"].map(|suffix| format!("{group}{suffix}"));
         let groups = [
             GroupTopics { group: &group, topics: &live },
+            GroupTopics { group: &notice_group, topics: &notices },
             GroupTopics { group: &retry_group, topics: &tiers },
             GroupTopics { group: &replay_group, topics: &replay },
         ];

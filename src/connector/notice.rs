@@ -5,13 +5,19 @@
 //! a connector that is suspended once more has none. Its id is the command's, so that a command
 //! that is decided again makes the same notice.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 
 use super::{Change, Command, Connector, ProjectState, SuspensionCode};
 use crate::{
     clock::Timestamp,
     destination::cut,
+    event::{Event, EventError},
     id::{CommandId, ConnectorKey},
+    json,
 };
 
 /// The longest words of a notice, in characters.
@@ -51,6 +57,8 @@ pub struct Notice {
     pub connector: ConnectorKey,
     /// Of which type it is.
     pub connector_type: String,
+    /// What its owner calls it.
+    pub name: Option<String>,
     /// Why it is suspended, or was.
     pub reason: SuspensionCode,
     /// The same in words.
@@ -61,7 +69,49 @@ pub struct Notice {
     pub at: Timestamp,
 }
 
+/// A record of the topic, as far as it becomes an event.
+#[derive(Deserialize)]
+struct Cloud<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Of<'a> {
+    #[serde(borrow)]
+    project_id: Cow<'a, str>,
+}
+
 impl Notice {
+    /// Reads a record's value as the event that connectors get. It has the form of a payment event,
+    /// so that whoever takes those, and a filter, can take it.
+    pub fn read(value: &[u8]) -> Result<Event, EventError> {
+        let not_json = |error: &serde_json::Error| {
+            EventError::NotJson(format!("it is no notice: {}", json::words(value, error)))
+        };
+        let cloud: Cloud<'_> = serde_json::from_slice(value).map_err(|e| not_json(&e))?;
+        let of: Of<'_> = serde_json::from_str(cloud.data.get()).map_err(|e| not_json(&e))?;
+        let event = json!({
+            "id": cloud.id,
+            "type": cloud.kind,
+            "projectId": of.project_id,
+            "occurredAt": cloud.time,
+            "data": cloud.data,
+        });
+        let event = Event::from_json(Bytes::from(event.to_string()))?;
+        if event.kind.is_notice() {
+            return Ok(event);
+        }
+        Err(EventError::NotJson(format!("it is no notice but an event of type {}", event.kind)))
+    }
+
     /// Of a command that made this change to this state, when that is a transition. A connector
     /// that is deleted resumes nothing.
     #[must_use]
@@ -85,6 +135,7 @@ impl Notice {
             kind,
             connector: after.key.clone(),
             connector_type: Connector::type_name(after).to_owned(),
+            name: after.name.clone(),
             reason: SuspensionCode::of(reason),
             detail: cut(reason, MAX_DETAIL_CHARS),
             since: suspended.suspended_at.unwrap_or(at),
@@ -111,6 +162,9 @@ impl Notice {
                 "reason": self.reason.to_string(),
             },
         });
+        if let Some(name) = &self.name {
+            event["data"]["name"] = json!(name);
+        }
         if !self.detail.is_empty() {
             event["data"]["detail"] = json!(self.detail);
         }

@@ -223,12 +223,7 @@ fn read_event_types(names: Vec<String>, later: &mut Later) -> EventTypes {
             Err(()) => later.event_types.push(name),
         }
     }
-    if all {
-        return EventTypes::All;
-    }
-    known.sort_unstable();
-    known.dedup();
-    EventTypes::Some(known)
+    EventTypes::of(all, known)
 }
 
 /// What billing said about a project.

@@ -259,6 +259,20 @@ pub struct SharedLimit {
     pub counts: fn(&Response) -> bool,
 }
 
+/// What becomes of a notice where none is taken.
+const NO_NOTICES: &str = "not taken";
+
+/// Refuses notices of connectors where nothing could become of them.
+fn check_no_notices(event_types: &EventTypes, what: &str) -> Vec<(&'static str, String)> {
+    let named = event_types.named().iter().filter(|kind| kind.is_notice());
+    let names: Vec<&str> = named.map(|kind| kind.as_str()).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let names = names.join(", ");
+    vec![("eventTypes", format!("{names}: notices of connectors do not go into {what}"))]
+}
+
 impl Spec {
     /// A declaration to start from: the limits that most webhooks bear.
     pub const BASE: Self = Self {

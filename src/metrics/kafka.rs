@@ -30,6 +30,7 @@ macro_rules! clients {
 
 clients! {
     Events => "events", "Reads the payment events.";
+    Notices => "notices", "Reads the notices of connectors.";
     Retry => "retry", "Reads the retry tiers.";
     Replay => "replay", "Reads what is to be replayed.";
     Held => "held", "Reads the held deliveries.";

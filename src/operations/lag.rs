@@ -141,6 +141,7 @@ impl Operations {
         let named = |suffix: &str| format!("{}{suffix}", self.group);
         vec![
             (named(""), vec![self.topic(TopicKind::Events)]),
+            (named(".notices"), vec![self.topic(TopicKind::Notices)]),
             (named(".retry"), retries),
             (named(".replay"), vec![self.topic(TopicKind::Replay)]),
             (named(".registrar"), vec![self.topic(TopicKind::Commands)]),
