@@ -12,6 +12,7 @@ use super::{
     fields::{Fields, quoted},
 };
 use crate::{
+    clock::Timestamp,
     destination::ConnectorType,
     event::EventTypes,
     id::{CommandId, ConnectorId, ProjectId},
@@ -89,6 +90,22 @@ pub enum CommandBody {
         /// Which one.
         connector: ConnectorId,
     },
+    /// Its service fails: what this program says of it itself, from its deliveries.
+    Failing {
+        /// Which one.
+        connector: ConnectorId,
+        /// What the service does.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+        /// Only if the connector is not newer than this version.
+        if_version: Option<i64>,
+    },
+    /// Its service works again.
+    Recovered {
+        /// Which one.
+        connector: ConnectorId,
+    },
     /// Encrypt a connector's secrets anew; nothing else about it changes.
     Reencrypt {
         /// Which one.
@@ -141,6 +158,8 @@ const UPDATE: &str = "connector.update";
 const DELETE: &str = "connector.delete";
 const SUSPEND: &str = "connector.suspend";
 const RESUME: &str = "connector.resume";
+const FAILING: &str = "connector.failing";
+const RECOVERED: &str = "connector.recovered";
 const REENCRYPT: &str = "connector.reencrypt";
 const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
@@ -154,14 +173,19 @@ const OPTIONAL: &[&str] = &[
     "ifVersion",
     "overlapSeconds",
     "reason",
+    "since",
     "key",
     "tier",
 ];
 
 impl CommandBody {
     /// The name of each command, and `unknown` for all others: the values of a metric label.
-    pub const NAMES: &[&'static str] =
-        &[CREATE, UPDATE, DELETE, SUSPEND, RESUME, REENCRYPT, SET_TIER, UNKNOWN];
+    pub const NAMES: &[&'static str] = &[
+        CREATE, UPDATE, DELETE, SUSPEND, RESUME, FAILING, RECOVERED, REENCRYPT, SET_TIER, UNKNOWN,
+    ];
+
+    /// The names of those that report a connector's health.
+    pub const REPORTS: &[&'static str] = &[FAILING, RECOVERED];
 
     /// The command's name.
     #[must_use]
@@ -172,6 +196,8 @@ impl CommandBody {
             Self::Delete { .. } => DELETE,
             Self::Suspend { .. } => SUSPEND,
             Self::Resume { .. } => RESUME,
+            Self::Failing { .. } => FAILING,
+            Self::Recovered { .. } => RECOVERED,
             Self::Reencrypt { .. } => REENCRYPT,
             Self::SetTier { .. } => SET_TIER,
         }
@@ -186,6 +212,8 @@ impl CommandBody {
             | Self::Delete { connector, .. }
             | Self::Suspend { connector, .. }
             | Self::Resume { connector }
+            | Self::Failing { connector, .. }
+            | Self::Recovered { connector }
             | Self::Reencrypt { connector, .. } => Some(connector),
             Self::SetTier { .. } => None,
         }
@@ -197,9 +225,11 @@ impl CommandBody {
         match self {
             Self::Update { if_version, .. }
             | Self::Delete { if_version, .. }
-            | Self::Suspend { if_version, .. } => *if_version,
+            | Self::Suspend { if_version, .. }
+            | Self::Failing { if_version, .. } => *if_version,
             Self::Create { .. }
             | Self::Resume { .. }
+            | Self::Recovered { .. }
             | Self::Reencrypt { .. }
             | Self::SetTier { .. } => None,
         }
@@ -309,8 +339,14 @@ impl Command {
                     json["overlapSeconds"] = json!(overlap.as_secs());
                 }
             }
-            CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
+            CommandBody::Delete { .. }
+            | CommandBody::Resume { .. }
+            | CommandBody::Recovered { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
+            CommandBody::Failing { reason, since, .. } => {
+                json["reason"] = json!(reason);
+                json["since"] = json!(since);
+            }
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
             CommandBody::SetTier { tier } => json["tier"] = json!(tier),
         }
@@ -358,6 +394,11 @@ fn read_body(fields: &mut Fields) -> Result<(&'static str, Option<CommandBody>),
         DELETE => (DELETE, read_delete(fields)),
         SUSPEND => (SUSPEND, read_suspend(fields)),
         RESUME => (RESUME, read_resume(fields)),
+        FAILING => (FAILING, read_failing(fields)),
+        RECOVERED => {
+            let connector = read_connector(fields);
+            (RECOVERED, connector.map(|connector| CommandBody::Recovered { connector }))
+        }
         REENCRYPT => (REENCRYPT, read_reencrypt(fields)),
         SET_TIER => (SET_TIER, read_set_tier(fields)),
         other => {
@@ -438,9 +479,22 @@ fn read_suspend(fields: &mut Fields) -> Option<CommandBody> {
 }
 
 fn read_resume(fields: &mut Fields) -> Option<CommandBody> {
+    read_connector(fields).map(|connector| CommandBody::Resume { connector })
+}
+
+/// Of a command that says no more than which connector it is about.
+fn read_connector(fields: &mut Fields) -> Option<ConnectorId> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     fields.finish(&["id", "type", "projectId", "connectorId"]);
-    Some(CommandBody::Resume { connector: connector? })
+    connector
+}
+
+fn read_failing(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let (reason, since) = (fields.text("reason"), fields.time("since"));
+    let if_version = fields.version();
+    fields.finish(&["id", "type", "projectId", "connectorId", "reason", "since", "ifVersion"]);
+    Some(CommandBody::Failing { connector: connector?, reason: reason?, since: since?, if_version })
 }
 
 fn read_reencrypt(fields: &mut Fields) -> Option<CommandBody> {
@@ -498,6 +552,9 @@ impl fmt::Debug for CommandBody {
             Self::Update { patch, .. } => {
                 out.field("patch", patch);
             }
+            Self::Failing { reason, since, if_version, .. } => {
+                out.field("reason", reason).field("since", since).field("if_version", if_version);
+            }
             Self::Suspend { reason, if_version, .. } => {
                 out.field("reason", reason).field("if_version", if_version);
             }
@@ -507,7 +564,7 @@ impl fmt::Debug for CommandBody {
             Self::SetTier { tier } => {
                 out.field("tier", tier);
             }
-            Self::Delete { .. } | Self::Resume { .. } => {}
+            Self::Delete { .. } | Self::Resume { .. } | Self::Recovered { .. } => {}
         }
         out.finish()
     }
@@ -536,6 +593,8 @@ mod tests {
             (include_str!("../../tests/fixtures/records/command-update-2.json"), UPDATE),
             (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
+            (include_str!("../../tests/fixtures/records/command-failing-1.json"), FAILING),
+            (include_str!("../../tests/fixtures/records/command-recovered-1.json"), RECOVERED),
             (include_str!("../../tests/fixtures/records/command-resume-1.json"), RESUME),
             (include_str!("../../tests/fixtures/records/command-reencrypt-1.json"), REENCRYPT),
             (include_str!("../../tests/fixtures/records/command-set-tier-1.json"), SET_TIER),

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{FieldError, MAX_ACTOR_CHARS, did_you_mean, problem::MAX_FIELD_ERRORS};
 use crate::{
+    clock::Timestamp,
     destination::{ConnectorType, MAX_OVERLAP, cut},
     event::EventTypes,
     filter::Filter,
@@ -121,6 +122,12 @@ impl Fields {
             _ => self.error(FIELD, "must be a string"),
         }
         None
+    }
+
+    pub(super) fn time(&mut self, field: &str) -> Option<Timestamp> {
+        let text = self.text(field)?;
+        let time = Timestamp::parse(&text);
+        time.map_err(|words| self.error(field, words)).ok()
     }
 
     pub(super) fn version(&mut self) -> Option<i64> {

@@ -11,12 +11,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Change, Command, Connector, ProjectState, SuspensionCode};
+use super::{
+    Change, Command, Connector, HealthNotice, MAX_NAMED, ProjectState, SuspensionCode, Turn,
+};
 use crate::{
     clock::Timestamp,
     destination::cut,
     event::{Event, EventError},
-    id::{CommandId, ConnectorKey},
+    id::{CommandId, ConnectorId, ConnectorKey},
     json,
 };
 
@@ -30,11 +32,15 @@ pub enum NoticeKind {
     Suspended,
     /// They are held no longer.
     Resumed,
+    /// Its service fails.
+    Failing,
+    /// Its service works again.
+    Recovered,
 }
 
 impl NoticeKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Suspended, Self::Resumed];
+    pub const ALL: [Self; 4] = [Self::Suspended, Self::Resumed, Self::Failing, Self::Recovered];
 
     /// The `type` of the event, and the metric's label.
     #[must_use]
@@ -42,6 +48,8 @@ impl NoticeKind {
         match self {
             Self::Suspended => "connector.suspended",
             Self::Resumed => "connector.resumed",
+            Self::Failing => "connector.failing",
+            Self::Recovered => "connector.recovered",
         }
     }
 }
@@ -67,6 +75,8 @@ pub struct Notice {
     pub since: Timestamp,
     /// When it happened.
     pub at: Timestamp,
+    /// The other connectors of the project of which the same is told, the newest ones first.
+    pub others: Vec<ConnectorId>,
 }
 
 /// A record of the topic, as far as it becomes an event.
@@ -123,6 +133,19 @@ impl Notice {
     ) -> Option<Self> {
         let Change::ConnectorSet(after) = change else { return None };
         let before = state.connectors.get(&after.key.connector);
+        if let Some(told) = before.and_then(|before| HealthNotice::of(state, before, after)) {
+            return Some(Self {
+                kind: match told.turn {
+                    Turn::Failing => NoticeKind::Failing,
+                    Turn::Recovered => NoticeKind::Recovered,
+                },
+                reason: told.reason(),
+                detail: cut(&told.outage.reason, MAX_DETAIL_CHARS),
+                since: told.outage.since,
+                others: told.others,
+                ..Self::about(command, at, after)
+            });
+        }
         let was = before.filter(|before| before.suspended_reason.is_some());
         let (kind, suspended) = match (was, &after.suspended_reason) {
             (None, Some(_)) => (NoticeKind::Suspended, after),
@@ -131,16 +154,27 @@ impl Notice {
         };
         let reason = suspended.suspended_reason.as_deref().unwrap_or_default();
         Some(Self {
-            command_id: command.id.clone(),
             kind,
-            connector: after.key.clone(),
-            connector_type: Connector::type_name(after).to_owned(),
-            name: after.name.clone(),
             reason: SuspensionCode::of(reason),
             detail: cut(reason, MAX_DETAIL_CHARS),
             since: suspended.suspended_at.unwrap_or(at),
-            at,
+            ..Self::about(command, at, after)
         })
+    }
+
+    fn about(command: &Command, at: Timestamp, connector: &Connector) -> Self {
+        Self {
+            command_id: command.id.clone(),
+            kind: NoticeKind::Suspended,
+            connector: connector.key.clone(),
+            connector_type: connector.type_name().to_owned(),
+            name: connector.name.clone(),
+            reason: SuspensionCode::Other,
+            detail: String::new(),
+            since: at,
+            at,
+            others: Vec::new(),
+        }
     }
 
     /// The record's value.
@@ -169,6 +203,11 @@ impl Notice {
             event["data"]["detail"] = json!(self.detail);
         }
         event["data"]["since"] = json!(self.since);
+        if !self.others.is_empty() {
+            event["data"]["more"] = json!(self.others.len());
+            event["data"]["moreConnectorIds"] =
+                self.others.iter().take(MAX_NAMED).map(ConnectorId::as_str).collect();
+        }
         event.to_string().into_bytes()
     }
 }

@@ -14,6 +14,7 @@ mod park;
 mod records;
 mod refuse;
 mod registrar;
+mod reports;
 mod sender;
 mod supervisor;
 mod view_ends;

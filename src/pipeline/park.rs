@@ -21,6 +21,7 @@ use crate::{
     id::CommandId,
     kafka::{Outgoing, Partition, ProduceError, TopicKind},
     lane::Deferral,
+    view::Target,
 };
 
 /// A record that Kafka does not take is tried again after this, doubled each time …
@@ -379,7 +380,7 @@ fn suspend(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, verdict: &Verdict)
         reason: format!("{reason}: {detail}"),
         if_version: Some(target.version),
     };
-    send_command(dispatcher, delivery, body);
+    send_command(dispatcher, &delivery.target, body);
 }
 
 /// Asks the registrar to store a setting's new value, unless the connector changes before.
@@ -394,13 +395,14 @@ fn change_setting(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, field: &str
     let if_version = Some(target.version);
     send_command(
         dispatcher,
-        delivery,
+        target,
         CommandBody::Update { connector, patch, if_version, overlap: None },
     );
 }
 
-fn send_command(dispatcher: &Arc<Dispatcher>, delivery: &Delivery, body: CommandBody) {
-    let project = delivery.target.key.project.clone();
+/// Sends a command about a connector, until Kafka has it.
+pub fn send_command(dispatcher: &Arc<Dispatcher>, target: &Target, body: CommandBody) {
+    let project = target.key.project.clone();
     let id = CommandId::from_uuid(uuid::Uuid::now_v7());
     let command = Command { id, project, actor: Some(OWN_ACTOR.to_owned()), body };
     let value = dispatcher.options.codec.encode(TopicKind::Commands, command.to_json());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    events::suspend,
-    kafka::Write,
+    events::{event, suspend},
+    kafka::{Read, Write},
     scene::{self, n8n},
     serve::Stage,
     sink::{Reply, Sink},
@@ -134,5 +134,50 @@ fn what_is_no_notice_is_a_dead_letter_and_a_notice_among_the_payments_too() {
         (events.as_str(), "unknown_event_type"),
     ];
     assert_eq!(reasons, expected);
+    serve.stop();
+}
+
+/// An outage, from the first refused payment to the first delivered one.
+#[test]
+fn an_outage_is_told_when_it_begins_and_when_it_ends() {
+    let Some((stage, sink)) = scene::stage("300ms,1s", "") else { return };
+    let serve = stage.serve("one");
+    sink.script(&path("conn_dead"), &[], Reply::Status(503));
+    stage.set_up(&[
+        n8n(&sink, "conn_watch", &["connector.failing", "connector.recovered"]),
+        // It names them as well, and fails at taking them.
+        n8n(&sink, "conn_dead", &["payment.settled", "connector.failing", "connector.recovered"]),
+        n8n(&sink, "conn_well", &["payment.settled"]),
+    ]);
+    let mut number = 0;
+    let mut payment = || {
+        number += 1;
+        stage.events(&[event(&format!("evt_{number}"), "payment.settled", "proj_1")]);
+    };
+    wait_until("the watch knows", Duration::from_secs(60), || {
+        payment();
+        arrived(&sink, "conn_watch") == [pair("connector.failing", "conn_dead")]
+    });
+    let told: Value = serde_json::from_slice(&sink.hits_on(&path("conn_watch"))[0].body).unwrap();
+    assert_eq!(told["data"]["reason"], "http_503", "{told}");
+    assert_eq!(told["data"]["connectorType"], "n8n", "{told}");
+    let shown = stage.run_json(&["connector", "get", "proj_1", "conn_dead"]);
+    assert_eq!(shown.get("health"), None, "{shown}");
+
+    // Whoever is asked, the next owner of the partition too: it has been told.
+    serve.kill();
+    let serve = stage.serve("two");
+    sink.script(&path("conn_dead"), &[], Reply::Status(200));
+    wait_until("the watch knows that it is over", Duration::from_secs(90), || {
+        payment();
+        arrived(&sink, "conn_watch").contains(&pair("connector.recovered", "conn_dead"))
+    });
+    all_read(&stage);
+    let notices: Vec<Value> =
+        stage.kafka.read(&stage.topic("connectors.notices")).iter().map(Read::json).collect();
+    let kinds: Vec<&str> = notices.iter().filter_map(|one| one["type"].as_str()).collect();
+    assert_eq!(kinds, ["connector.failing", "connector.recovered"]);
+    assert_eq!(notices[0]["data"]["since"], notices[1]["data"]["since"]);
+    assert_eq!(serve.count("dunmore_notices_total", &[("type", "connector.recovered")]), 1);
     serve.stop();
 }
