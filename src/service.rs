@@ -29,8 +29,8 @@ use crate::{
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
-        DeliveryEvents, DispatchOptions, Dispatcher, HeldEvents, Registrar, RegistrarEvents,
-        Supervisor, TypeLimits, ViewFeed, watch_view_ends,
+        DeliveryEvents, DispatchOptions, Dispatcher, HeldEvents, NoticeHook, Registrar,
+        RegistrarEvents, Supervisor, TypeLimits, ViewFeed, watch_view_ends,
     },
     secrets::Keyring,
     telemetry::Traces,
@@ -288,6 +288,7 @@ impl Service {
         let [live, notices, replay, held] =
             [TopicKind::Events, TopicKind::Notices, TopicKind::Replay, TopicKind::Held]
                 .map(|kind| vec![topics.name(kind)]);
+        let posted = notices.clone();
         // By a pattern: what waits in a tier that is not in the settings any more is delivered too.
         let retry = vec![topics.all_retries()];
         let group = &self.config.group;
@@ -319,6 +320,17 @@ impl Service {
             };
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(events))?;
             self.groups.push((name, consumer));
+        }
+        let hook = NoticeHook::of(&self.config.notices, self.supervisor.clone());
+        if let Some(hook) = hook.map_err(|e| anyhow!(e))? {
+            let options = GroupOptions {
+                group: named(".webhook"),
+                topics: posted,
+                revoke_timeout: group.revoke_timeout,
+                metrics: self.metrics.kafka_client(KafkaClient::Webhook),
+            };
+            let consumer = GroupConsumer::start(connection, &options, Arc::new(hook))?;
+            self.groups.push(("the webhook group's partitions", consumer));
         }
         self.console.delivers(&dispatcher);
         self.dispatcher = Some(dispatcher);

@@ -30,7 +30,9 @@ pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
     TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,
 };
-pub use signing::{MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, signing_secret};
+pub use signing::{
+    MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, Signing, signing_secret,
+};
 pub use ways::{Way, check as check_ways, is_in_a_way, listed as listed_ways};
 pub use wire::{
     MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, basic, json_seconds,

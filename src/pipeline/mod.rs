@@ -8,6 +8,7 @@ mod choose;
 mod credentials;
 mod dispatch;
 mod held;
+mod notice_hook;
 #[cfg(test)]
 mod panic_tests;
 mod park;
@@ -24,6 +25,7 @@ mod worker;
 
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
 pub use held::HeldEvents;
+pub use notice_hook::NoticeHook;
 pub use registrar::{Registrar, RegistrarEvents};
 pub use sender::test_send;
 pub use supervisor::Supervisor;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    events::{event, suspend},
+    broker::broker,
+    events::{event, set_tier, suspend},
     kafka::{Read, Write},
     scene::{self, n8n},
     serve::Stage,
-    sink::{Reply, Sink},
+    sink::{Hit, Reply, Sink},
     wait_until,
 };
 
@@ -179,5 +180,52 @@ fn an_outage_is_told_when_it_begins_and_when_it_ends() {
     assert_eq!(kinds, ["connector.failing", "connector.recovered"]);
     assert_eq!(notices[0]["data"]["since"], notices[1]["data"]["since"]);
     assert_eq!(serve.count("dunmore_notices_total", &[("type", "connector.recovered")]), 1);
+    serve.stop();
+}
+
+#[test]
+fn an_operators_webhook_gets_every_notice_and_holds_nothing_else_up() {
+    let Some(broker) = broker() else { return };
+    let sink = Sink::start();
+    let more = format!("topics.partitions = 2\nnotices.webhook_url = \"{}\"", sink.url("/ops"));
+    let stage = Stage::new(&broker.bootstrap, &broker.unique_prefix(), "300ms,1s", &more);
+    let serve = stage.serve("one");
+    sink.script("/ops", &[], Reply::Status(503));
+    stage.set_up(&[
+        set_tier("tier", "proj_1", "enterprise"),
+        n8n(&sink, "conn_watch", &["connector.suspended"]),
+        n8n(&sink, "conn_1", &["payment.settled"]),
+        n8n(&sink, "conn_2", &["payment.settled"]),
+    ]);
+    stage.set_up(&[
+        suspend("hold_1", "proj_1", "conn_1", "gone: HTTP 404"),
+        suspend("hold_2", "proj_1", "conn_2", "gone: HTTP 404"),
+    ]);
+    // The webhook takes none; connectors have both of them.
+    wait_until("the watch has both", PATIENCE, || arrived(&sink, "conn_watch").len() == 2);
+    wait_until("it was tried", PATIENCE, || sink.hits_on("/ops").len() >= 2);
+    let posted = || -> Vec<String> {
+        let hits = sink.hits_on("/ops");
+        let taken = hits.iter().filter(|hit| hit.status == 200);
+        let of = |hit: &Hit| {
+            let notice: Value = serde_json::from_slice(&hit.body).unwrap();
+            assert_eq!(notice["specversion"], "1.0", "{notice}");
+            notice["id"].as_str().unwrap().to_owned()
+        };
+        taken.map(of).collect()
+    };
+    let topic = stage.topic("connectors.notices");
+    let waiting = format!("{topic} (webhook)");
+    wait_until("the lag shows it", PATIENCE, || {
+        serve.count("dunmore_consumer_lag_records", &[("topic", &waiting)]) == 2
+    });
+    assert_eq!((posted(), sink.hits_on("/ops").len() < 20), (vec![], true));
+    serve.stop();
+    sink.script("/ops", &[], Reply::Status(200));
+    let serve = stage.serve("two");
+    wait_until("the webhook has both", PATIENCE, || posted() == ["hold_1", "hold_2"]);
+    wait_until("that is committed", PATIENCE, || {
+        stage.kafka.is_committed_to_the_end(&format!("{}.webhook", stage.group), &topic)
+    });
     serve.stop();
 }
