@@ -31,9 +31,11 @@ use crate::{
 };
 
 mod api;
+mod notices;
 
 pub use api::{ApiSettings, JwtSettings, MAX_CORS_ORIGINS, TokenSettings, read_tokens};
 pub use example::example;
+pub use notices::NoticeSettings;
 
 /// The prefix of environment variables; `__` stands between levels.
 pub const ENV_PREFIX: &str = "DUNMORE_";
@@ -91,6 +93,8 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("delivery.max_in_flight", "deliveries at once per instance"),
     ("delivery.attempt_log", "all, failures or off"),
     ("delivery.shutdown_grace", "how long in-flight work may take at shutdown"),
+    ("notices.webhook_url", "every notice of every project is posted there, as a CloudEvent"),
+    ("notices.signing_secret", "signs what is posted there, by Standard Webhooks: whsec_…"),
     ("schema_registry.url", "a Confluent-compatible registry; with it Avro is read and written"),
     ("schema_registry.username", "for basic authentication at the registry"),
     ("schema_registry.password", "for basic authentication at the registry"),
@@ -128,6 +132,8 @@ pub struct Config {
     pub destinations: BTreeMap<ConnectorType, DestinationSettings>,
     /// Delivery.
     pub delivery: DeliverySettings,
+    /// Notices of connectors.
+    pub notices: NoticeSettings,
     /// Schema registry.
     pub schema_registry: SchemaRegistrySettings,
     /// Traces.
@@ -149,6 +155,7 @@ impl Default for Config {
             egress: EgressSettings::default(),
             destinations: BTreeMap::new(),
             delivery: DeliverySettings::default(),
+            notices: NoticeSettings::default(),
             schema_registry: SchemaRegistrySettings::default(),
             telemetry: TelemetrySettings::default(),
             log: LogSettings::default(),
@@ -531,6 +538,7 @@ impl Config {
         if let Err(error) = self.api.check() {
             refuse(true, &error.to_string());
         }
+        self.notices.check().iter().for_each(|words| refuse(true, words));
         for (kind, set) in &self.destinations {
             for (name, url) in [("base_url", &set.base_url), ("token_url", &set.token_url)] {
                 refuse(
@@ -664,6 +672,7 @@ impl Config {
             rows.push(row("topics.state_partitions", count));
         }
         rows.extend(self.api.rows());
+        rows.extend(self.notices.rows());
         for (key, value) in &self.kafka.properties {
             // Which properties are secrets is librdkafka's business; the harmless ones are known.
             let harmless = ["protocol", "mechanism", "mechanisms", "location", "timeout.ms"];

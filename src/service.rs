@@ -29,8 +29,8 @@ use crate::{
     metrics::{KafkaClient, Metrics},
     outbound::Outbound,
     pipeline::{
-        DeliveryEvents, DispatchOptions, Dispatcher, HeldEvents, Registrar, RegistrarEvents,
-        Supervisor, TypeLimits, ViewFeed, watch_view_ends,
+        DeliveryEvents, DispatchOptions, Dispatcher, HeldEvents, NoticeHook, Registrar,
+        RegistrarEvents, Supervisor, TypeLimits, ViewFeed, watch_view_ends,
     },
     secrets::Keyring,
     telemetry::Traces,
@@ -291,6 +291,7 @@ impl Service {
         recover_lost_offsets(connection, &groups, &topics.name(TopicKind::Attempts), group.start)?;
         for (name, one, client, events) in [
             ("the delivery group's partitions", ServiceGroup::Live, KafkaClient::Events, &events),
+            ("the notice group's partitions", ServiceGroup::Notices, KafkaClient::Notices, &events),
             ("the retry group's partitions", ServiceGroup::Retry, KafkaClient::Retry, &events),
             ("the replay group's partitions", ServiceGroup::Replay, KafkaClient::Replay, &events),
             ("the held group's partitions", ServiceGroup::Held, KafkaClient::Held, &keepers),
@@ -303,6 +304,17 @@ impl Service {
             };
             let consumer = GroupConsumer::start(connection, &options, Arc::clone(events))?;
             self.groups.push((name, consumer));
+        }
+        let hook = NoticeHook::of(&self.config.notices, self.supervisor.clone());
+        if let Some(hook) = hook.map_err(|e| anyhow!(e))? {
+            let options = GroupOptions {
+                group: ServiceGroup::Webhook.id(&group.id),
+                topics: ServiceGroup::Webhook.subscription(topics),
+                revoke_timeout: group.revoke_timeout,
+                metrics: self.metrics.kafka_client(KafkaClient::Webhook),
+            };
+            let consumer = GroupConsumer::start(connection, &options, Arc::new(hook))?;
+            self.groups.push(("the webhook group's partitions", consumer));
         }
         self.console.delivers(&dispatcher);
         self.dispatcher = Some(dispatcher);

@@ -95,7 +95,7 @@ fn header(name: &str, value: impl AsRef<[u8]>) -> (String, Bytes) {
 
 /// An event, right or wrong, as JSON text.
 fn event(dice: &mut Dice) -> (String, Fate) {
-    let kind = *dice.pick(EventType::ALL);
+    let kind = *dice.pick(EventType::PAYMENTS);
     let mut event: Value = serde_json::from_str(sample(kind)).unwrap();
     event["id"] = json!(format!("evt_{}", dice.next()));
     event["data"]["note"] = json!(SECRET);

@@ -78,6 +78,7 @@ fn project(connectors: usize) -> ProjectState {
             filter: None,
             suspended_reason: None,
             suspended_at: None,
+            health: Box::default(),
             later: Later::default(),
             created_at: at,
             updated_at: at,

@@ -170,15 +170,15 @@ fn event(body: &Value, project: &ProjectId, errors: &mut Vec<FieldError>) -> Opt
             })),
         },
         (None, Some(kind)) => match EventTypes::parse(&[kind.as_str().unwrap_or_default()]) {
-            Ok(EventTypes::Some(kinds)) => {
-                let sample = kinds.first().and_then(|kind| sample(*kind, project));
+            Ok(kinds) if !kinds.named().is_empty() => {
+                let sample = kinds.named().first().and_then(|kind| sample(*kind, project));
                 return sample.or_else(|| {
                     tracing::error!("a sample event is refused; please report this bug");
                     errors.push(FieldError::new("eventType", "has no sample"));
                     None
                 });
             }
-            Ok(EventTypes::All) => errors.push(FieldError::new("eventType", "must name one type")),
+            Ok(_) => errors.push(FieldError::new("eventType", "must name one type")),
             Err(words) => errors.push(FieldError::new("eventType", words.join("; "))),
         },
         (Some(_), Some(_)) => {

@@ -270,7 +270,7 @@ fn schemas() -> Value {
         "ConnectorType": names(ConnectorType::ALL.iter().map(|kind| kind.as_str()).collect()),
         "EventType": names(EventType::ALL.iter().map(|kind| kind.as_str()).collect()),
         "EventTypes": {
-            "description": "The event types that the connector wants; `*` stands for all, later ones too.",
+            "description": "The event types that the connector wants; `*` stands for all of payments, later ones too. Notices (`connector.…`) are wanted by who names them; a connector gets none of itself.",
             "type": "array", "minItems": 1, "maxItems": EventType::ALL.len() + 1, "uniqueItems": true,
             "items": { "anyOf": [reference("schemas", "EventType"), { "const": "*" }] },
         },

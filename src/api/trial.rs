@@ -143,7 +143,7 @@ pub async fn test(
         return Err(Problem::new(ProblemCode::ConnectorNotFound, detail).into());
     };
     let wanted = match &found.event_types {
-        EventTypes::All => None,
+        EventTypes::All | EventTypes::AllAnd(_) => None,
         EventTypes::Some(kinds) => kinds.first().copied(),
     };
     let kind = asked.or(wanted).unwrap_or(EventType::PaymentSettled);
@@ -200,9 +200,8 @@ fn asked_type(headers: &HeaderMap, body: Body) -> Result<Option<EventType>, Fail
     for (name, value) in body.as_object().into_iter().flatten() {
         let wrong = if name == "eventType" {
             match EventTypes::parse(&[value.as_str().unwrap_or_default()]) {
-                Ok(EventTypes::All) => continue,
-                Ok(EventTypes::Some(kinds)) => {
-                    kind = kinds.first().copied();
+                Ok(kinds) => {
+                    kind = kinds.named().first().copied();
                     continue;
                 }
                 Err(wrong) => wrong.join("; "),
@@ -257,6 +256,20 @@ pub fn sample(kind: EventType, project: &ProjectId) -> Result<Event, String> {
                 "paymentCount": 1,
                 "customerCount": 1,
                 "failedCount": 0,
+            });
+        }
+        E::ConnectorSuspended
+        | E::ConnectorResumed
+        | E::ConnectorFailing
+        | E::ConnectorRecovered
+        | E::ConnectorCredentialExpiring => {
+            data = json!({
+                "projectId": project,
+                "connectorId": "conn_test",
+                "connectorType": "slack",
+                "reason": "other",
+                "detail": "this is a test",
+                "since": clock::now(),
             });
         }
     }

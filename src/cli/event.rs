@@ -67,10 +67,10 @@ pub struct Sampled(Vec<EventType>);
 
 fn sampled(text: &str) -> Result<Sampled, String> {
     if text == "all" {
-        return Ok(Sampled(EventType::ALL.to_vec()));
+        return Ok(Sampled(EventType::PAYMENTS.to_vec()));
     }
     text.parse().map(|kind| Sampled(vec![kind])).map_err(|()| {
-        let all: Vec<&str> = EventType::ALL.iter().map(|kind| kind.as_str()).collect();
+        let all: Vec<&str> = EventType::PAYMENTS.iter().map(|kind| kind.as_str()).collect();
         format!("the types are {}, and all", all.join(", "))
     })
 }

@@ -284,7 +284,7 @@ fn json_data(bytes: &[u8]) -> Result<&RawValue, String> {
 /// The payment event in a line of text: it stands there itself, or as a structured `CloudEvent` with
 /// its data in JSON.
 pub fn in_text(json: &Bytes, at: Timestamp) -> Result<Event, Problems> {
-    let error = match Event::from_json(json.clone()) {
+    let error = match Event::from_producer(json.clone()) {
         Ok(event) => return Ok(event),
         Err(error) if !is_structured(json) => return Err(error.problems().into_owned()),
         Err(_) => {
@@ -293,7 +293,7 @@ pub fn in_text(json: &Bytes, at: Timestamp) -> Result<Event, Problems> {
                 cloud.payment(&data, at)
             });
             match read {
-                Ok(payment) => Event::from_json(payment.into()).map_err(in_its_words),
+                Ok(payment) => Event::from_producer(payment.into()).map_err(in_its_words),
                 Err(words) => {
                     let whole = Problem { field: String::new(), words: words.into() };
                     return Err(Problems(vec![whole]));
@@ -329,7 +329,7 @@ pub fn in_its_words(mut error: EventError) -> EventError {
 /// The event type without a producer's prefix: `com.example.payment.settled` is
 /// `payment.settled`.
 fn plain_type(kind: &str) -> &str {
-    let known = EventType::ALL.iter().map(|known| known.as_str());
+    let known = EventType::PAYMENTS.iter().map(|known| known.as_str());
     let prefixed = |known: &&str| kind.strip_suffix(known).is_some_and(|rest| rest.ends_with('.'));
     known.into_iter().find(prefixed).unwrap_or(kind)
 }
@@ -346,7 +346,7 @@ mod tests {
         let cloud = CloudEvent::structured(json.as_bytes())?;
         let data = cloud.bytes().map(|(_, bytes)| bytes.clone()).unwrap_or_default();
         let payment = cloud.payment(&data, AT)?;
-        Event::from_json(payment.into()).map_err(|error| in_its_words(error).to_string())
+        Event::from_producer(payment.into()).map_err(|error| in_its_words(error).to_string())
     }
 
     fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Bytes)> {
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn both_modes_give_the_event_as_its_producer_would_write_it() {
-        for &kind in EventType::ALL {
+        for &kind in EventType::PAYMENTS {
             let event: serde_json::Value = serde_json::from_str(sample(kind)).unwrap();
             let (id, time) = (event["id"].as_str().unwrap(), event["occurredAt"].as_str().unwrap());
             let data = event["data"].to_string();

@@ -29,6 +29,7 @@ pub use schemas::{ReadAs, RecordKind};
 
 use crate::{
     config::SchemaRegistrySettings,
+    connector::Notice,
     delivery::Reason,
     event::{Event, EventError},
     json,
@@ -237,7 +238,7 @@ impl Codec {
         let cloud = match mode {
             Some(Mode::Binary) => CloudEvent::binary(&record.headers, &json),
             Some(Mode::Structured) => CloudEvent::structured(&json),
-            None => match Event::from_json(json.clone()) {
+            None => match Event::from_producer(json.clone()) {
                 Ok(event) => return Ok(self.checked(event, record)),
                 // Some clients say that a structured CloudEvent is JSON like any other.
                 Err(_) if cloudevents::is_structured(&json) => CloudEvent::structured(&json),
@@ -253,8 +254,17 @@ impl Codec {
             None => Bytes::new(),
         };
         let payment = cloud.payment(&data, record.timestamp).map_err(undecodable)?;
-        let event = Event::from_json(payment.into());
+        let event = Event::from_producer(payment.into());
         let event = event.map_err(|error| refusal(&cloudevents::in_its_words(error)))?;
+        Ok(self.checked(event, record))
+    }
+
+    /// The notice in a record, as an event.
+    pub fn notice(&self, record: &Record) -> Result<Event, ReadError> {
+        let Some(value) = &record.value else {
+            return Err(ReadError::refused(Reason::Undecodable, "the record has no value"));
+        };
+        let event = Notice::read(value).map_err(|error| refusal(&error))?;
         Ok(self.checked(event, record))
     }
 

@@ -114,10 +114,10 @@ impl ReadAs {
     }
 }
 
-/// Our schemas of events' `data`, in the order of [`EventType::ALL`].
+/// Our schemas of events' `data`, in the order of [`EventType::PAYMENTS`].
 static DATA: LazyLock<Vec<Schemas>> = LazyLock::new(|| {
     let event = RecordKind::Event.schema();
-    let found = EventType::ALL.iter().map(|kind| {
+    let found = EventType::PAYMENTS.iter().map(|kind| {
         let root = data_record(*kind).map_or(Schema::Null, |record| Schema::Record(record.clone()));
         Schemas { root, named: event.named.clone() }
     });
@@ -370,7 +370,7 @@ mod tests {
                 attribute(&record.attributes, "eventType").unwrap()
             })
             .collect();
-        let all: Vec<&str> = EventType::ALL.iter().map(|kind| kind.as_str()).collect();
+        let all: Vec<&str> = EventType::PAYMENTS.iter().map(|kind| kind.as_str()).collect();
         assert_eq!(types, all);
     }
 }

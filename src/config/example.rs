@@ -41,6 +41,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("destinations.<type>.rate_per_second", "1.0"),
     ("destinations.<type>.concurrency", "2"),
     ("destinations.<type>.timeout", r#""30s""#),
+    ("notices.webhook_url", r#""https://ops.example.com/dunmore""#),
+    ("notices.signing_secret", r#""whsec_RXhhbXBsZSBzZWNyZXQgb2YgMzIgYnl0ZXMgISE=""#),
     ("schema_registry.url", r#""http://localhost:8081""#),
     ("schema_registry.username", r#""dunmore""#),
     ("schema_registry.password", r#""…""#),

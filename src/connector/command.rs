@@ -12,6 +12,7 @@ use super::{
     fields::{Fields, quoted},
 };
 use crate::{
+    clock::Timestamp,
     destination::ConnectorType,
     event::EventTypes,
     id::{CommandId, ConnectorId, ProjectId},
@@ -89,6 +90,22 @@ pub enum CommandBody {
         /// Which one.
         connector: ConnectorId,
     },
+    /// Its service fails: what this program says of it itself, from its deliveries.
+    Failing {
+        /// Which one.
+        connector: ConnectorId,
+        /// What the service does.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+        /// Only if the connector is not newer than this version.
+        if_version: Option<i64>,
+    },
+    /// Its service works again.
+    Recovered {
+        /// Which one.
+        connector: ConnectorId,
+    },
     /// Encrypt a connector's secrets anew; nothing else about it changes.
     Reencrypt {
         /// Which one.
@@ -148,6 +165,8 @@ const UPDATE: &str = "connector.update";
 const DELETE: &str = "connector.delete";
 const SUSPEND: &str = "connector.suspend";
 const RESUME: &str = "connector.resume";
+const FAILING: &str = "connector.failing";
+const RECOVERED: &str = "connector.recovered";
 const REENCRYPT: &str = "connector.reencrypt";
 const SET_TIER: &str = "project.set_tier";
 const UNKNOWN: &str = "unknown";
@@ -161,6 +180,7 @@ const OPTIONAL: &[&str] = &[
     "ifVersion",
     "overlapSeconds",
     "reason",
+    "since",
     "key",
     "tier",
     "renewal",
@@ -174,6 +194,8 @@ impl CommandBody {
         DELETE,
         SUSPEND,
         RESUME,
+        FAILING,
+        RECOVERED,
         REENCRYPT,
         RenewalStep::BEGIN,
         RenewalStep::END,
@@ -181,6 +203,9 @@ impl CommandBody {
         SET_TIER,
         UNKNOWN,
     ];
+
+    /// The names of those that report a connector's health.
+    pub const REPORTS: &[&'static str] = &[FAILING, RECOVERED];
 
     /// The command's name.
     #[must_use]
@@ -191,6 +216,8 @@ impl CommandBody {
             Self::Delete { .. } => DELETE,
             Self::Suspend { .. } => SUSPEND,
             Self::Resume { .. } => RESUME,
+            Self::Failing { .. } => FAILING,
+            Self::Recovered { .. } => RECOVERED,
             Self::Reencrypt { .. } => REENCRYPT,
             Self::Renewal { step, .. } => step.command(),
             Self::SetTier { .. } => SET_TIER,
@@ -206,6 +233,8 @@ impl CommandBody {
             | Self::Delete { connector, .. }
             | Self::Suspend { connector, .. }
             | Self::Resume { connector }
+            | Self::Failing { connector, .. }
+            | Self::Recovered { connector }
             | Self::Reencrypt { connector, .. }
             | Self::Renewal { connector, .. } => Some(connector),
             Self::SetTier { .. } => None,
@@ -218,9 +247,11 @@ impl CommandBody {
         match self {
             Self::Update { if_version, .. }
             | Self::Delete { if_version, .. }
-            | Self::Suspend { if_version, .. } => *if_version,
+            | Self::Suspend { if_version, .. }
+            | Self::Failing { if_version, .. } => *if_version,
             Self::Create { .. }
             | Self::Resume { .. }
+            | Self::Recovered { .. }
             | Self::Reencrypt { .. }
             | Self::Renewal { .. }
             | Self::SetTier { .. } => None,
@@ -338,8 +369,14 @@ impl Command {
                     json["overlapSeconds"] = json!(overlap.as_secs());
                 }
             }
-            CommandBody::Delete { .. } | CommandBody::Resume { .. } => {}
+            CommandBody::Delete { .. }
+            | CommandBody::Resume { .. }
+            | CommandBody::Recovered { .. } => {}
             CommandBody::Suspend { reason, .. } => json["reason"] = json!(reason),
+            CommandBody::Failing { reason, since, .. } => {
+                json["reason"] = json!(reason);
+                json["since"] = json!(since);
+            }
             CommandBody::Reencrypt { key, .. } => json["key"] = json!(key),
             CommandBody::Renewal { step, .. } => json["renewal"] = step.to_value(),
             CommandBody::SetTier { tier } => json["tier"] = json!(tier),
@@ -388,6 +425,11 @@ fn read_body(fields: &mut Fields) -> Result<(&'static str, Option<CommandBody>),
         DELETE => (DELETE, read_delete(fields)),
         SUSPEND => (SUSPEND, read_suspend(fields)),
         RESUME => (RESUME, read_resume(fields)),
+        FAILING => (FAILING, read_failing(fields)),
+        RECOVERED => {
+            let connector = read_connector(fields);
+            (RECOVERED, connector.map(|connector| CommandBody::Recovered { connector }))
+        }
         REENCRYPT => (REENCRYPT, read_reencrypt(fields)),
         RenewalStep::BEGIN => (RenewalStep::BEGIN, read_renewal(RenewalStep::BEGIN, fields)),
         RenewalStep::END => (RenewalStep::END, read_renewal(RenewalStep::END, fields)),
@@ -471,9 +513,22 @@ fn read_suspend(fields: &mut Fields) -> Option<CommandBody> {
 }
 
 fn read_resume(fields: &mut Fields) -> Option<CommandBody> {
+    read_connector(fields).map(|connector| CommandBody::Resume { connector })
+}
+
+/// Of a command that says no more than which connector it is about.
+fn read_connector(fields: &mut Fields) -> Option<ConnectorId> {
     let connector = fields.id("connectorId", ConnectorId::parse);
     fields.finish(&["id", "type", "projectId", "connectorId"]);
-    Some(CommandBody::Resume { connector: connector? })
+    connector
+}
+
+fn read_failing(fields: &mut Fields) -> Option<CommandBody> {
+    let connector = fields.id("connectorId", ConnectorId::parse);
+    let (reason, since) = (fields.text("reason"), fields.time("since"));
+    let if_version = fields.version();
+    fields.finish(&["id", "type", "projectId", "connectorId", "reason", "since", "ifVersion"]);
+    Some(CommandBody::Failing { connector: connector?, reason: reason?, since: since?, if_version })
 }
 
 fn read_reencrypt(fields: &mut Fields) -> Option<CommandBody> {
@@ -538,6 +593,9 @@ impl fmt::Debug for CommandBody {
             Self::Update { patch, .. } => {
                 out.field("patch", patch);
             }
+            Self::Failing { reason, since, if_version, .. } => {
+                out.field("reason", reason).field("since", since).field("if_version", if_version);
+            }
             Self::Suspend { reason, if_version, .. } => {
                 out.field("reason", reason).field("if_version", if_version);
             }
@@ -550,7 +608,7 @@ impl fmt::Debug for CommandBody {
             Self::SetTier { tier } => {
                 out.field("tier", tier);
             }
-            Self::Delete { .. } | Self::Resume { .. } => {}
+            Self::Delete { .. } | Self::Resume { .. } | Self::Recovered { .. } => {}
         }
         out.finish()
     }
@@ -579,6 +637,8 @@ mod tests {
             (include_str!("../../tests/fixtures/records/command-update-2.json"), UPDATE),
             (include_str!("../../tests/fixtures/records/command-delete-1.json"), DELETE),
             (include_str!("../../tests/fixtures/records/command-suspend-1.json"), SUSPEND),
+            (include_str!("../../tests/fixtures/records/command-failing-1.json"), FAILING),
+            (include_str!("../../tests/fixtures/records/command-recovered-1.json"), RECOVERED),
             (include_str!("../../tests/fixtures/records/command-resume-1.json"), RESUME),
             (include_str!("../../tests/fixtures/records/command-reencrypt-1.json"), REENCRYPT),
             (include_str!("../../tests/fixtures/records/command-renew-1.json"), RenewalStep::BEGIN),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Change, Command, CommandBody, Config, Connector, Later, Patch, Problem, ProblemCode, Project,
-    ProjectState, Tier,
+    Change, Command, CommandBody, Config, Connector, Health, Later, Patch, Problem, ProblemCode,
+    Project, ProjectState, Tier,
+    checks::{check_known, check_version, unless_same},
     merge::Merge,
     rotation::{self, RenewalStep, Renewed},
     signing,
@@ -61,6 +62,9 @@ pub fn decide(state: &ProjectState, command: &Command, context: &Context<'_>) ->
             case.suspend(connector, reason, *if_version)
         }
         CommandBody::Resume { connector } => case.resume(connector),
+        CommandBody::Failing { connector, .. } | CommandBody::Recovered { connector } => {
+            case.report(connector)
+        }
         CommandBody::Reencrypt { connector, .. } => case.reencrypt(connector),
         CommandBody::Renewal { connector, step } => case.renew(connector, step),
         CommandBody::SetTier { tier } => Ok(case.set_tier(*tier)),
@@ -107,6 +111,7 @@ impl Case<'_> {
             filter: filter.clone(),
             suspended_reason: None,
             suspended_at: None,
+            health: Box::default(),
             created_at: self.context.at,
             updated_at: self.context.at,
             version: self.context.offset,
@@ -157,6 +162,9 @@ impl Case<'_> {
         if let Some(is_active) = patch.is_active {
             next.is_active = is_active;
             next.later.forget("isActive");
+            if !is_active {
+                *next.health = connector.health.switched_off(self.state);
+            }
         }
         if let Some(name) = &patch.name {
             next.name.clone_from(name);
@@ -204,6 +212,8 @@ impl Case<'_> {
         // A suspension that is asked for again has lasted since it began.
         let since = connector.suspended_reason.as_ref().and(connector.suspended_at);
         next.suspended_at = Some(since.unwrap_or(self.context.at));
+        // Its owner is told that it is suspended, which says more.
+        next.health.outage = None;
         next
     }
 
@@ -219,6 +229,17 @@ impl Case<'_> {
         let mut next = self.next_version(connector);
         next.resume();
         rotation::try_again(&mut next.config);
+        Ok(Change::ConnectorSet(next))
+    }
+
+    /// A report of the connector's health: its owner sees no change of the connector, so it keeps
+    /// its version and its time.
+    fn report(&self, id: &ConnectorId) -> Result<Change, Problem> {
+        let connector = self.find(id)?;
+        check_version(connector, self.command.body.if_version())?;
+        let now = (self.context.at, self.context.offset);
+        let mut next = connector.clone();
+        *next.health = Health::reported(self.state, connector, &self.command.body, now);
         Ok(Change::ConnectorSet(next))
     }
 
@@ -353,40 +374,6 @@ impl Case<'_> {
             Err(Problem::with_fields(ProblemCode::ValidationFailed, merge.errors))
         }
     }
-}
-
-/// The next version; or the present one where the two differ in nothing that their owner sees.
-fn unless_same(connector: &Connector, next: Connector) -> Connector {
-    let Connector { updated_at, version, ref command_id, .. } = *connector;
-    let same = Connector { updated_at, version, command_id: command_id.clone(), ..next.clone() };
-    if same == *connector { same } else { next }
-}
-
-/// The sender looked at a version of the connector and means no later one.
-fn check_version(connector: &Connector, if_version: Option<i64>) -> Result<(), Problem> {
-    if if_version.is_none_or(|version| version >= connector.version) {
-        return Ok(());
-    }
-    Err(Problem::new(
-        ProblemCode::ConnectorChanged,
-        format!(
-            "Connector {} has changed since you looked at it. Look again and repeat what you want.",
-            connector.key.connector
-        ),
-    ))
-}
-
-/// What a later version of this program wrote cannot be checked together with what is given.
-fn check_known(connector: &Connector) -> Result<(), Problem> {
-    let Some(words) = connector.later.unusable() else { return Ok(()) };
-    Err(Problem::new(
-        ProblemCode::Conflict,
-        format!(
-            "Connector {} can only be switched on and off, suspended, resumed and deleted here: \
-             {words}.",
-            connector.key.connector
-        ),
-    ))
 }
 
 #[cfg(test)]
@@ -810,7 +797,7 @@ mod tests {
 
     fn any_command() -> impl Strategy<Value = CommandBody> {
         let connector = (0..20_u8).prop_map(|n| ConnectorId::parse(&format!("conn_{n}")).unwrap());
-        let connector2 = connector.clone();
+        let (connector2, connector3) = (connector.clone(), connector.clone());
         let config = prop_oneof![Just(HOOK), Just(OTHER_HOOK), Just("wrong"), Just("…")]
             .prop_map(|url| json!({"webhookUrl": url}).as_object().unwrap().clone());
         let patch = (proptest::option::of(config.clone()), proptest::option::of(any::<bool>()))
@@ -831,6 +818,13 @@ mod tests {
             1 => (connector, proptest::option::of(0..50_i64)).prop_map(|(connector, if_version)| {
                 CommandBody::Suspend { connector, reason: "r".to_owned(), if_version }
             }),
+            1 => connector3.clone().prop_map(|connector| CommandBody::Failing {
+                connector,
+                reason: "timeout: it did not answer".to_owned(),
+                since: Timestamp::from_millis(1_000_000),
+                if_version: None,
+            }),
+            1 => connector3.prop_map(|connector| CommandBody::Recovered { connector }),
             1 => connector2.prop_map(|connector| CommandBody::Reencrypt {
                 connector,
                 key: "k2".to_owned(),
@@ -952,6 +946,14 @@ mod tests {
                     prop_assert_eq!(&read, &change);
                     folded.apply(&read);
                     match (change, &command.body) {
+                        (
+                            Change::ConnectorSet(connector),
+                            CommandBody::Failing { .. } | CommandBody::Recovered { .. },
+                        ) => {
+                            let health = connector.health.clone();
+                            let known = known.map(|known| Connector { health, ..known });
+                            prop_assert_eq!(Some(&connector), known.as_ref());
+                        }
                         (Change::ConnectorSet(connector), CommandBody::Reencrypt { .. }) => {
                             prop_assert_eq!(Some(&connector), known.as_ref());
                         }

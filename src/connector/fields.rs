@@ -47,11 +47,6 @@ impl Fields {
         parse(&text).map_err(|error| self.error(field, error.to_string())).ok()
     }
 
-    pub(super) fn time(&mut self, field: &str) -> Option<Timestamp> {
-        let text = self.text(field)?;
-        Timestamp::parse(&text).map_err(|error| self.error(field, error)).ok()
-    }
-
     pub(super) fn boolean(&mut self, field: &str) -> Option<bool> {
         match self.map.shift_remove(field)? {
             Value::Bool(value) => return Some(value),
@@ -127,6 +122,12 @@ impl Fields {
             _ => self.error(FIELD, "must be a string"),
         }
         None
+    }
+
+    pub(super) fn time(&mut self, field: &str) -> Option<Timestamp> {
+        let text = self.text(field)?;
+        let time = Timestamp::parse(&text);
+        time.map_err(|words| self.error(field, words)).ok()
     }
 
     pub(super) fn version(&mut self) -> Option<i64> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, Command, ProjectState, StateKey};
+use super::{Change, Command, CommandBody, ProjectState, StateKey};
 use crate::{
     clock::Timestamp,
     id::{CommandId, ConnectorId, ProjectId},
@@ -87,6 +87,12 @@ impl HistoryRecord {
             before: before.filter(|_| !is_same),
             after: after.filter(|_| !is_same),
         }
+    }
+
+    /// Whether it is a report of a connector's health.
+    #[must_use]
+    pub fn is_report(&self) -> bool {
+        CommandBody::REPORTS.contains(&&*self.command)
     }
 
     /// What is different, field by field, in words; nothing when nothing that the API shows is.

@@ -8,10 +8,14 @@
 mod batch;
 #[cfg(test)]
 mod batch_tests;
+mod checks;
 mod command;
 mod config;
 mod decide;
 mod fields;
+mod health;
+#[cfg(test)]
+mod health_tests;
 mod history;
 #[cfg(test)]
 mod journal_tests;
@@ -36,6 +40,7 @@ pub(crate) use config::to_setting;
 pub use config::{Config, ConfigValue, SEALED, Sealed, mask};
 pub use decide::{Context, Decision, MAX_SUSPENDED_REASON_CHARS, decide};
 pub use fields::{MAX_EVENT_TYPES, MAX_NAME_CHARS};
+pub use health::{Ended, Health, HealthNotice, MAX_NAMED, Outage, TOLD_EVERY, Told, Turn, Untold};
 pub use history::HistoryRecord;
 pub use keeping::{INTENT_USE, Keeping, Next};
 pub use later::Later;

@@ -5,13 +5,21 @@
 //! a connector that is suspended once more has none. Its id is the command's, so that a command
 //! that is decided again makes the same notice.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
 
-use super::{Change, Command, Connector, ProjectState, SuspensionCode};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use super::{
+    Change, Command, Connector, HealthNotice, MAX_NAMED, ProjectState, SuspensionCode, Turn,
+};
 use crate::{
     clock::Timestamp,
     destination::cut,
-    id::{CommandId, ConnectorKey},
+    event::{Event, EventError},
+    id::{CommandId, ConnectorId, ConnectorKey},
+    json,
 };
 
 /// The longest words of a notice, in characters.
@@ -24,11 +32,15 @@ pub enum NoticeKind {
     Suspended,
     /// They are held no longer.
     Resumed,
+    /// Its service fails.
+    Failing,
+    /// Its service works again.
+    Recovered,
 }
 
 impl NoticeKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Suspended, Self::Resumed];
+    pub const ALL: [Self; 4] = [Self::Suspended, Self::Resumed, Self::Failing, Self::Recovered];
 
     /// The `type` of the event, and the metric's label.
     #[must_use]
@@ -36,6 +48,8 @@ impl NoticeKind {
         match self {
             Self::Suspended => "connector.suspended",
             Self::Resumed => "connector.resumed",
+            Self::Failing => "connector.failing",
+            Self::Recovered => "connector.recovered",
         }
     }
 }
@@ -51,6 +65,8 @@ pub struct Notice {
     pub connector: ConnectorKey,
     /// Of which type it is.
     pub connector_type: String,
+    /// What its owner calls it.
+    pub name: Option<String>,
     /// Why it is suspended, or was.
     pub reason: SuspensionCode,
     /// The same in words.
@@ -59,9 +75,53 @@ pub struct Notice {
     pub since: Timestamp,
     /// When it happened.
     pub at: Timestamp,
+    /// The other connectors of the project of which the same is told, the newest ones first.
+    pub others: Vec<ConnectorId>,
+}
+
+/// A record of the topic, as far as it becomes an event.
+#[derive(Deserialize)]
+struct Cloud<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Of<'a> {
+    #[serde(borrow)]
+    project_id: Cow<'a, str>,
 }
 
 impl Notice {
+    /// Reads a record's value as the event that connectors get. It has the form of a payment event,
+    /// so that whoever takes those, and a filter, can take it.
+    pub fn read(value: &[u8]) -> Result<Event, EventError> {
+        let not_json = |error: &serde_json::Error| {
+            EventError::NotJson(format!("it is no notice: {}", json::words(value, error)))
+        };
+        let cloud: Cloud<'_> = serde_json::from_slice(value).map_err(|e| not_json(&e))?;
+        let of: Of<'_> = serde_json::from_str(cloud.data.get()).map_err(|e| not_json(&e))?;
+        let event = json!({
+            "id": cloud.id,
+            "type": cloud.kind,
+            "projectId": of.project_id,
+            "occurredAt": cloud.time,
+            "data": cloud.data,
+        });
+        let event = Event::from_json(Bytes::from(event.to_string()))?;
+        if event.kind.is_notice() {
+            return Ok(event);
+        }
+        Err(EventError::NotJson(format!("it is no notice but an event of type {}", event.kind)))
+    }
+
     /// Of a command that made this change to this state, when that is a transition. A connector
     /// that is deleted resumes nothing.
     #[must_use]
@@ -73,6 +133,19 @@ impl Notice {
     ) -> Option<Self> {
         let Change::ConnectorSet(after) = change else { return None };
         let before = state.connectors.get(&after.key.connector);
+        if let Some(told) = before.and_then(|before| HealthNotice::of(state, before, after)) {
+            return Some(Self {
+                kind: match told.turn {
+                    Turn::Failing => NoticeKind::Failing,
+                    Turn::Recovered => NoticeKind::Recovered,
+                },
+                reason: told.reason(),
+                detail: cut(&told.outage.reason, MAX_DETAIL_CHARS),
+                since: told.outage.since,
+                others: told.others,
+                ..Self::about(command, at, after)
+            });
+        }
         let was = before.filter(|before| before.suspended_reason.is_some());
         let (kind, suspended) = match (was, &after.suspended_reason) {
             (None, Some(_)) => (NoticeKind::Suspended, after),
@@ -81,15 +154,27 @@ impl Notice {
         };
         let reason = suspended.suspended_reason.as_deref().unwrap_or_default();
         Some(Self {
-            command_id: command.id.clone(),
             kind,
-            connector: after.key.clone(),
-            connector_type: Connector::type_name(after).to_owned(),
             reason: SuspensionCode::of(reason),
             detail: cut(reason, MAX_DETAIL_CHARS),
             since: suspended.suspended_at.unwrap_or(at),
-            at,
+            ..Self::about(command, at, after)
         })
+    }
+
+    fn about(command: &Command, at: Timestamp, connector: &Connector) -> Self {
+        Self {
+            command_id: command.id.clone(),
+            kind: NoticeKind::Suspended,
+            connector: connector.key.clone(),
+            connector_type: connector.type_name().to_owned(),
+            name: connector.name.clone(),
+            reason: SuspensionCode::Other,
+            detail: String::new(),
+            since: at,
+            at,
+            others: Vec::new(),
+        }
     }
 
     /// The record's value.
@@ -111,10 +196,18 @@ impl Notice {
                 "reason": self.reason.to_string(),
             },
         });
+        if let Some(name) = &self.name {
+            event["data"]["name"] = json!(name);
+        }
         if !self.detail.is_empty() {
             event["data"]["detail"] = json!(self.detail);
         }
         event["data"]["since"] = json!(self.since);
+        if !self.others.is_empty() {
+            event["data"]["more"] = json!(self.others.len());
+            event["data"]["moreConnectorIds"] =
+                self.others.iter().take(MAX_NAMED).map(ConnectorId::as_str).collect();
+        }
         event.to_string().into_bytes()
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Config, Later, Tier, later::required};
+use super::{Config, Health, Later, Tier, later::required};
 use crate::{
     clock::Timestamp,
     destination::ConnectorType,
@@ -48,12 +48,15 @@ pub struct Connector {
     pub suspended_reason: Option<String>,
     /// Since when, unless the release that suspended it did not say.
     pub suspended_at: Option<Timestamp>,
+    /// Whether its service fails, and what was told of that. Its owner does not see it.
+    pub health: Box<Health>,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
     /// The number of the command that made this version: its offset, as long as the commands
-    /// topic was never made anew. Encrypting anew makes none.
+    /// topic was never made anew. Encrypting anew makes none, and neither does a report of its
+    /// health.
     pub version: i64,
     /// That command.
     pub command_id: CommandId,
@@ -79,6 +82,8 @@ struct ConnectorWire {
     suspended_reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suspended_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Health::is_plain")]
+    health: Box<Health>,
     created_at: Timestamp,
     updated_at: Timestamp,
     version: i64,
@@ -104,6 +109,11 @@ impl ConnectorWire {
             filter: later.known(&mut map, "filter", None)?,
             suspended_reason: later.known(&mut map, "suspendedReason", None)?,
             suspended_at: later.known(&mut map, "suspendedAt", None)?,
+            // What cannot be read of it makes no connector unusable: it is known anew.
+            health: map
+                .shift_remove("health")
+                .and_then(|health| Deserialize::deserialize(health).ok())
+                .unwrap_or_default(),
             created_at: later.known(&mut map, "createdAt", Timestamp::default())?,
             updated_at: later.known(&mut map, "updatedAt", Timestamp::default())?,
             version: required(&mut map, "version")?,
@@ -129,6 +139,7 @@ impl Connector {
             filter: self.filter.clone(),
             suspended_reason: self.suspended_reason.clone(),
             suspended_at: self.suspended_at,
+            health: self.health.clone(),
             created_at: self.created_at,
             updated_at: self.updated_at,
             version: self.version,
@@ -156,6 +167,7 @@ impl Connector {
             filter: wire.filter,
             suspended_reason: wire.suspended_reason,
             suspended_at: wire.suspended_at,
+            health: wire.health,
             created_at: wire.created_at,
             updated_at: wire.updated_at,
             version: wire.version,
@@ -223,12 +235,7 @@ fn read_event_types(names: Vec<String>, later: &mut Later) -> EventTypes {
             Err(()) => later.event_types.push(name),
         }
     }
-    if all {
-        return EventTypes::All;
-    }
-    known.sort_unstable();
-    known.dedup();
-    EventTypes::Some(known)
+    EventTypes::of(all, known)
 }
 
 /// What billing said about a project.
@@ -463,6 +470,14 @@ mod tests {
         assert_eq!(String::from_utf8(connector.to_json()).unwrap(), named.trim());
         let connector = Connector::from_json(suspended.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(connector.to_json()).unwrap(), suspended.trim());
+        let troubled = include_str!("../../tests/fixtures/records/state-connector-4.json");
+        let connector = Connector::from_json(troubled.as_bytes()).unwrap();
+        assert_eq!(connector.health.outage.as_ref().unwrap().number, 17);
+        assert_eq!(String::from_utf8(connector.to_json()).unwrap(), troubled.trim());
+        // What a later release knows of it makes no connector unusable.
+        let later = troubled.replace("\"toldFailing\"", "\"mood\":1,\"toldFailing\"");
+        let connector = Connector::from_json(later.as_bytes()).unwrap();
+        assert_eq!((connector.later.unusable(), &connector.health), (None, &Box::default()));
         let project = Project::from_json(PROJECT.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(project.to_json()).unwrap(), PROJECT.trim());
     }

@@ -6,7 +6,7 @@
 
 use bigdecimal::{ToPrimitive, Zero};
 
-use super::{Currency, Settings, cut, one_line};
+use super::{Currency, Settings, check_no_notices, cut, one_line};
 use crate::{
     delivery::{Reason, Skip, Verdict},
     event::{Event, EventData, EventType, EventTypes},
@@ -19,16 +19,17 @@ const MAX_AMOUNT: f64 = 99_999_999_999.99;
 /// How much of an asset's name a document shows.
 const MAX_ASSET_CHARS: usize = 16;
 
-/// Refuses event types that would book revenue twice.
+/// Refuses event types that would book revenue twice, or of which nothing can be booked.
 pub fn check(_: &Settings, event_types: &EventTypes) -> Vec<(&'static str, String)> {
+    let mut errors = check_no_notices(event_types, "books");
     let names = |kind| event_types.names(kind);
     if names(EventType::PaymentSettled) && names(EventType::RevenueDailySummary) {
         let message = "payment.settled books each payment and revenue.daily_summary the same \
                        payments once more at the end of the day: name only one of them, or \
                        revenue would be booked twice";
-        return vec![("eventTypes", message.to_owned())];
+        errors.push(("eventTypes", message.to_owned()));
     }
-    Vec::new()
+    errors
 }
 
 /// What a connector books.

@@ -75,7 +75,8 @@ const PAYLOAD: &str = "payload";
 const FIELD_COLUMNS: &[&str] = &[
     "paymentId", "endpointId", "customerId", "amount", "currency", "network", "txHash", "stage",
     "reason", "milestone", "totalSpent", "path", "price", "oldPrice", "newPrice", "date", "revenue",
-    "paymentCount", "customerCount", "failedCount",
+    "paymentCount", "customerCount", "failedCount", "connectorId", "connectorType", "connectorName",
+    "detail", "since", "held", "more",
 ];
 /// What [`Destination::setup`] finds out when the token may not look at the table: every column is
 /// sent, and the table refuses what it does not have.

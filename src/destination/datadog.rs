@@ -34,7 +34,10 @@ pub const SPEC: Spec = Spec {
     dedup: "none; the event's id is in the text",
     max_event_age: Some(MAX_AGE),
     becomes: |kind| match kind {
-        EventType::PaymentFailed => "an event of type error",
+        EventType::PaymentFailed
+        | EventType::ConnectorSuspended
+        | EventType::ConnectorFailing
+        | EventType::ConnectorCredentialExpiring => "an event of type error",
         _ => "an event",
     },
     make: |settings, _| Ok(Box::new(Datadog::new(settings)?)),

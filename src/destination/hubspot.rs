@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
+    NO_NOTICES, check_no_notices,
     ACCESS_TOKEN, BatchLimits, Batching, Category, Credential, Destination, Field, Item, Rate, Record, Request, Response,
     SettingError, Settings, Setup, Spec, Way, credential::{self, ClientIn, Endpoint}, cut, identity, judge_alone, judge_status, judge_together,
 };
@@ -64,8 +65,10 @@ pub const SPEC: Spec = Spec {
         | EventType::PaymentFailed
         | EventType::CustomerFirstPayment
         | EventType::CustomerMilestone => "the customer's contact, created or updated",
+        kind if kind.is_notice() => NO_NOTICES,
         _ => "nothing",
     },
+    check: |_, event_types| check_no_notices(event_types, "contacts"),
     make: |settings, _| Ok(Box::new(HubSpot::new(settings)?)),
     ..Spec::BASE
 };
@@ -228,7 +231,8 @@ impl Destination for HubSpot {
             EventData::PaymentVerified(_) => Some("payment.settled follows"),
             EventData::EndpointCreated(_)
             | EventData::EndpointPricingChanged(_)
-            | EventData::RevenueDailySummary(_) => Some("no customer takes part"),
+            | EventData::RevenueDailySummary(_)
+            | EventData::ConnectorNotice(_) => Some("no customer takes part"),
             _ if Record::of(event).customer.is_none_or(|customer| customer.is_empty()) => {
                 Some("the customer is not known")
             }

@@ -1,4 +1,5 @@
-//! Which failed payments are one incident, and when it is over: for services that page people.
+//! What is an incident, what belongs to the same one, and when it is over: for services that page
+//! people. Failed payments are incidents, and connectors that are suspended or fail.
 
 use super::{Field, Item, Settings, identity};
 use crate::event::{Event, EventData, EventType, EventTypes};
@@ -71,7 +72,16 @@ impl Incidents {
         Self { dedup, is_resolved: settings.optional(RESOLVE.name) == Some("settled") }
     }
 
-    /// The key of the incident that a failed payment belongs to; another event's is its own.
+    /// Whether an event is an incident, or belongs to one.
+    pub const fn opens(event: &Event) -> bool {
+        matches!(
+            event.kind,
+            EventType::PaymentFailed | EventType::ConnectorSuspended | EventType::ConnectorFailing
+        )
+    }
+
+    /// The key of the incident that a failed payment, or a connector's trouble, belongs to; another
+    /// event's is its own.
     pub fn key(self, item: &Item<'_>) -> String {
         let project = item.event.project.as_str();
         let key = match (self.dedup, &item.event.data) {
@@ -79,6 +89,9 @@ impl Incidents {
                 format!("{}:{}", endpoint_key(project, &p.endpoint_id), p.reason)
             }
             (Dedup::Endpoint, EventData::PaymentFailed(p)) => endpoint_key(project, &p.endpoint_id),
+            (_, EventData::ConnectorNotice(n)) if Self::opens(item.event) => {
+                connector_key(project, &n.connector_id)
+            }
             _ => item.delivery_id.to_string(),
         };
         identity(&key, MAX_KEY_CHARS).into_owned()
@@ -91,9 +104,24 @@ impl Incidents {
                 let key = endpoint_key(event.project.as_str(), &settled.payment.endpoint_id);
                 Some(identity(&key, MAX_KEY_CHARS).into_owned())
             }
+            // Whoever named both wants to know that it is over.
+            EventData::ConnectorNotice(n)
+                if matches!(
+                    event.kind,
+                    EventType::ConnectorResumed | EventType::ConnectorRecovered
+                ) =>
+            {
+                let key = connector_key(event.project.as_str(), &n.connector_id);
+                Some(identity(&key, MAX_KEY_CHARS).into_owned())
+            }
             _ => None,
         }
     }
+}
+
+/// One incident for a connector, whatever its trouble is: one that fails may be suspended.
+fn connector_key(project: &str, connector: &str) -> String {
+    format!("dunmore-connector:{project}:{connector}")
 }
 
 fn endpoint_key(project: &str, endpoint: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::{explorer::transaction_url, record::wallet};
 use crate::{
-    event::{Event, EventData},
+    event::{ConnectorNotice, Event, EventData, EventType},
     money::{Amount, thousands},
     text::is_shown,
 };
@@ -127,6 +127,15 @@ impl Message {
                 fact("Failed payments", &count(s.failed_count));
                 (money(&s.revenue, &s.currency), Tone::Info)
             }
+            EventData::ConnectorNotice(n) => {
+                fact(REASON, &n.reason);
+                fact("Detail", n.detail.as_deref().unwrap_or_default());
+                fact("Since", &n.since);
+                fact("Connector", &n.connector_id);
+                fact("Held deliveries", &n.held.map(count).unwrap_or_default());
+                fact("More connectors", &more(n));
+                (named(n), tone(event.kind))
+            }
         };
         if let EventData::PaymentSettled(settled) = &event.data
             && let Some(fact) = facts.iter_mut().find(|fact| fact.label == TRANSACTION)
@@ -149,7 +158,8 @@ impl Message {
         format!("{}: {headline}", self.title)
     }
 
-    /// The title of an incident: of a failed payment where and why it failed, then how much.
+    /// The title of an incident: of a failed payment where and why it failed, then how much; of a
+    /// connector why, then which one.
     #[must_use]
     pub fn incident(&self) -> String {
         if self.tone != Tone::Bad {
@@ -167,6 +177,29 @@ impl Message {
             title.push_str(&format!(": {reason}"));
         }
         format!("{title} ({})", one_line(&self.headline, MAX_INCIDENT_PART_CHARS))
+    }
+}
+
+/// A connector as its owner knows it: `Books (xero)`.
+fn named(notice: &ConnectorNotice) -> String {
+    let name = notice.name.as_deref().filter(|name| !name.is_empty());
+    format!("{} ({})", name.unwrap_or(&notice.connector_id), notice.connector_type)
+}
+
+/// Of which others the same is to be said: `2: conn_2, conn_3`.
+fn more(notice: &ConnectorNotice) -> String {
+    let ids = notice.more_connector_ids.join(", ");
+    match notice.more {
+        None | Some(0) => String::new(),
+        Some(more) if ids.is_empty() => count(more),
+        Some(more) => format!("{}: {ids}", count(more)),
+    }
+}
+
+const fn tone(kind: EventType) -> Tone {
+    match kind {
+        EventType::ConnectorResumed | EventType::ConnectorRecovered => Tone::Good,
+        _ => Tone::Bad,
     }
 }
 

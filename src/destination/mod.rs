@@ -35,7 +35,9 @@ pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,
     TRAILING_SLASH, is_word, one_of, parse_url, token, url_on,
 };
-pub use signing::{MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, signing_secret};
+pub use signing::{
+    MAX_OVERLAP, PREVIOUS_SECRET, PREVIOUS_UNTIL, SIGNING_SECRET, Signing, signing_secret,
+};
 pub use ways::{Way, check as check_ways, is_in_a_way, listed as listed_ways};
 pub use wire::{
     MAX_DETAIL_CHARS, MAX_RESPONSE_BYTES, Request, Response, SecretUrl, basic, json_seconds,
@@ -262,6 +264,20 @@ pub struct SharedLimit {
     pub within: Duration,
     /// Whether the vendor counts the call that it answered so.
     pub counts: fn(&Response) -> bool,
+}
+
+/// What becomes of a notice where none is taken.
+const NO_NOTICES: &str = "not taken";
+
+/// Refuses notices of connectors where nothing could become of them.
+fn check_no_notices(event_types: &EventTypes, what: &str) -> Vec<(&'static str, String)> {
+    let named = event_types.named().iter().filter(|kind| kind.is_notice());
+    let names: Vec<&str> = named.map(|kind| kind.as_str()).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let names = names.join(", ");
+    vec![("eventTypes", format!("{names}: notices of connectors do not go into {what}"))]
 }
 
 impl Spec {

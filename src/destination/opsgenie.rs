@@ -40,7 +40,12 @@ pub const SPEC: Spec = Spec {
     concurrency: 4,
     dedup: "alias while the alert is open",
     becomes: |kind| match kind {
-        EventType::PaymentFailed => "an alert of priority P3",
+        EventType::PaymentFailed
+        | EventType::ConnectorSuspended
+        | EventType::ConnectorFailing => "an alert of priority P3",
+        EventType::ConnectorResumed | EventType::ConnectorRecovered => {
+            "the end of the connector's alert"
+        }
         EventType::PaymentSettled => {
             "nothing unless named in eventTypes, then an alert of priority P5, or the end of the \
              endpoint's alert (resolve)"
@@ -102,7 +107,7 @@ fn is_unknown_key(response: &Response) -> bool {
 
 impl Destination for Opsgenie {
     fn skips(&self, event: &Event) -> Option<Skip> {
-        let wanted = event.kind == EventType::PaymentFailed
+        let wanted = Incidents::opens(event)
             || self.event_types.names(event.kind)
             || self.incidents.resolves(event).is_some();
         (!wanted).then_some("no alert unless the event type is named")
@@ -143,7 +148,7 @@ impl Destination for Opsgenie {
         }
         let record = Record::of(event);
         let message = Message::of(event);
-        let priority = if event.kind == EventType::PaymentFailed { "P3" } else { "P5" };
+        let priority = if Incidents::opens(event) { "P3" } else { "P5" };
         // Details may have 8,000 characters in all.
         let mut details = record.texts(500);
         details.insert("eventId".to_owned(), event.id.as_str().into());

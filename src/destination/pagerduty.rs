@@ -1,5 +1,6 @@
-//! `PagerDuty` Events API v2: a failed payment is an alert, everything else a change event, which
-//! shows on the service's timeline and notifies no one. A settled payment may end the alert instead.
+//! `PagerDuty` Events API v2: a failed payment is an alert, and so is a connector in trouble;
+//! everything else is a change event, which shows on the service's timeline and notifies no one. A
+//! settled payment may end the alert instead.
 //!
 //! <https://developer.pagerduty.com/docs/events-api-v2-overview>
 
@@ -40,7 +41,12 @@ pub const SPEC: Spec = Spec {
     concurrency: 4,
     dedup: "dedup_key while the alert is open; none for change events",
     becomes: |kind| match kind {
-        EventType::PaymentFailed => "an alert of severity error",
+        EventType::PaymentFailed
+        | EventType::ConnectorSuspended
+        | EventType::ConnectorFailing => "an alert of severity error",
+        EventType::ConnectorResumed | EventType::ConnectorRecovered => {
+            "the end of the connector's alert"
+        }
         EventType::PaymentSettled => "a change event, or the end of the endpoint's alert (resolve)",
         _ => "a change event",
     },
@@ -79,8 +85,7 @@ fn check_key(value: &str, _: &Checks<'_>) -> Result<(), String> {
 impl Destination for PagerDuty {
     fn skips(&self, event: &Event) -> Option<Skip> {
         let is_ruleset = self.key.expose_secret().starts_with('R');
-        let is_alert =
-            event.kind == EventType::PaymentFailed || self.incidents.resolves(event).is_some();
+        let is_alert = Incidents::opens(event) || self.incidents.resolves(event).is_some();
         (is_ruleset && !is_alert)
             .then_some("the key of a ruleset takes no change events")
     }
@@ -108,7 +113,7 @@ impl Destination for PagerDuty {
             "timestamp": event.occurred_at,
             "custom_details": details,
         });
-        if event.kind != EventType::PaymentFailed {
+        if !Incidents::opens(event) {
             let mut body = json!({"routing_key": key, "payload": payload});
             let links: Vec<Value> = message
                 .facts

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{
+    NO_NOTICES,
     ACCESS_TOKEN, Category, Checks, Credential, Currency, Destination, Field, Item, Rate, Request,
     Response, SettingError, Settings, Setup, Spec, Way,
     accounting::{self, Booking, Books},
@@ -89,6 +90,7 @@ pub const SPEC: Spec = Spec {
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a sales receipt for the day",
         EventType::PaymentSettled => "nothing unless named in eventTypes, then a sales receipt",
+        kind if kind.is_notice() => NO_NOTICES,
         _ => "nothing",
     },
     check: accounting::check,

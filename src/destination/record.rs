@@ -104,6 +104,20 @@ impl<'a> Record<'a> {
                 ];
                 (None, None, &*s.currency, fields)
             }
+            EventData::ConnectorNotice(n) => {
+                let mut fields = vec![
+                    ("connectorId", Text(&n.connector_id)),
+                    ("connectorType", Text(&n.connector_type)),
+                ];
+                // `name` alone says something else to most services.
+                fields.extend(n.name.as_deref().map(|name| ("connectorName", Text(name))));
+                fields.push(("reason", Text(&n.reason)));
+                fields.extend(n.detail.as_deref().map(|detail| ("detail", Text(detail))));
+                fields.push(("since", Text(&n.since)));
+                fields.extend(n.held.map(|held| ("held", Count(held))));
+                fields.extend(n.more.map(|more| ("more", Count(more))));
+                (None, None, "", fields)
+            }
         };
         Self { customer: customer.map(wallet), endpoint, currency, fields }
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{
+    Tone,
     ACCESS_TOKEN, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Message, Rate, Request,
     Response, SettingError, Settings, Setup, Spec, is_word, judge_alone, judge_status,
     judge_together, one_line, url_on, Way, credential::{self, ClientIn, Endpoint},
@@ -61,7 +62,10 @@ pub const SPEC: Spec = Spec {
     timeout: Duration::from_secs(60),
     dedup: "upsert by Dunmore_Delivery_Id__c where tasks have it, else none",
     becomes: |kind| match kind {
-        EventType::PaymentFailed => "an open task of high priority",
+        EventType::PaymentFailed
+        | EventType::ConnectorSuspended
+        | EventType::ConnectorFailing
+        | EventType::ConnectorCredentialExpiring => "an open task of high priority",
         EventType::PaymentVerified => "nothing unless named in eventTypes, then a completed task",
         _ => "a completed task",
     },
@@ -165,7 +169,7 @@ fn task(item: &Item<'_>) -> Value {
         "\nProject: {}\nTime: {}\nEvent: {}\nDelivery: {}",
         event.project, event.occurred_at, event.id, item.delivery_id
     ));
-    let is_failure = event.kind == EventType::PaymentFailed;
+    let is_failure = message.tone == Tone::Bad;
     let mut task = json!({
         "attributes": {"type": "Task"},
         "Subject": one_line(&message.subject(), 255),

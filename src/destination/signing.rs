@@ -13,7 +13,7 @@ use ring::hmac;
 use zeroize::Zeroizing;
 
 use super::{Checks, Field, Item, Request, SettingError, Settings};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, id::DeliveryId};
 
 /// The setting with the secret that signs.
 pub const SIGNING_SECRET: &str = "signingSecret";
@@ -96,13 +96,24 @@ impl Signing {
         Ok(Some(Self { key: current, previous: key(PREVIOUS_SECRET)?.zip(until) }))
     }
 
+    /// What signs with this secret alone.
+    pub fn with(secret: &str) -> Result<Self, String> {
+        let bytes = key_bytes(secret)?;
+        Ok(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &bytes), previous: None })
+    }
+
     /// The request with its signature, as of the time at which the item is sent.
     pub fn sign(&self, request: Request, item: &Item<'_>) -> Request {
-        let mut id = uuid::Uuid::encode_buffer();
-        let id = item.delivery_id.uuid().hyphenated().encode_lower(&mut id).as_bytes();
-        let timestamp = item.sent_at.millis().div_euclid(1000).to_string();
+        self.sign_as(request, item.delivery_id, item.sent_at)
+    }
+
+    /// The same of a request that delivers something else than an item.
+    pub fn sign_as(&self, request: Request, id: DeliveryId, sent_at: Timestamp) -> Request {
+        let mut text = uuid::Uuid::encode_buffer();
+        let id = id.uuid().hyphenated().encode_lower(&mut text).as_bytes();
+        let timestamp = sent_at.millis().div_euclid(1000).to_string();
         let mut signatures = String::with_capacity(96);
-        let previous = self.previous.as_ref().filter(|(_, until)| item.sent_at < *until);
+        let previous = self.previous.as_ref().filter(|(_, until)| sent_at < *until);
         for key in std::iter::once(&self.key).chain(previous.map(|(key, _)| key)) {
             let mut context = hmac::Context::with_key(key);
             for part in [id, b".", timestamp.as_bytes(), b".", &request.body] {
@@ -136,7 +147,7 @@ mod tests {
         clock,
         destination::{ConnectorType, Setting},
         event::{Event, EventTypes},
-        id::{ConnectorKey, DeliveryId},
+        id::ConnectorKey,
     };
 
     const EVENT: &str = r#"{"id":"evt_1","type":"payment.settled","projectId":"proj_1","occurredAt":"2026-11-23T08:00:00.000Z","data":{"paymentId":"pay_1","endpointId":"ep_1","customerId":"0x52","amount":"1.25","currency":"USDC","network":"base","txHash":"0x8f"}}"#;

@@ -11,6 +11,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{
+    NO_NOTICES,
     ACCESS_TOKEN, REFRESH_TOKEN, rotation, BatchLimits, Batching, Category, Checks, Credential, Destination, Field, Item, Rate, Request, Response,
     SettingError, Settings, Spec,
     accounting::{self, Booking, Books},
@@ -91,6 +92,7 @@ pub const SPEC: Spec = Spec {
     becomes: |kind| match kind {
         EventType::RevenueDailySummary => "a draft invoice for the day",
         EventType::PaymentSettled => "nothing unless named in eventTypes, then a draft invoice",
+        kind if kind.is_notice() => NO_NOTICES,
         _ => "nothing",
     },
     check: accounting::check,

@@ -34,6 +34,8 @@ pub enum EventData {
     EndpointPricingChanged(EndpointPricingChanged),
     /// `revenue.daily_summary`
     RevenueDailySummary(RevenueDailySummary),
+    /// `connector.…`: a notice.
+    ConnectorNotice(ConnectorNotice),
 }
 
 /// A payment of a customer for one call of an endpoint.
@@ -170,6 +172,35 @@ pub struct RevenueDailySummary {
     pub failed_count: u64,
 }
 
+/// A notice of a connector: what this program says about it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectorNotice {
+    /// The connector.
+    pub connector_id: Text,
+    /// Of which type it is.
+    pub connector_type: Text,
+    /// What its owner calls it.
+    #[serde(default)]
+    pub name: Option<Text>,
+    /// Why, as a word.
+    pub reason: Text,
+    /// The same in words.
+    #[serde(default)]
+    pub detail: Option<Text>,
+    /// Since when it is so, or was.
+    pub since: Text,
+    /// How many of its deliveries are held.
+    #[serde(default)]
+    pub held: Option<u64>,
+    /// Of how many more connectors of the project the same is to be said.
+    #[serde(default)]
+    pub more: Option<u64>,
+    /// The first ones of them.
+    #[serde(default, deserialize_with = "texts")]
+    pub more_connector_ids: Vec<Text>,
+}
+
 impl EventData {
     /// Reads the `data` of an event of this type.
     pub fn read(kind: EventType, data: &RawValue) -> Result<Self, String> {
@@ -187,6 +218,11 @@ impl EventData {
             EventType::EndpointCreated => Self::EndpointCreated(from(data)?),
             EventType::EndpointPricingChanged => Self::EndpointPricingChanged(from(data)?),
             EventType::RevenueDailySummary => Self::RevenueDailySummary(from(data)?),
+            EventType::ConnectorSuspended
+            | EventType::ConnectorResumed
+            | EventType::ConnectorFailing
+            | EventType::ConnectorRecovered
+            | EventType::ConnectorCredentialExpiring => Self::ConnectorNotice(from(data)?),
         })
     }
 }
@@ -231,6 +267,12 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Text, D:
         }
     }
     deserializer.deserialize_any(Visitor)
+}
+
+/// A list of texts; what is none counts as none, because nothing depends on it.
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Text>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).unwrap_or_default())
 }
 
 fn date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {

@@ -1,4 +1,5 @@
-//! Payment events, as payment services produce them.
+//! Events: those of payments, as payment services produce them, and the notices of connectors, which
+//! this program makes itself.
 //!
 //! An [`Event`] is checked once, when it is read; after that every room can rely on its fields.
 //! Its JSON text is kept as the producer wrote it, unknown fields included, because generic
@@ -15,15 +16,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use data::{
-    CustomerMilestone, EndpointCreated, EndpointPricingChanged, EventData, FirstPayment, Payment,
-    PaymentFailed, PaymentSettled, RevenueDailySummary,
+    ConnectorNotice, CustomerMilestone, EndpointCreated, EndpointPricingChanged, EventData,
+    FirstPayment, Payment, PaymentFailed, PaymentSettled, RevenueDailySummary,
 };
 pub use explain::{Problem, Problems, suspicions};
 pub use sample::sample;
 
 use crate::{
     clock::Timestamp,
-    id::{EventId, ProjectId},
+    id::{ConnectorId, EventId, ProjectId},
     json::{self, Object, Pairs, Text},
 };
 
@@ -89,9 +90,34 @@ event_types! {
     EndpointPricingChanged => "endpoint.pricing_changed", "Endpoint price changed";
     /// A project's day in figures.
     RevenueDailySummary => "revenue.daily_summary", "Daily revenue summary";
+    /// A connector's deliveries are held from now on, because it cannot work until its owner acts.
+    ConnectorSuspended => "connector.suspended", "Connector suspended";
+    /// A connector's deliveries are held no longer.
+    ConnectorResumed => "connector.resumed", "Connector resumed";
+    /// A connector's service has been failing for a while; its deliveries are tried again.
+    ConnectorFailing => "connector.failing", "Connector failing";
+    /// A connector that was failing delivers again.
+    ConnectorRecovered => "connector.recovered", "Connector recovered";
+    /// A connector's credential ends soon, and cannot renew itself.
+    ConnectorCredentialExpiring => "connector.credential_expiring", "Connector credential expires soon";
 }
 
+/// How many types are of payments; they come first.
+const PAYMENTS: usize = EventType::ConnectorSuspended as usize;
+
 impl EventType {
+    /// The types that payment services produce, which `*` stands for.
+    pub const PAYMENTS: &[Self] = Self::ALL.split_at(PAYMENTS).0;
+    /// The notices of connectors, which this program makes itself. A connector gets those that it
+    /// names.
+    pub const NOTICES: &[Self] = Self::ALL.split_at(PAYMENTS).1;
+
+    /// Whether it is a notice of a connector.
+    #[must_use]
+    pub const fn is_notice(self) -> bool {
+        self.index() >= PAYMENTS
+    }
+
     /// The position in [`Self::ALL`].
     #[must_use]
     pub const fn index(self) -> usize {
@@ -105,11 +131,13 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Which event types a connector wants: some of them, or `*` for all, later ones too.
+/// Which event types a connector wants: some of them, or `*` for all of payments, later ones too.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EventTypes {
     /// `["*"]`
     All,
+    /// `["*", "connector.suspended"]`: all of payments and the listed notices, as in `Some`.
+    AllAnd(Vec<EventType>),
     /// The listed ones, without repetition, in the order of the documentation.
     Some(Vec<EventType>),
 }
@@ -136,39 +164,61 @@ impl EventTypes {
         if names.is_empty() {
             errors.push("name at least one event type, or \"*\" for all".to_owned());
         }
-        if all && !wanted.is_empty() {
-            errors.push("\"*\" stands for all event types: name it alone".to_owned());
+        if all && wanted.iter().any(|kind| !kind.is_notice()) {
+            let words = "\"*\" stands for all event types of payments: name beside it no others \
+                         than connector.…";
+            errors.push(words.to_owned());
         }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        if errors.is_empty() { Ok(Self::of(all, wanted)) } else { Err(errors) }
+    }
+
+    /// All of payments, if so, and these.
+    #[must_use]
+    pub fn of(all: bool, mut wanted: Vec<EventType>) -> Self {
         wanted.sort_unstable();
         wanted.dedup();
-        Ok(if all { Self::All } else { Self::Some(wanted) })
+        if all {
+            wanted.retain(|kind| kind.is_notice());
+        }
+        match (all, wanted.is_empty()) {
+            (true, true) => Self::All,
+            (true, false) => Self::AllAnd(wanted),
+            (false, _) => Self::Some(wanted),
+        }
     }
 
     /// Whether events of this type are wanted.
     #[must_use]
     pub fn contains(&self, kind: EventType) -> bool {
         match self {
-            Self::All => true,
-            Self::Some(kinds) => kinds.contains(&kind),
+            Self::All | Self::AllAnd(_) if !kind.is_notice() => true,
+            _ => self.names(kind),
+        }
+    }
+
+    /// The types that are named, not merely covered by `*`.
+    #[must_use]
+    pub fn named(&self) -> &[EventType] {
+        match self {
+            Self::All => &[],
+            Self::AllAnd(kinds) | Self::Some(kinds) => kinds,
         }
     }
 
     /// Whether this type is named, not merely covered by `*`.
     #[must_use]
     pub fn names(&self, kind: EventType) -> bool {
-        matches!(self, Self::Some(kinds) if kinds.contains(&kind))
+        self.named().contains(&kind)
     }
 
     /// The names, as the API shows them.
     #[must_use]
     pub fn to_names(&self) -> Vec<&'static str> {
-        match self {
-            Self::All => vec!["*"],
-            Self::Some(kinds) => kinds.iter().map(|kind| kind.as_str()).collect(),
-        }
+        let star = match self {
+            Self::All | Self::AllAnd(_) => Some("*"),
+            Self::Some(_) => None,
+        };
+        star.into_iter().chain(self.named().iter().map(|kind| kind.as_str())).collect()
     }
 }
 
@@ -190,7 +240,7 @@ impl<'de> Deserialize<'de> for EventTypes {
     }
 }
 
-/// A payment event that was read and checked.
+/// An event that was read and checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The producer's unique id.
@@ -260,6 +310,22 @@ struct Wire<'a> {
 }
 
 impl Event {
+    /// Reads an event that a payment service produced. Notices are this program's alone: it would
+    /// be a lie about a connector.
+    pub fn from_producer(json: Bytes) -> Result<Self, EventError> {
+        let event = Self::from_json(json)?;
+        if event.kind.is_notice() {
+            let words = format!(
+                "unknown event type \"{}\": it is a notice that this program makes itself, and no \
+                 payment service produces it",
+                event.kind
+            );
+            let problem = Problem { field: String::new(), words: words.into() };
+            return Err(EventError::UnknownType(Problems(vec![problem])));
+        }
+        Ok(event)
+    }
+
     /// Reads an event from its JSON text and keeps that text, without the space around it.
     pub fn from_json(mut json: Bytes) -> Result<Self, EventError> {
         json.truncate(json.trim_ascii_end().len());
@@ -315,6 +381,13 @@ impl Event {
             (false, true) => EventError::UnknownType(problems),
             (false, false) => EventError::Invalid(problems),
         }
+    }
+
+    /// Whether it is a notice of this very connector, of its own project.
+    #[must_use]
+    pub fn is_about(&self, connector: &ConnectorId) -> bool {
+        matches!(&self.data, EventData::ConnectorNotice(notice)
+            if notice.connector_id == connector.as_str())
     }
 
     /// The event's JSON text; it is UTF-8 because it was read as JSON.
@@ -401,5 +474,45 @@ mod tests {
         );
         assert!(EventTypes::parse::<&str>(&[]).is_err());
         assert!(EventTypes::parse(&["*", "payment.settled"]).is_err());
+    }
+
+    #[test]
+    fn notices_are_wanted_by_who_names_them() {
+        assert_eq!(EventType::PAYMENTS.len() + EventType::NOTICES.len(), EventType::ALL.len());
+        for kind in EventType::ALL {
+            assert_eq!(kind.is_notice(), kind.as_str().starts_with("connector."));
+            assert_eq!(EventTypes::All.contains(*kind), !kind.is_notice(), "{kind}");
+        }
+        let names = ["connector.failing", "*", "connector.suspended", "connector.failing"];
+        let both = EventTypes::parse(&names).unwrap();
+        assert_eq!(both.to_names(), ["*", "connector.suspended", "connector.failing"]);
+        assert_eq!(EventTypes::parse(&both.to_names()), Ok(both.clone()));
+        let wanted = |kind: &&EventType| both.contains(**kind);
+        assert_eq!(EventType::PAYMENTS.iter().filter(wanted).count(), EventType::PAYMENTS.len());
+        assert!(both.names(EventType::ConnectorFailing) && !both.names(EventType::PaymentSettled));
+        assert!(!both.contains(EventType::ConnectorResumed));
+        let some = EventTypes::parse(&["connector.resumed", "payment.settled"]).unwrap();
+        assert_eq!(some.to_names(), ["payment.settled", "connector.resumed"]);
+        let error = EventTypes::parse(&["connector.suspend"]).unwrap_err();
+        assert!(error[0].ends_with("did you mean \"connector.suspended\"?"), "{error:?}");
+    }
+
+    #[test]
+    fn a_payment_service_produces_no_notices() {
+        for kind in EventType::ALL {
+            let json = Bytes::from_static(sample(*kind).as_bytes());
+            let read = Event::from_producer(json.clone());
+            if kind.is_notice() {
+                let error = read.unwrap_err();
+                assert!(matches!(error, EventError::UnknownType(_)), "{error:?}");
+                assert!(error.to_string().contains("notice that this program makes"), "{error}");
+                assert!(matches!(
+                    Event::from_json(json).unwrap().data,
+                    EventData::ConnectorNotice(_)
+                ));
+            } else {
+                assert_eq!(read.unwrap().kind, *kind);
+            }
+        }
     }
 }

@@ -60,6 +60,31 @@ pub const fn sample(kind: EventType) -> &'static str {
             "revenue.daily_summary",
             r#"{"date":"2026-11-22","revenue":"1234.567800","currency":"USDC","paymentCount":24690,"customerCount":321,"failedCount":12}"#
         ),
+        EventType::ConnectorSuspended => sample!(
+            "evt_sample_9",
+            "connector.suspended",
+            r#"{"projectId":"proj_1","connectorId":"conn_xero","connectorType":"xero","name":"Books","reason":"http_401","detail":"unauthorized: HTTP 401: TokenExpired","since":"2026-11-23T08:00:00.000Z"}"#
+        ),
+        EventType::ConnectorResumed => sample!(
+            "evt_sample_10",
+            "connector.resumed",
+            r#"{"projectId":"proj_1","connectorId":"conn_xero","connectorType":"xero","name":"Books","reason":"http_401","detail":"unauthorized: HTTP 401: TokenExpired","since":"2026-11-23T06:30:00.000Z"}"#
+        ),
+        EventType::ConnectorFailing => sample!(
+            "evt_sample_11",
+            "connector.failing",
+            r#"{"projectId":"proj_1","connectorId":"conn_xero","connectorType":"xero","name":"Books","reason":"http_503","detail":"server_error: HTTP 503: Service Unavailable","since":"2026-11-23T07:58:00.000Z","more":2,"moreConnectorIds":["conn_hubspot","conn_slack"]}"#
+        ),
+        EventType::ConnectorRecovered => sample!(
+            "evt_sample_12",
+            "connector.recovered",
+            r#"{"projectId":"proj_1","connectorId":"conn_xero","connectorType":"xero","name":"Books","reason":"http_503","detail":"server_error: HTTP 503: Service Unavailable","since":"2026-11-23T07:30:00.000Z"}"#
+        ),
+        EventType::ConnectorCredentialExpiring => sample!(
+            "evt_sample_13",
+            "connector.credential_expiring",
+            r#"{"projectId":"proj_1","connectorId":"conn_xero","connectorType":"xero","name":"Books","reason":"credential_expiring","detail":"the access token ends on 2026-11-30T08:00:00Z","since":"2026-11-23T08:00:00.000Z"}"#
+        ),
     }
 }
 

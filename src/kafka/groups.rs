@@ -8,6 +8,10 @@ use super::{TopicKind, Topics};
 pub enum ServiceGroup {
     /// Delivers events.
     Live,
+    /// Delivers notices to the connectors that name them.
+    Notices,
+    /// Posts notices to the operator's webhook.
+    Webhook,
     /// Delivers what waits in retry tiers.
     Retry,
     /// Delivers what replays and redrives ask for.
@@ -29,15 +33,18 @@ pub struct GroupTopics {
 
 impl ServiceGroup {
     /// Those that deliver what is behind their position.
-    pub const DELIVERING: [Self; 3] = [Self::Live, Self::Retry, Self::Replay];
+    pub const DELIVERING: [Self; 4] = [Self::Live, Self::Notices, Self::Retry, Self::Replay];
     /// Those whose position says what waits, in the order in which that is told.
-    pub const BEHIND: [Self; 4] = [Self::Live, Self::Retry, Self::Replay, Self::Registrar];
+    pub const BEHIND: [Self; 5] =
+        [Self::Live, Self::Notices, Self::Retry, Self::Replay, Self::Registrar];
 
     /// Its id, which is made of `group.id`.
     #[must_use]
     pub fn id(self, group: &str) -> String {
         let suffix = match self {
             Self::Live => "",
+            Self::Notices => ".notices",
+            Self::Webhook => ".webhook",
             Self::Retry => ".retry",
             Self::Replay => ".replay",
             Self::Held => ".held",
@@ -51,6 +58,7 @@ impl ServiceGroup {
     pub fn topics(self, topics: &Topics) -> Vec<String> {
         let is_read = |kind: &TopicKind| match self {
             Self::Live => *kind == TopicKind::Events,
+            Self::Notices | Self::Webhook => *kind == TopicKind::Notices,
             Self::Retry => matches!(kind, TopicKind::Retry(_)),
             Self::Replay => *kind == TopicKind::Replay,
             Self::Held => *kind == TopicKind::Held,
@@ -94,7 +102,7 @@ mod tests {
         let mut once = all.clone();
         once.sort_unstable();
         once.dedup();
-        assert_eq!((all.len(), once.len()), (9, 9));
+        assert_eq!((all.len(), once.len()), (10, 10));
         assert_eq!(ServiceGroup::Retry.subscription(&topics), [topics.all_retries()]);
         assert_eq!(ServiceGroup::Held.subscription(&topics), ["x.deliveries.held"]);
     }

@@ -194,12 +194,12 @@ fn replaced(kind: TopicKind, name: &str) -> String {
         }
         TopicKind::Commands => "its commands are decided from its beginning",
         TopicKind::Results => "commands under way may get no answer; send them again",
-        TopicKind::Events | TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => {
-            "it is read from its beginning"
-        }
-        TopicKind::History | TopicKind::Notices | TopicKind::Dead | TopicKind::Attempts => {
-            "what it held is gone"
-        }
+        TopicKind::Events
+        | TopicKind::Notices
+        | TopicKind::Retry(_)
+        | TopicKind::Replay
+        | TopicKind::Held => "it is read from its beginning",
+        TopicKind::History | TopicKind::Dead | TopicKind::Attempts => "what it held is gone",
     };
     format!("topic {name} was deleted and created anew while this instance ran: {meaning}")
 }

@@ -29,11 +29,12 @@ pub struct Circuit {
     failures: u32,
     rest: Duration,
     resting_until: Option<Moment>,
+    opened_at: Option<Moment>,
 }
 
 impl Default for Circuit {
     fn default() -> Self {
-        Self { failures: 0, rest: FIRST_REST, resting_until: None }
+        Self { failures: 0, rest: FIRST_REST, resting_until: None, opened_at: None }
     }
 }
 
@@ -41,6 +42,11 @@ impl Circuit {
     /// Whether the destination is at rest or on probation.
     pub fn is_open(&self) -> bool {
         self.resting_until.is_some()
+    }
+
+    /// Since when it is.
+    pub fn opened_at(&self) -> Option<Moment> {
+        self.opened_at
     }
 
     /// What may pass now.
@@ -77,7 +83,10 @@ impl Circuit {
                 self.rest = (self.rest * 2).min(LONGEST_REST);
                 self.resting_until = Some(now + self.rest);
             }
-            None if self.failures >= MAX_FAILURES => self.resting_until = Some(now + self.rest),
+            None if self.failures >= MAX_FAILURES => {
+                self.resting_until = Some(now + self.rest);
+                self.opened_at = Some(now);
+            }
             None => {}
         }
     }

@@ -360,6 +360,12 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         evicted
     }
 
+    /// Since when the circuit of a lane is open, if it is.
+    pub fn open_since(&self, key: &K) -> Option<Moment> {
+        let lane = self.lanes.get(*self.by_key.get(key)?)?.as_ref()?;
+        lane.circuit.opened_at()
+    }
+
     /// Counts one more request of a start against the lane's rate. Tells how long it has to wait.
     pub fn spend(&mut self, ticket: Ticket, now: Moment) -> Duration {
         find(&mut self.lanes, ticket.lane).map_or(Duration::ZERO, |lane| lane.spend(now))

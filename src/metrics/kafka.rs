@@ -1,6 +1,8 @@
 //! What operators see of the Kafka clients: errors, commits, rebalances, lag, and the client
 //! library's own statistics.
 
+use std::borrow::Cow;
+
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Result};
 
 use super::Maker;
@@ -30,6 +32,8 @@ macro_rules! clients {
 
 clients! {
     Events => "events", "Reads the payment events.";
+    Notices => "notices", "Reads the notices of connectors.";
+    Webhook => "webhook", "Reads the notices that are posted to the operator.";
     Retry => "retry", "Reads the retry tiers.";
     Replay => "replay", "Reads what is to be replayed.";
     Held => "held", "Reads the held deliveries.";
@@ -147,6 +151,7 @@ impl KafkaMetrics {
             commits_ok: commits("ok"),
             commits_failed: commits("failed"),
             rebalances: self.rebalances.with_label_values(label),
+            is_second: client == KafkaClient::Webhook,
             lag: self.lag.clone(),
             position: self.position.clone(),
             open_transaction: self.open_transaction.clone(),
@@ -185,6 +190,8 @@ pub struct ClientMetrics {
     commits_ok: IntCounter,
     commits_failed: IntCounter,
     rebalances: IntCounter,
+    /// Whether another client reads the same topic, for something else.
+    is_second: bool,
     lag: IntGaugeVec,
     position: IntGaugeVec,
     open_transaction: IntGaugeVec,
@@ -218,8 +225,14 @@ impl ClientMetrics {
         self.rebalances.inc();
     }
 
+    /// A topic as its label: one that is read twice has a label for each.
+    fn read_as<'a>(&self, topic: &'a str) -> Cow<'a, str> {
+        if self.is_second { format!("{topic} (webhook)").into() } else { topic.into() }
+    }
+
     /// A partition's watermark, and how far it is from the partition's end.
     pub fn set_lag(&self, topic: &str, partition: i32, watermark: i64, end: i64) {
+        let topic = &*self.read_as(topic);
         let partition = partition.to_string();
         let labels = [topic, partition.as_str()];
         self.position.with_label_values(&labels).set(watermark);
@@ -228,6 +241,7 @@ impl ClientMetrics {
 
     /// So many offsets of a partition wait behind an open transaction.
     pub fn set_open_transaction(&self, topic: &str, partition: i32, offsets: i64) {
+        let topic = &*self.read_as(topic);
         let partition = partition.to_string();
         self.open_transaction.with_label_values(&[topic, partition.as_str()]).set(offsets);
     }
@@ -245,6 +259,7 @@ impl ClientMetrics {
 
     /// A partition is not ours any more: a series of it would stand still for ever.
     pub fn forget_lag(&self, topic: &str, partition: i32) {
+        let topic = &*self.read_as(topic);
         let partition = partition.to_string();
         let labels = [topic, partition.as_str()];
         // Removing what was never set is an error that says nothing.

@@ -14,7 +14,7 @@ use crate::{
     delivery::{AttemptRecord, DeliveryRecord, Origin},
     event::Event,
     id::DeliveryId,
-    kafka::{Backwards, Bounds, Budget, Record, Seen, TopicKind},
+    kafka::{Backwards, Bounds, Budget, Record, Seen},
     pipeline::TRACEPARENT,
 };
 
@@ -82,7 +82,8 @@ impl Operations {
         id: DeliveryId,
     ) -> anyhow::Result<Again> {
         let attempt = pages.latest(self, connector, id)?;
-        let (event, record) = self.find_event(&attempt)?;
+        let topic = self.origin_of(&attempt.event_type);
+        let (event, record) = self.find_event(&attempt, &topic)?;
         let delivery = DeliveryRecord {
             delivery_id: id,
             connector: connector.key.clone(),
@@ -98,7 +99,7 @@ impl Operations {
             due_at: clock::now(),
             last_error: None,
             origin: Origin {
-                topic: self.topic(TopicKind::Events).into(),
+                topic: topic.into(),
                 partition: record.partition,
                 offset: record.offset,
             },
@@ -118,12 +119,15 @@ impl Operations {
     }
 
     /// The event of an attempt: the last one of its id and project before the attempt.
-    fn find_event(&self, attempt: &AttemptRecord<'_>) -> anyhow::Result<(Event, Record)> {
-        let topic = self.topic(TopicKind::Events);
-        let bounds = Bounds::of(&self.connection, &topic)?;
+    fn find_event(
+        &self,
+        attempt: &AttemptRecord<'_>,
+        topic: &str,
+    ) -> anyhow::Result<(Event, Record)> {
+        let bounds = Bounds::of(&self.connection, topic)?;
         let until: Timestamp = attempt.at.plus(CLOCK_SLACK);
         let ends = bounds.at(until)?;
-        let log = Backwards::new(&self.connection, topic)?;
+        let log = Backwards::new(&self.connection, topic.to_owned())?;
         // Its key names the partition; producers with another partitioner have used another one.
         let own = partition_of(&attempt.project_id, i32::try_from(ends.len()).unwrap_or(1));
         let mut partitions: Vec<i32> = ends.keys().copied().collect();
@@ -131,7 +135,7 @@ impl Operations {
         let finder = Finder::new(&*attempt.event_id);
         let keep = |seen: &Seen<'_>| {
             seen.value().filter(|value| finder.find(value).is_some())?;
-            let met = self.met(seen)?;
+            let met = self.met_in(topic, seen)?;
             let head = met.head();
             let is_it = head.id == attempt.event_id && head.project == attempt.project_id;
             is_it.then(|| seen.copy())
@@ -148,7 +152,7 @@ impl Operations {
                     ControlFlow::Break(())
                 })?;
             if let Some(record) = found
-                && let Some(event) = self.event(&record)
+                && let Some(event) = self.event_in(topic, &record)
             {
                 return Ok((event, record));
             }

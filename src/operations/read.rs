@@ -14,9 +14,9 @@ use crate::{
     codec::{ReadError, RecordKind, cloudevents},
     connector::{Change, StateKey},
     delivery::{AttemptRecord, DeliveryRecord},
-    event::Event,
+    event::{Event, EventType},
     json::Object,
-    kafka::{Record, Seen},
+    kafka::{Record, Seen, TopicKind},
     replay::Head,
 };
 
@@ -51,7 +51,7 @@ impl Met<'_> {
     /// The event as it would be delivered; nothing when it is no valid one.
     pub fn whole(self) -> Option<Event> {
         match self {
-            Self::Head(_, json) => Event::from_json(Bytes::copy_from_slice(json)).ok(),
+            Self::Head(_, json) => Event::from_producer(Bytes::copy_from_slice(json)).ok(),
             Self::Whole(event) => Some(*event),
         }
     }
@@ -87,6 +87,28 @@ impl Operations {
             return Some(Met::Head(head, value));
         }
         self.event(&seen.copy()).map(|event| Met::Whole(Box::new(event)))
+    }
+
+    /// Where events of this type are read from.
+    pub(super) fn origin_of(&self, event_type: &str) -> String {
+        let is_notice = event_type.parse().is_ok_and(EventType::is_notice);
+        self.topic(if is_notice { TopicKind::Notices } else { TopicKind::Events })
+    }
+
+    /// The event in a record of one of the topics that events are read from.
+    pub(super) fn met_in<'a>(&self, topic: &str, seen: &Seen<'a>) -> Option<Met<'a>> {
+        if topic == self.topic(TopicKind::Notices) {
+            return self.event_in(topic, &seen.copy()).map(|event| Met::Whole(Box::new(event)));
+        }
+        self.met(seen)
+    }
+
+    /// The same as a whole.
+    pub(super) fn event_in(&self, topic: &str, record: &Record) -> Option<Event> {
+        if topic == self.topic(TopicKind::Notices) {
+            return self.answered(self.codec.notice(record));
+        }
+        self.event(record)
     }
 
     /// The event in a record, of whatever form.

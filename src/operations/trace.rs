@@ -74,7 +74,9 @@ impl Operations {
         let projects = project.cloned().into_iter().collect();
         let selection = Selection { projects, ..Selection::default() };
         let choice = connectors.choose(&selection, None);
-        self.trace_events(&wanted, from, &choice, &connectors, &mut story)?;
+        for kind in [TopicKind::Events, TopicKind::Notices] {
+            self.trace_events(kind, &wanted, from, &choice, &connectors, &mut story)?;
+        }
         self.trace_behind(&wanted, &mut story)?;
         self.trace_attempts(&wanted, from, &mut story)?;
         self.trace_replays(&wanted, from, &mut story)?;
@@ -84,13 +86,14 @@ impl Operations {
 
     fn trace_events(
         &self,
+        kind: TopicKind,
         wanted: &Wanted<'_>,
         from: Option<Timestamp>,
         choice: &Choice,
         connectors: &Connectors,
         story: &mut Story,
     ) -> anyhow::Result<()> {
-        let topic = self.topic(TopicKind::Events);
+        let topic = self.topic(kind);
         let spans = Bounds::of(&self.connection, &topic)?.between(from, None)?;
         self.scan(&topic, &spans, |seen| {
             if !wanted.may_be(seen) {
@@ -101,7 +104,7 @@ impl Operations {
                 partition: seen.partition(),
                 offset: seen.offset(),
             };
-            let Some(found) = self.event(&seen.copy()) else {
+            let Some(found) = self.event_in(&topic, &seen.copy()) else {
                 if seen.value().is_some_and(|value| wanted.is_named_in(value)) {
                     story.unreadable.push(Unreadable { origin, at: seen.timestamp() });
                 }
@@ -224,7 +227,8 @@ fn is_about(wanted: &Wanted<'_>, value: &[u8], letter: &DeadLetter, story: &Stor
 fn match_connectors(event: &Event, choice: &Choice, connectors: &Connectors, story: &mut Story) {
     let facts = Facts::of(&event.json);
     for known in choice.connectors() {
-        if known.key.project == event.project && known.wants(event.kind) && known.passes(&facts) {
+        let is_its = known.key.project == event.project && !event.is_about(&known.key.connector);
+        if is_its && known.wants(event.kind) && known.passes(&facts) {
             let id = known.delivery(&event.id);
             story.matches(id, &known.key, known.kind);
             if let Some(reason) = &known.suspended {
@@ -239,6 +243,7 @@ fn match_connectors(event: &Event, choice: &Choice, connectors: &Connectors, sto
             let why = match (connector.is_active, connector.event_types.contains(event.kind)) {
                 (false, _) => "off",
                 (true, false) => "other_event_types",
+                (true, true) if event.is_about(&connector.key.connector) => "about_itself",
                 (true, true) if !connectors.lets_through(&connector.key, &facts) => "filter",
                 (true, true) => return None,
             };

@@ -275,6 +275,9 @@ impl Operations {
                 let record = Record::unwritten(value.clone(), headers);
                 self.codec.event(&record, || false).await.map_err(refused)?;
             }
+            TopicKind::Notices => {
+                self.codec.notice(&Record::unwritten(value.clone(), headers)).map_err(refused)?;
+            }
             TopicKind::Retry(_) | TopicKind::Replay | TopicKind::Held => {
                 DeliveryRecord::from_json(&decode(RecordKind::Delivery).await?)?;
             }

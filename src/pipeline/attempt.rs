@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 
 use super::{
     dispatch::Dispatcher,
-    park,
+    park, reports,
     sender::{Judged, Sender, unsent},
     work::Delivery,
 };
@@ -33,6 +33,7 @@ pub async fn run(dispatcher: Arc<Dispatcher>, mut start: Start<Delivery>) {
             });
         // The lane first: what may start next need not wait for records to be written.
         let mut starts = dispatcher.finish(ticket, report);
+        reports::look(&dispatcher, report, &ended.judged, ended.is_failing);
         for (delivery, judged) in ended.judged {
             park::settle(&dispatcher, delivery, judged);
         }
@@ -56,6 +57,8 @@ struct Ended {
     judged: Vec<(Delivery, Judged)>,
     deferred: Vec<Deferral<Delivery>>,
     held: Vec<(Delivery, Reason, String)>,
+    /// Whether the connector's service is known to fail.
+    is_failing: bool,
 }
 
 /// Sends deliveries of one connector, as it is now.
@@ -106,6 +109,7 @@ async fn attempt(
                     // A renewed token makes no new version.
                     delivery.target = Arc::clone(target);
                 }
+                ended.is_failing = target.is_failing;
                 deliveries.push(delivery);
             }
         }

@@ -1,5 +1,6 @@
 //! Which connectors an event goes to: those that want its type, and of them those whose filter it
-//! passes. A filter that fails on an event lets it through.
+//! passes. A filter that fails on an event lets it through. A notice never goes to the connector
+//! that it is about.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -18,16 +19,28 @@ pub struct Chosen<'a> {
     pub filtered: Vec<Arc<Target>>,
 }
 
+impl Chosen<'_> {
+    /// Whether they are others than all who want the type.
+    pub fn is_own(&self) -> bool {
+        matches!(self.passed, Cow::Owned(_))
+    }
+}
+
+/// Those that an event is not about.
+fn others(targets: &[Arc<Target>], event: &Event) -> impl Iterator<Item = Arc<Target>> {
+    targets.iter().filter(|target| !event.is_about(&target.key.connector)).cloned()
+}
+
 impl Dispatcher {
     /// Who of a project gets an event.
     pub(super) fn choose<'a>(&self, among: &'a Subscriptions, event: &Event) -> Chosen<'a> {
         let targets = among.matching(event.kind);
-        if !among.has_filters() {
+        if !among.has_filters() && !event.kind.is_notice() {
             return Chosen { passed: Cow::Borrowed(targets), filtered: Vec::new() };
         }
         let facts = Facts::of(&event.json);
         let (passed, filtered): (Vec<_>, Vec<_>) =
-            targets.iter().cloned().partition(|target| self.passes(target, &facts));
+            others(targets, event).partition(|target| self.passes(target, &facts));
         Chosen { passed: Cow::Owned(passed), filtered }
     }
 
@@ -46,7 +59,7 @@ impl Dispatcher {
             let same = |one: &Arc<Target>| one.key == target.key && one.version == target.version;
             before.filtered.iter().any(same)
         };
-        let new = among.matching(event.kind).iter().filter(|target| !is_known(target)).cloned();
+        let new = others(among.matching(event.kind), event).filter(|target| !is_known(&target));
         let (passed, filtered): (Vec<_>, Vec<_>) =
             new.partition(|target| !was_filtered(target) && self.passes(target, &facts));
         Chosen { passed: Cow::Owned(passed), filtered }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
-    attempt, budget::Budgets, credentials::Credentials, park, sender::Judged,
+    attempt, budget::Budgets, credentials::Credentials, park, reports::Reports, sender::Judged,
     supervisor::Supervisor, work::Delivery,
 };
 use crate::{
@@ -116,6 +116,7 @@ pub struct Dispatcher {
     /// By connector, the version of which a change was asked for.
     asked: Mutex<BTreeMap<ConnectorKey, i64>>,
     suspicions: Mutex<Suspicions<ConnectorKey>>,
+    pub(super) reports: Mutex<Reports>,
     /// What each keeper of held deliveries of this instance counts.
     pub(super) held: Mutex<Vec<Arc<Mutex<Held>>>>,
 }
@@ -147,6 +148,7 @@ impl Dispatcher {
             credentials: Credentials::default(),
             asked: Mutex::new(BTreeMap::new()),
             suspicions: Mutex::default(),
+            reports: Mutex::default(),
             held: Mutex::default(),
             options,
         });
@@ -352,6 +354,12 @@ impl Dispatcher {
         if micros.is_some_and(|at| at < self.next_round.load(Ordering::Relaxed)) {
             self.wake.notify_one();
         }
+    }
+
+    /// For how long the circuit of a connector's lane has been open, if it is.
+    pub(super) fn open_for(&self, key: &ConnectorKey) -> Option<Duration> {
+        let since = self.lanes.lock().open_since(key)?;
+        Some(self.moment().saturating_sub(since))
     }
 
     /// A task that the shutdown waits for.

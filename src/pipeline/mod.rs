@@ -8,11 +8,14 @@ mod choose;
 mod credentials;
 mod dispatch;
 mod held;
+mod notice_hook;
 #[cfg(test)]
 mod panic_tests;
 mod park;
+mod records;
 mod refuse;
 mod registrar;
+mod reports;
 mod sender;
 mod supervisor;
 mod view_ends;
@@ -22,6 +25,7 @@ mod worker;
 
 pub use dispatch::{DispatchOptions, Dispatcher, TypeLimits};
 pub use held::HeldEvents;
+pub use notice_hook::NoticeHook;
 pub use registrar::{Registrar, RegistrarEvents};
 pub use sender::test_send;
 pub use supervisor::Supervisor;
@@ -32,7 +36,7 @@ pub use work::{Delivery, RecordWork, Share};
 use std::{collections::HashMap, sync::Arc};
 
 use crate::kafka::{Assigned, GroupEvents, Partition, TopicKind, Topics};
-use worker::Records;
+use records::Records;
 
 /// Header of a state record: the number of the command that caused it. It is the command's offset,
 /// as long as the commands topic was never made anew.
@@ -66,6 +70,7 @@ impl DeliveryEvents {
         let known = topics.all().into_iter().filter_map(|kind| {
             let records = match kind {
                 TopicKind::Events => Records::Events,
+                TopicKind::Notices => Records::Notices,
                 TopicKind::Replay => Records::Replays,
                 TopicKind::Retry(tier) => Records::Retries(policy.tiers().get(tier)?.delay()),
                 _ => return None,

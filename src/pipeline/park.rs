@@ -409,8 +409,8 @@ pub fn token_refused(dispatcher: &Arc<Dispatcher>, target: &Target, until: Times
     }
 }
 
-/// Sends a command of the program's own about a connector.
-fn send_command(dispatcher: &Arc<Dispatcher>, target: &Target, body: CommandBody) {
+/// Sends a command about a connector, until Kafka has it.
+pub fn send_command(dispatcher: &Arc<Dispatcher>, target: &Target, body: CommandBody) {
     let project = target.key.project.clone();
     let id = CommandId::from_uuid(uuid::Uuid::now_v7());
     let command = Command { id, project, actor: Some(OWN_ACTOR.to_owned()), body };

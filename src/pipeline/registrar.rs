@@ -4,6 +4,7 @@
 //! [`Batch`]; this file carries it out, then lets the offset be committed.
 
 mod keep;
+mod remind;
 mod take_over;
 mod write;
 
@@ -20,13 +21,14 @@ use parking_lot::Mutex;
 
 use super::{COMMAND_ID, COMMAND_OFFSET, COMMANDS_TOPIC, FORWARDED_FROM, FORWARDED_HOPS};
 use keep::Keeper;
+use remind::Reminders;
 use take_over::Ledger;
 
 use crate::{
     codec::{Codec, ReadError, RecordKind},
     connector::{
-        Asked, Batch, Change, Command, Office, Origin, Problem, Progress, ProjectState, Registry,
-        StateKey, StateRecord, Step,
+        Asked, Batch, Change, Command, HistoryRecord, Office, Origin, Problem, Progress,
+        ProjectState, Registry, StateKey, StateRecord, Step,
     },
     delivery::Reason,
     destination::ConnectorType,
@@ -68,6 +70,8 @@ pub struct Registrar {
     /// Over how many partitions projects are spread.
     partitions: i32,
     metrics: Arc<Metrics>,
+    /// By partition, of which projects something may still have to be told.
+    reminders: Mutex<HashMap<i32, Reminders>>,
     failed: Mutex<Option<String>>,
     runtime: tokio::runtime::Handle,
 }
@@ -132,6 +136,7 @@ impl Registrar {
             state_producer,
             partitions,
             metrics,
+            reminders: Mutex::default(),
             failed: Mutex::new(None),
             runtime: tokio::runtime::Handle::current(),
         }))
@@ -180,6 +185,7 @@ impl Registrar {
         if !self.catch_up(&partition).await {
             return;
         }
+        self.recall(partition.number()).await;
         let mut ledger: Option<Ledger> = None;
         loop {
             let batch = match tokio::time::timeout(REPAIR_INTERVAL, assigned.records.recv()).await {
@@ -190,6 +196,7 @@ impl Registrar {
             if self.repair(&partition).await.is_err() {
                 return;
             }
+            self.remind(&partition).await;
             let Some(first) = batch.first() else { continue };
             // A log that goes back is another one.
             ledger = ledger.filter(|ledger| first.offset >= ledger.next);
@@ -276,6 +283,9 @@ impl Registrar {
                 Step::Results(results) => self.results(partition, &results).await?,
                 Step::Journal(history, notices) => {
                     self.journal(partition, &history, &notices).await?;
+                    let reports = history.into_iter().filter(HistoryRecord::is_report);
+                    let projects = reports.map(|record| record.project_id);
+                    self.note_reported(partition.number(), projects);
                 }
                 Step::State(records) => {
                     self.write_state(partition.number(), &records).await?;

@@ -1,4 +1,4 @@
-//! The worker of one partition: of the events, of a retry tier, or of what is replayed. It decodes,
+//! The worker of one partition: of the events, of the notices, of a retry tier, or of what is replayed. It decodes,
 //! matches, and hands deliveries on without waiting for them.
 //!
 //! What is matched with the view of this moment goes out at once. Whether that was all is known when
@@ -16,6 +16,7 @@ use super::{
     choose::Chosen,
     dispatch::Dispatcher,
     park,
+    records::Records,
     refuse::{self, Refused},
     work::{Delivery, RecordWork, Share},
 };
@@ -34,27 +35,6 @@ use crate::{
 
 /// The clock is asked again after at most this, so that a change of it is noticed.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
-
-/// What a partition's records are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Records {
-    /// Payment events.
-    Events,
-    /// Deliveries that wait in a retry tier, each at most so long.
-    Retries(Duration),
-    /// Deliveries to be replayed.
-    Replays,
-}
-
-impl Records {
-    const fn source(self) -> Source {
-        match self {
-            Self::Events => Source::Live,
-            Self::Retries(_) => Source::Retry,
-            Self::Replays => Source::Replay,
-        }
-    }
-}
 
 /// The partition was given up: its next owner goes on.
 struct GivenUp;
@@ -104,7 +84,9 @@ impl Worker {
     async fn work_on(&mut self, record: Record) -> Result<(), GivenUp> {
         self.has_begun = false;
         let worked = match self.kind {
-            Records::Events => AssertUnwindSafe(self.event(&record)).catch_unwind().await,
+            Records::Events | Records::Notices => {
+                AssertUnwindSafe(self.event(&record)).catch_unwind().await
+            }
             Records::Retries(_) | Records::Replays => {
                 AssertUnwindSafe(self.waiting(&record)).catch_unwind().await
             }
@@ -131,7 +113,7 @@ impl Worker {
         Ok(begin == Begin::Work)
     }
 
-    /// An event goes to each connector that wants it.
+    /// An event, or a notice, goes to each connector that wants it.
     async fn event(&mut self, record: &Record) -> Result<(), Failed> {
         if !self.begin(record).await? {
             return Ok(());
@@ -139,7 +121,10 @@ impl Worker {
         let dispatcher = Arc::clone(&self.dispatcher);
         let partition = &self.partition;
         fault_point!("decode");
-        let event = dispatcher.codec().event(record, || partition.is_released()).await?;
+        let event = match self.kind {
+            Records::Notices => dispatcher.codec().notice(record)?,
+            _ => dispatcher.codec().event(record, || partition.is_released()).await?,
+        };
         let metrics = dispatcher.metrics();
         metrics.event_consumed(event.kind);
         let value = record.value.as_deref().unwrap_or_default();
@@ -185,7 +170,7 @@ impl Worker {
             let confirmation = Confirmation {
                 matched: matched.clone(),
                 subscriptions: Arc::clone(&subscriptions),
-                judged: subscriptions.has_filters().then(|| Chosen {
+                judged: chosen.is_own().then(|| Chosen {
                     passed: Cow::Owned(chosen.passed.to_vec()),
                     filtered: chosen.filtered.clone(),
                 }),
@@ -209,7 +194,7 @@ impl Worker {
         let due = match &read {
             Ok(waited) => Some((waited.due_at, record.age())),
             Err(Unread::Foreign) => {
-                Some((record.timestamp.plus(self.longest_wait()), record.age()))
+                Some((record.timestamp.plus(self.kind.longest_wait()), record.age()))
             }
             Err(Unread::Failed(Failed::GivenUp)) => return Err(Failed::GivenUp),
             Err(Unread::Failed(Failed::Refused(..))) => None,
@@ -244,13 +229,6 @@ impl Worker {
         })
     }
 
-    const fn longest_wait(&self) -> Duration {
-        match self.kind {
-            Records::Retries(longest) => longest,
-            Records::Events | Records::Replays => Duration::ZERO,
-        }
-    }
-
     /// False when the partition was given up meanwhile.
     async fn wait_until(&self, due_at: clock::Timestamp, age: Duration) -> bool {
         let read_at = std::time::Instant::now();
@@ -259,7 +237,7 @@ impl Worker {
                 return false;
             }
             let waited = age + read_at.elapsed();
-            let left = left_to_wait(due_at, clock::now(), waited, self.longest_wait());
+            let left = left_to_wait(due_at, clock::now(), waited, self.kind.longest_wait());
             if left.is_zero() {
                 return true;
             }
@@ -409,7 +387,7 @@ struct Confirmation {
     matched: Matched,
     /// What it was matched with.
     subscriptions: Arc<Subscriptions>,
-    /// Who got it by that, where there are filters; else all of its type did.
+    /// Who got it by that, where not all of its type did.
     judged: Option<Chosen<'static>>,
     record: Record,
     share: Share,

@@ -178,7 +178,7 @@ pub struct NotWanted {
     pub connector_id: String,
     /// Its type.
     pub connector_type: ConnectorType,
-    /// Why: `off`, `other_event_types` or `filter`.
+    /// Why: `off`, `other_event_types`, `about_itself` (a notice) or `filter`.
     pub why: &'static str,
 }
 
@@ -378,6 +378,7 @@ impl Story {
         for (reason, words) in [
             ("off", "switched off"),
             ("other_event_types", "subscribed to other event types"),
+            ("about_itself", "the connector that it is about"),
             ("filter", "kept out by the filter"),
         ] {
             let own = of(reason);

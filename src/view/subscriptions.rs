@@ -82,6 +82,8 @@ pub struct Target {
     pub created_at: Timestamp,
     /// Why its deliveries are held, if they are.
     pub suspended: Option<String>,
+    /// Whether its service is known to fail. It says nothing of what may be delivered.
+    pub is_failing: bool,
     /// Its half of the delivery ids.
     pub namespace: DeliveryNamespace,
     /// What speaks the service, or why nothing can.
@@ -126,6 +128,7 @@ impl Target {
             is_active: connector.is_active,
             created_at: connector.created_at,
             suspended: connector.suspended_reason.clone(),
+            is_failing: connector.health.is_failing(),
             namespace: DeliveryNamespace::of(&connector.key),
             destination,
             credential,

@@ -143,7 +143,7 @@ async fn a_page_finds_its_project_and_what_there_is_to_choose() {
     assert!(field("email", "to")["example"].is_array());
     let events = of_a.get("/api/event-types").await.body;
     let events = events["eventTypes"].as_array().unwrap();
-    assert_eq!(events.len(), 8);
+    assert_eq!(events.len(), 13);
     for event in events {
         assert_eq!(event["sample"]["type"], event["type"]);
         assert!(event["description"].as_str().unwrap().ends_with('.'), "{event}");

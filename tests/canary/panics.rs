@@ -125,6 +125,7 @@ pub async fn deliver(
             is_active: true,
             created_at: service.view().connector(&key).unwrap().unwrap().created_at,
             suspended: None,
+            is_failing: false,
             namespace: DeliveryNamespace::of(&key),
             destination: Ok(Box::new(Panicking { url: url.to_owned(), in_build })),
             secrets: Secrets::new(Vec::new()),

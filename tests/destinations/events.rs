@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dunmore_connectors::{
     clock::Timestamp,
     destination::Item,
-    event::Event,
+    event::{Event, EventType, sample},
     id::{ConnectorId, ConnectorKey, DeliveryId, ProjectId},
 };
 use serde_json::{Value, json};
@@ -70,6 +70,19 @@ pub fn plain() -> Vec<(&'static str, Event)> {
     .collect()
 }
 
+/// One notice of each type, in the order of the documentation, and one that breaks things.
+pub fn notices() -> Vec<(&'static str, Event)> {
+    let samples = EventType::NOTICES.iter().map(|kind| {
+        let event = Event::from_json(Bytes::from_static(sample(*kind).as_bytes())).unwrap();
+        (kind.as_str(), event)
+    });
+    let nasty = json!({"projectId":"proj_1","connectorId":"conn_2","connectorType":"slack",
+        "name":NASTY,"reason":NASTY,"detail":NASTY,"since":NASTY,"held":12_345,"more":1,
+        "moreConnectorIds":[NASTY]});
+    let nasty = ("nasty texts", event("evt_nasty", "connector.suspended", &nasty));
+    samples.chain([nasty]).collect()
+}
+
 /// Events with texts and amounts that break careless requests.
 pub fn nasty() -> Vec<(&'static str, Event)> {
     let settled = |amount: &str| {
@@ -105,7 +118,8 @@ pub fn nasty() -> Vec<(&'static str, Event)> {
 /// Events of one megabyte: each type, every text in turn filled with characters that grow.
 pub fn large() -> Vec<(String, Event)> {
     let mut events = Vec::new();
-    for (kind, plain) in plain() {
+    for (_, plain) in plain().into_iter().chain(notices()) {
+        let kind = plain.kind.as_str();
         let json: Value = serde_json::from_slice(&plain.json).unwrap();
         let texts: Vec<String> = json["data"]
             .as_object()

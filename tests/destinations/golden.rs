@@ -6,7 +6,7 @@ use dunmore_connectors::{
 };
 
 use crate::{
-    events::{item, nasty, plain},
+    events::{item, nasty, notices, plain},
     kit::setup_of,
 };
 
@@ -51,10 +51,32 @@ fn snapshot(kind: ConnectorType, events: &[(&str, Event)]) -> String {
 
 #[test]
 fn every_type_has_a_golden_request_for_every_event_type() {
-    assert_eq!(plain().len(), EventType::ALL.len());
+    assert_eq!(plain().len(), EventType::PAYMENTS.len());
     for &kind in ConnectorType::ALL {
         insta::assert_snapshot!(format!("{kind}"), snapshot(kind, &plain()));
     }
+}
+
+#[test]
+fn notices_are_golden_where_they_are_taken_and_refused_elsewhere() {
+    let mut refusing = Vec::new();
+    for &kind in ConnectorType::ALL {
+        let settings = example_settings(kind.spec(), None);
+        let named = EventTypes::Some(EventType::NOTICES.to_vec());
+        let errors = (kind.spec().check)(&settings, &named);
+        if errors.is_empty() {
+            insta::assert_snapshot!(format!("{kind}_notices"), snapshot(kind, &notices()));
+            continue;
+        }
+        refusing.push(kind.as_str());
+        let [(field, words)] = &errors[..] else { panic!("{errors:?}") };
+        assert_eq!(*field, "eventTypes");
+        for notice in EventType::NOTICES {
+            assert!(words.contains(notice.as_str()), "{words}");
+            assert_eq!((kind.spec().becomes)(*notice), "not taken");
+        }
+    }
+    assert_eq!(refusing, ["hubspot", "quickbooks", "xero"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
-use crate::events::{item, large, nasty, plain};
+use crate::events::{item, large, nasty, notices, plain};
 
 /// Every destination, each with event types of both sorts.
 fn each(mut test: impl FnMut(ConnectorType, &dyn Destination)) {
@@ -107,7 +107,7 @@ pub fn check_requests(name: &str, spec: &Spec, event_types: &EventTypes) {
         let secret = secret.expose_secret();
         assert!(!format!("{one:?} {settings:?}").contains(secret), "{name}: {one:?}");
     }
-    for (event_name, event) in plain().into_iter().chain(nasty()) {
+    for (event_name, event) in plain().into_iter().chain(nasty()).chain(notices()) {
         let item = item(&event, setup_of(name));
         assert_eq!(one.skips(&event), other.skips(&event));
         if one.skips(&event).is_some() {

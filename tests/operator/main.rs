@@ -8,6 +8,7 @@ mod support;
 
 mod connectors;
 mod doctor;
+mod notices;
 mod shell;
 mod status;
 

@@ -2,7 +2,7 @@
 //! thing that the product decides or promises. None of it is in the product, so none of it can be
 //! switched on there.
 
-use crate::ledger::{AS_ONE, IN_HISTORY, ONE_OUTCOME};
+use crate::ledger::{AS_ONE, IN_HISTORY, IN_NOTICES, ONE_OUTCOME};
 
 /// What is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,8 @@ pub enum Break {
     AcceptedFirst,
     /// The history of what is accepted is written behind the state.
     HistoryLast,
+    /// Notices are written behind the state.
+    NoticesLast,
     /// A registrar that takes over answers nothing again.
     NothingAgain,
     /// The registrar believes that every project may have any number of connectors.
@@ -74,13 +76,15 @@ impl Break {
         (Self::OldEpochAccepted, &["no commit passes unfinished work"]),
         (Self::LastOffsetIsCaughtUp, &["everything comes to rest"]),
         (Self::NoAttemptCap, &["attempts are bounded", "everything comes to rest"]),
-        (Self::SecondDecisionFolded, &["every view is the same"]),
+        // Who decides by such a view may decide otherwise.
+        (Self::SecondDecisionFolded, &["every view is the same", AS_ONE]),
         (Self::WorksWithOldView, &["no pair is lost"]),
         (Self::TakesOverBlindly, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
         (Self::LooksUpOnce, &[AS_ONE, ONE_OUTCOME, "the tier's limit holds"]),
         (Self::RejectedLast, &["every command ends with a result"]),
         (Self::AcceptedFirst, &["an accepted result means durable state"]),
         (Self::HistoryLast, &[IN_HISTORY]),
+        (Self::NoticesLast, &[IN_NOTICES]),
         (Self::NothingAgain, &["every command ends with a result", ONE_OUTCOME]),
         (Self::NoTierLimit, &[AS_ONE, "the tier's limit holds"]),
         (Self::NoRepairs, &["every view is the same"]),
@@ -101,6 +105,6 @@ impl Break {
         (Self::StaleViewKept, &["every view is the same"]),
         (Self::RepeatsDecided, &[AS_ONE, ONE_OUTCOME]),
         (Self::NumbersOfAnotherTopic, &["every command ends with a result", AS_ONE]),
-        (Self::DeletedForgotten, &["every view is the same", "everything comes to rest"]),
+        (Self::DeletedForgotten, &["every view is the same", "everything comes to rest", AS_ONE]),
     ];
 }

@@ -195,19 +195,8 @@ impl Live {
         }
         let Ok(batch) = Batch::decide(&commands, office, &desk, &mut held.recent);
         let mut steps = batch.into_steps();
-        let is_journal = |step: &Step| matches!(step, Step::Journal(..));
-        match (shared.breaks, steps.iter().position(is_journal)) {
-            // The results of the rejected ones stand before the history and the state, those of the
-            // accepted behind.
-            (Some(Break::RejectedLast), Some(journal)) => steps.rotate_left(journal),
-            (Some(Break::HistoryLast), Some(journal)) => steps.swap(journal, journal + 1),
-            (Some(Break::AcceptedFirst), Some(_)) => {
-                let last = steps.pop().unwrap();
-                steps.insert(0, last);
-            }
-            _ => {}
-        }
-        let mut acts = VecDeque::new();
+        broken_order(&mut steps, shared);
+        let (mut acts, mut late) = (VecDeque::new(), VecDeque::new());
         for step in steps {
             match step {
                 Step::DeadLetter { index, .. } => {
@@ -227,10 +216,16 @@ impl Live {
                     }
                     acts.extend(results.into_iter().map(Act::Result));
                 }
-                Step::Journal(history, _) => {
+                Step::Journal(history, notices) => {
                     acts.extend(history.into_iter().map(|record| Act::History(record.command_id)));
+                    let is_late = shared.is(Break::NoticesLast);
+                    let to = if is_late { &mut late } else { &mut acts };
+                    to.extend(notices.into_iter().map(|notice| Act::Notice(Box::new(notice))));
                 }
-                Step::State(records) => acts.extend(records.into_iter().map(Act::State)),
+                Step::State(records) => {
+                    acts.extend(records.into_iter().map(Act::State));
+                    acts.append(&mut late);
+                }
                 Step::Applied(offset) => acts.push_back(Act::Applied(offset)),
             }
         }
@@ -309,6 +304,12 @@ impl Live {
                     acts.push_front(Act::History(command));
                 }
             }
+            Act::Notice(notice) => {
+                shared.ledger.told(&notice);
+                if lost {
+                    acts.push_front(Act::Notice(notice));
+                }
+            }
             Act::DeadLetter(offset) => shared.ledger.refused(partition, offset),
             Act::Forward(value, project, origin) => {
                 // What an owner of a topic that is gone sends on is not taken by the new one.
@@ -352,6 +353,21 @@ impl Live {
 
 /// What a registrar finds out when it takes a partition over: which log it is, and what was asked
 /// lately.
+/// Puts what follows from commands into the order of a break.
+fn broken_order(steps: &mut [Step], shared: &Shared) {
+    let is_journal = |step: &Step| matches!(step, Step::Journal(..));
+    match (shared.breaks, steps.iter().position(is_journal)) {
+        // The results of the rejected ones stand before the history and the state, those of the
+        // accepted behind.
+        (Some(Break::RejectedLast), Some(journal)) => steps.rotate_left(journal),
+        (Some(Break::HistoryLast), Some(journal)) => steps.swap(journal, journal + 1),
+        (Some(Break::AcceptedFirst), Some(_)) => {
+            steps.rotate_right(1);
+        }
+        _ => {}
+    }
+}
+
 fn take_over(held: &mut Held, partition: i32, known: &Known, shared: &Shared) {
     held.taken_over_at = known.progress();
     let log = &shared.broker.commands[index(partition)];

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunmore_connectors::{
-    connector::{CommandOutcome, CommandResult, StateKey, StateRecord, offset_of},
+    connector::{
+        CommandOutcome, CommandResult, Connector, Notice, StateKey, StateRecord, Told, offset_of,
+    },
     id::{CommandId, ConnectorKey},
 };
 
@@ -18,6 +20,9 @@ pub const ONE_OUTCOME: &str = "a command has one outcome";
 
 /// The invariant of the history.
 pub const IN_HISTORY: &str = "what is accepted is in the history";
+
+/// The invariant of notices.
+pub const IN_NOTICES: &str = "each transition is told, and told alike each time";
 
 /// An event and a connector.
 pub type Pair = (String, ConnectorKey);
@@ -80,6 +85,7 @@ pub struct Ledger {
     commands: BTreeMap<String, CommandBook>,
     /// The commands that are in the history.
     history: BTreeSet<CommandId>,
+    notices: BTreeMap<CommandId, Vec<u8>>,
     pub violation: Option<Violation>,
     pub deliveries: u64,
 }
@@ -219,6 +225,24 @@ impl Ledger {
         }
         if !self.history.contains(&record.command_id) {
             self.fail(IN_HISTORY, || format!("{} is not", record.command_id));
+        }
+        let json = record.value.as_deref().filter(|_| matches!(record.key, StateKey::Connector(_)));
+        let health = json.and_then(|json| Connector::from_json(json).ok()).map(|one| one.health);
+        let told = health.map(|health| [health.told_failing, health.told_recovered]);
+        let is_now = |told: Told| told.number == record.command_offset;
+        if told.into_iter().flatten().flatten().any(is_now)
+            && !self.notices.contains_key(&record.command_id)
+        {
+            self.fail(IN_NOTICES, || format!("{} is not told", record.command_id));
+        }
+    }
+
+    /// A notice was written.
+    pub fn told(&mut self, notice: &Notice) {
+        let json = notice.to_json();
+        let known = self.notices.entry(notice.command_id.clone()).or_insert_with(|| json.clone());
+        if *known != json {
+            self.fail(IN_NOTICES, || format!("{} is told in two ways", notice.command_id));
         }
     }
 

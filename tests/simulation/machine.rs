@@ -10,8 +10,8 @@ use std::{
 use dunmore_connectors::{
     clock::Timestamp,
     connector::{
-        Change, Command, CommandResult, CommandsLog, Origin, Problem, Progress, ProjectState,
-        Recent, Registry, StateKey, StateRecord, Tier,
+        Change, Command, CommandResult, CommandsLog, Notice, Origin, Problem, Progress,
+        ProjectState, Recent, Registry, StateKey, StateRecord, Tier,
     },
     delivery::{Park, Verdict},
     destination::ConnectorType,
@@ -181,6 +181,7 @@ impl Registry for Desk<'_> {
 pub enum Act {
     Result(CommandResult),
     History(CommandId),
+    Notice(Box<Notice>),
     State(StateRecord),
     Applied(i64),
     DeadLetter(i64),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use dunmore_connectors::{
+    clock::Timestamp,
     connector::{CommandsLog, Progress, Recent},
     id::ConnectorKey,
     kafka::Partition,
@@ -350,7 +351,7 @@ impl World {
         let project = self.project();
         let connector = format!("conn_{}", 1 + self.shared.chance.below(6));
         let number = self.shared.number();
-        match self.shared.chance.below(16) {
+        match self.shared.chance.below(19) {
             0 => {
                 let tiers = ["starter", "pro", "pro", "business"];
                 let tier = tiers[self.shared.chance.below(4)];
@@ -380,6 +381,16 @@ impl World {
                     let (value, partition) = self.sent[pick].clone();
                     self.shared.send_command(value, partition);
                 }
+            }
+            16..=17 => {
+                let since = Timestamp::from_millis(1_000);
+                let rest =
+                    format!(r#""connectorId":"{connector}","reason":"timeout","since":"{since}""#);
+                self.command(project, "connector.failing", &rest);
+            }
+            18 => {
+                let rest = format!(r#""connectorId":"{connector}""#);
+                self.command(project, "connector.recovered", &rest);
             }
             14 => {
                 // With another partitioner.

@@ -144,6 +144,7 @@ impl Stage {
             Some("retry") => ".retry",
             Some("replay") => ".replay",
             Some("commands") => ".registrar",
+            Some("notices") => ".notices",
             _ => "",
         };
         let group = format!("{}{suffix}", self.group);

@@ -56,7 +56,7 @@ pub async fn connector(
     wrong.check()?;
     let found = pages.find_connector(&project, &id).await?;
     let first = match &found.event_types {
-        EventTypes::All => None,
+        EventTypes::All | EventTypes::AllAnd(_) => None,
         EventTypes::Some(kinds) => kinds.first().copied(),
     };
     let kind = asked.or(first).unwrap_or(EventType::PaymentSettled);
