@@ -644,6 +644,7 @@ mod tests {
             (include_str!("../../tests/fixtures/records/command-renew-1.json"), RenewalStep::BEGIN),
             (include_str!("../../tests/fixtures/records/command-renewed-1.json"), RenewalStep::END),
             (include_str!("../../tests/fixtures/records/command-renewed-2.json"), RenewalStep::END),
+            (include_str!("../../tests/fixtures/records/command-renewed-3.json"), RenewalStep::END),
             (
                 include_str!("../../tests/fixtures/records/command-token-refused-1.json"),
                 RenewalStep::EARLY,

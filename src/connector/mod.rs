@@ -50,7 +50,7 @@ pub use partition::partition_of;
 pub use problem::{FieldError, MAX_FIELD_ERRORS, Problem, ProblemCode};
 pub use recent::{LOOK_BACK, Origin, REPEAT_AGE, REPEAT_WINDOW, Recent};
 pub use result::{CommandOutcome, CommandResult};
-pub use rotation::{INTENT_LIFE, Intent, RenewalStep, renewal_due};
+pub use rotation::{INTENT_LIFE, Intent, RenewalStep, is_renewal_failing, renewal_due};
 pub use state::{Change, Connector, Project, ProjectState, StateError, StateKey, StateRecord};
 pub use suspension::SuspensionCode;
 pub use tier::Tier;

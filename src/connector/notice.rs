@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Change, Command, Connector, HealthNotice, MAX_NAMED, ProjectState, SuspensionCode, Turn,
+    Change, Command, CommandBody, Connector, HealthNotice, MAX_NAMED, ProjectState, RenewalStep,
+    SuspensionCode, Turn, is_renewal_failing,
 };
 use crate::{
     clock::Timestamp,
@@ -36,11 +37,14 @@ pub enum NoticeKind {
     Failing,
     /// Its service works again.
     Recovered,
+    /// Its access token is not renewed, so it will end, and some time later its refresh token.
+    CredentialExpiring,
 }
 
 impl NoticeKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Suspended, Self::Resumed, Self::Failing, Self::Recovered];
+    pub const ALL: [Self; 5] =
+        [Self::Suspended, Self::Resumed, Self::Failing, Self::Recovered, Self::CredentialExpiring];
 
     /// The `type` of the event, and the metric's label.
     #[must_use]
@@ -50,6 +54,7 @@ impl NoticeKind {
             Self::Resumed => "connector.resumed",
             Self::Failing => "connector.failing",
             Self::Recovered => "connector.recovered",
+            Self::CredentialExpiring => "connector.credential_expiring",
         }
     }
 }
@@ -143,6 +148,17 @@ impl Notice {
                 detail: cut(&told.outage.reason, MAX_DETAIL_CHARS),
                 since: told.outage.since,
                 others: told.others,
+                ..Self::about(command, at, after)
+            });
+        }
+        if let CommandBody::Renewal { step: RenewalStep::Failing { reason, .. }, .. } =
+            &command.body
+            && before.is_some_and(|before| !is_renewal_failing(before))
+        {
+            return Some(Self {
+                kind: NoticeKind::CredentialExpiring,
+                reason: SuspensionCode::of(reason),
+                detail: cut(reason, MAX_DETAIL_CHARS),
                 ..Self::about(command, at, after)
             });
         }

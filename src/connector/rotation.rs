@@ -14,8 +14,8 @@ use super::{Config, ConfigValue, Connector, Problem, ProblemCode, fields::Fields
 use crate::{
     clock::Timestamp,
     destination::{
-        REFRESH_TOKEN, RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED, ROTATED_ACCESS,
-        ROTATED_AT, ROTATED_FROM, ROTATED_REFRESH, ROTATED_UNTIL, digest,
+        REFRESH_TOKEN, RENEWAL_FAILING, RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED,
+        ROTATED_ACCESS, ROTATED_AT, ROTATED_FROM, ROTATED_REFRESH, ROTATED_UNTIL, digest,
     },
 };
 
@@ -55,6 +55,13 @@ pub enum RenewalStep {
         /// Why, for its owner.
         reason: String,
     },
+    /// The vendor gives no new token, for a reason that may pass.
+    Failing {
+        /// The id with which it began.
+        intent: String,
+        /// Why, for its owner.
+        reason: String,
+    },
     /// The service refused the access token that ends at this moment.
     TokenRefused {
         /// Its end.
@@ -75,7 +82,7 @@ impl RenewalStep {
     pub const fn command(&self) -> &'static str {
         match self {
             Self::Begin { .. } => Self::BEGIN,
-            Self::Done { .. } | Self::Refused { .. } => Self::END,
+            Self::Done { .. } | Self::Refused { .. } | Self::Failing { .. } => Self::END,
             Self::TokenRefused { .. } => Self::EARLY,
         }
     }
@@ -87,6 +94,7 @@ impl RenewalStep {
                 json!({ "intent": intent, "from": from, "until": until, "tokens": tokens })
             }
             Self::Refused { intent, reason } => json!({ "intent": intent, "refused": reason }),
+            Self::Failing { intent, reason } => json!({ "intent": intent, "failing": reason }),
             Self::TokenRefused { until } => json!({ "until": until }),
         }
     }
@@ -98,7 +106,7 @@ impl RenewalStep {
         map.retain(|_, value| !value.is_null());
         let mut inner = Fields::new(map);
         let step = Self::read_inner(command, &mut inner);
-        inner.finish(&["intent", "from", "until", "tokens", "refused"]);
+        inner.finish(&["intent", "from", "until", "tokens", "refused", "failing"]);
         fields.errors.append(&mut inner.errors);
         step
     }
@@ -118,6 +126,9 @@ impl RenewalStep {
         if fields.map.contains_key("refused") {
             return Some(Self::Refused { intent, reason: fields.text("refused")? });
         }
+        if fields.map.contains_key("failing") {
+            return Some(Self::Failing { intent, reason: fields.text("failing")? });
+        }
         let (from, until) = (fields.text("from"), fields.time("until"));
         let tokens = fields.required_object("tokens")?;
         for name in
@@ -135,6 +146,7 @@ impl std::fmt::Debug for RenewalStep {
             Self::Begin { intent } => write!(f, "Begin({intent:?})"),
             Self::Done { intent, until, .. } => write!(f, "Done({intent:?}, until {until})"),
             Self::Refused { intent, reason } => write!(f, "Refused({intent:?}, {reason:?})"),
+            Self::Failing { intent, reason } => write!(f, "Failing({intent:?}, {reason:?})"),
             Self::TokenRefused { until } => write!(f, "TokenRefused({until})"),
         }
     }
@@ -181,11 +193,18 @@ pub(super) fn decide(
             set(config, ROTATED_AT, now.to_string());
             set(config, ROTATED_UNTIL, until.to_string());
             set(config, ROTATED_FROM, from.clone());
+            config.remove(RENEWAL_FAILING);
         }
         RenewalStep::Refused { intent, reason } => {
             end(config, intent)?;
             set(config, RENEWAL_REFUSED, "yes".to_owned());
             return Ok(Renewed::Refused(next, reason.clone()));
+        }
+        RenewalStep::Failing { intent, .. } => {
+            end(config, intent)?;
+            if !is_renewal_failing(connector) {
+                set(config, RENEWAL_FAILING, now.to_string());
+            }
         }
         // One that was renewed meanwhile is another one.
         RenewalStep::TokenRefused { until } => {
@@ -216,7 +235,7 @@ pub(super) fn take_refresh_token(config: &mut Config, given: Option<&str>) {
             config.remove(name);
         }
     }
-    for name in [RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED] {
+    for name in [RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED, RENEWAL_FAILING] {
         config.remove(name);
     }
 }
@@ -263,6 +282,12 @@ fn rotates(connector: &Connector) -> bool {
         && connector.config.get(REFRESH_TOKEN).is_some()
 }
 
+/// Whether its owner was told that the renewal fails.
+#[must_use]
+pub fn is_renewal_failing(connector: &Connector) -> bool {
+    connector.config.get(RENEWAL_FAILING).is_some()
+}
+
 /// When its access token is to be renewed; nothing when there is none to renew.
 #[must_use]
 pub fn renewal_due(connector: &Connector) -> Option<Timestamp> {
@@ -297,7 +322,10 @@ fn set(config: &mut Config, name: &str, value: String) {
 mod tests {
     use super::*;
     use crate::{
-        connector::{Change, Command, Context, Decision, ProjectState, decide as decide_command},
+        connector::{
+            Change, Command, Context, Decision, Notice, NoticeKind, ProjectState,
+            decide as decide_command,
+        },
         egress::EgressPolicy,
     };
 
@@ -434,6 +462,29 @@ mod tests {
         assert_eq!((story.text(ROTATED_REFRESH), story.text(ROTATED_FROM)), (None, None));
         assert_eq!(renewal_due(story.connector()), None);
         story.refuse(4, RenewalStep::BEGIN, &json!({ "renewal": { "intent": "b" } }));
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_told_once_until_it_works() {
+        let mut story = Story::new();
+        let failing = |intent: &str| json!({ "renewal": { "intent": intent, "failing": "server_error: HTTP 503" } });
+        for (minute, intent, is_told) in [(0, "a", true), (3, "b", false)] {
+            story.begin(minute, intent);
+            let before = story.state.clone();
+            let change = story.accept(minute + 1, RenewalStep::END, &failing(intent));
+            let command = json!({ "id": "cmd_x", "type": RenewalStep::END, "projectId": "proj_1",
+                "connectorId": "conn_1", "renewal": failing(intent)["renewal"] });
+            let command = Command::from_value(command).unwrap();
+            let notice = Notice::of(&command, minutes(minute + 1), &before, &change);
+            let told = notice.as_ref().map(|notice| (notice.kind, notice.detail.as_str()));
+            let expected = (NoticeKind::CredentialExpiring, "server_error: HTTP 503");
+            assert_eq!(told, is_told.then_some(expected));
+            assert!(is_renewal_failing(story.connector()));
+            assert_eq!(story.connector().suspended_reason, None);
+        }
+        story.begin(6, "c");
+        story.accept(7, RenewalStep::END, &done("c", 37, 1));
+        assert!(!is_renewal_failing(story.connector()));
     }
 
     #[test]

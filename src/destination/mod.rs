@@ -28,8 +28,8 @@ pub use explorer::transaction_url;
 pub use message::{Fact, Message, Tone, blanked, cut, escaped, one_line};
 pub use record::{Record, RecordValue, identity, wallet};
 pub use rotation::{
-    Kept, RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED, ROTATED_ACCESS, ROTATED_AT,
-    ROTATED_FROM, ROTATED_REFRESH, ROTATED_UNTIL, digest,
+    Kept, RENEWAL_FAILING, RENEWAL_INTENT, RENEWAL_INTENT_AT, RENEWAL_REFUSED, ROTATED_ACCESS,
+    ROTATED_AT, ROTATED_FROM, ROTATED_REFRESH, ROTATED_UNTIL, digest,
 };
 pub use settings::{
     Checks, Field, MAX_FIELD_BYTES, MAX_LIST_ITEMS, Setting, SettingError, Settings, Shape,

@@ -34,6 +34,9 @@ pub const RENEWAL_INTENT_AT: &str = "renewalIntentAt";
 /// The vendor refused the refresh token: it is not asked again until the owner acts.
 pub const RENEWAL_REFUSED: &str = "renewalRefused";
 
+/// Since when its renewal fails for another reason, once that was told.
+pub const RENEWAL_FAILING: &str = "renewalFailingSince";
+
 /// A token that is refused though it is younger than this was not refused for its age.
 const YOUNG: Duration = Duration::from_secs(5 * 60);
 
@@ -46,6 +49,7 @@ pub const HIDDEN: &[Field] = &[
     Field::text(ROTATED_FROM, "What the chain began with, as a digest.", "9f86d081884c7d65"),
     Field::text(RENEWAL_INTENT, "The renewal that is under way.", "rnw_1"),
     Field::text(RENEWAL_INTENT_AT, "When it began.", "2026-11-23T08:00:00.000Z"),
+    Field::text(RENEWAL_FAILING, "Since when it fails.", "2026-11-23T08:00:00.000Z"),
     Field::text(RENEWAL_REFUSED, "Whether the refresh token was refused.", "yes"),
 ];
 

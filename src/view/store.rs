@@ -498,11 +498,23 @@ impl Store {
 
     /// All connectors, ordered by project, for tools.
     pub fn connectors(&self) -> impl Iterator<Item = Result<Connector, StoreError>> + use<> {
-        self.db.scan_prefix([STATE]).filter_map(|entry| match entry {
-            Ok((key, value)) => match read_state(&key, &value) {
-                Some(Change::ConnectorSet(connector)) => Some(Ok(connector)),
-                _ => None,
-            },
+        self.connectors_with("")
+    }
+
+    /// Those of them whose JSON has this text somewhere: the others are not parsed.
+    pub fn connectors_with(
+        &self,
+        text: &'static str,
+    ) -> impl Iterator<Item = Result<Connector, StoreError>> + use<> {
+        let finder = memchr::memmem::Finder::new(text);
+        self.db.scan_prefix([STATE]).filter_map(move |entry| match entry {
+            Ok((key, value)) => {
+                finder.find(&value)?;
+                match read_state(&key, &value) {
+                    Some(Change::ConnectorSet(connector)) => Some(Ok(connector)),
+                    _ => None,
+                }
+            }
             Err(error) => Some(Err(error.into())),
         })
     }

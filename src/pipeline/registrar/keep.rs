@@ -32,9 +32,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most due connectors of a partition that are looked at in one round.
 const MAX_DUE: usize = 10_000;
-/// So many calls in a row must be refused in words that something in front of the vendor may have
-/// said, before they are believed: about a quarter of an hour.
-const MAX_DOUBTS: u32 = 6;
+/// After so many calls in a row without a token, about a quarter of an hour, the connector's owner is
+/// told; and a refusal is believed that something in front of the vendor may have said.
+const MAX_FAILURES: u32 = 6;
 
 /// The keeper of one partition.
 pub(super) struct Keeper {
@@ -133,7 +133,7 @@ impl Keeper {
         let step = match made {
             Ok(minted) => self.done(target, intent, asked_at, &minted),
             Err(Verdict::Broken { reason, detail, certainty })
-                if certainty == Certainty::Certain || self.failed(&key) >= MAX_DOUBTS =>
+                if certainty == Certainty::Certain || self.failed(&key) >= MAX_FAILURES =>
             {
                 tracing::warn!(
                     connector = %key, kind = %target.kind, %reason, detail,
@@ -146,11 +146,17 @@ impl Keeper {
                     connector = %key, kind = %target.kind, ?verdict,
                     "an access token was not renewed; it is tried again"
                 );
-                // A doubt is counted already.
-                if !matches!(verdict, Verdict::Broken { .. }) {
-                    self.failed(&key);
+                // A doubt is counted already, and is soon believed.
+                let (Verdict::Retry { reason, detail, .. } | Verdict::Dead { reason, detail }) =
+                    verdict
+                else {
+                    return;
+                };
+                if self.failed(&key) < MAX_FAILURES {
+                    return;
                 }
-                return;
+                let reason = format!("{reason}: the access token is not renewed: {detail}");
+                RenewalStep::Failing { intent, reason }
             }
         };
         self.write(&key, step).await;

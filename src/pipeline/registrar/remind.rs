@@ -20,6 +20,9 @@ use crate::{
 /// How often a project of which something is still to be told is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
+/// The field of a connector of which something was reported; few have it.
+const HEALTH: &str = "\"health\"";
+
 /// The projects of a partition of which something may still have to be told, and when to look at
 /// them. At most those that have a connector with an outage.
 pub(super) type Reminders = BTreeMap<ProjectId, Instant>;
@@ -29,7 +32,7 @@ impl Registrar {
     pub(super) async fn recall(self: &Arc<Self>, partition: i32) {
         let registrar = Arc::clone(self);
         let found = super::blocking(move || {
-            let all = registrar.view.store().connectors().filter_map(Result::ok);
+            let all = registrar.view.store().connectors_with(HEALTH).filter_map(Result::ok);
             let partitions = registrar.partitions;
             let own = all.filter(|one| {
                 one.health.outage.is_some()
