@@ -412,6 +412,12 @@ impl ConnectorType {
         self.kept_fields().find(|field| field.name == name)
     }
 
+    /// Whether its access tokens can be made of something that lasts longer.
+    #[must_use]
+    pub fn renews(self) -> bool {
+        credential::RENEWING.iter().any(|name| self.field(name).is_some())
+    }
+
     /// Whether its deliveries can be signed.
     #[must_use]
     pub fn signs(self) -> bool {

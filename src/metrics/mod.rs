@@ -196,11 +196,20 @@ impl Metrics {
              a crash counts again.",
             &["type"],
         )?;
+        // A counter that appears with its first increment hides that one from rates.
         for kind in NoticeKind::ALL {
             notices.with_label_values(&[kind.as_str()]);
         }
-        // A counter that appears with its first increment hides that one from rates, and the first
-        // dead letter is worth an alert.
+        let renewals = make.counters(
+            "dunmore_credential_renewals_total",
+            "Access tokens that were asked for or signed, by what came of it.",
+            &["type", "outcome"],
+        )?;
+        let renewing = ConnectorType::ALL.iter().filter(|kind| kind.renews());
+        for (kind, outcome) in renewing.flat_map(|kind| Renewal::ALL.map(|one| (kind, one))) {
+            renewals.with_label_values(&[kind.as_str(), outcome.as_str()]);
+        }
+        // The first dead letter is worth an alert.
         for (kind, reason) in ConnectorType::ALL
             .iter()
             .flat_map(|kind| Reason::ALL.iter().map(move |reason| (kind, reason)))
@@ -239,11 +248,7 @@ impl Metrics {
             deliveries,
             attempt_seconds: each_type(&attempt),
             latency_seconds: each_type(&latency),
-            renewals: make.counters(
-                "dunmore_credential_renewals_total",
-                "Access tokens that were asked for or signed, by what came of it.",
-                &["type", "outcome"],
-            )?,
+            renewals,
             retries: make.counters(
                 "dunmore_retries_total",
                 "Deliveries put into a retry tier.",

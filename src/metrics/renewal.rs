@@ -12,6 +12,9 @@ pub enum Renewal {
 }
 
 impl Renewal {
+    /// Every outcome.
+    pub const ALL: [Self; 3] = [Self::Renewed, Self::Refused, Self::Failed];
+
     /// The metric label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
