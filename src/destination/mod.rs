@@ -23,7 +23,7 @@ mod wire;
 use std::{fmt, slice, str::FromStr, sync::Arc, time::Duration};
 
 pub use amount::Currency;
-pub use credential::{ACCESS_TOKEN, App, Credential, Mint, Minted, REFRESH_TOKEN};
+pub use credential::{ACCESS_TOKEN, App, Credential, Mint, Minted, REFRESH_TOKEN, RENEWING};
 pub use explorer::transaction_url;
 pub use message::{Fact, Message, Tone, blanked, cut, escaped, one_line};
 pub use record::{Record, RecordValue, identity, wallet};
@@ -410,12 +410,6 @@ impl ConnectorType {
     #[must_use]
     pub fn kept_field(self, name: &str) -> Option<&'static Field> {
         self.kept_fields().find(|field| field.name == name)
-    }
-
-    /// Whether its access tokens can be made of something that lasts longer.
-    #[must_use]
-    pub fn renews(self) -> bool {
-        credential::RENEWING.iter().any(|name| self.field(name).is_some())
     }
 
     /// Whether its deliveries can be signed.

@@ -200,15 +200,6 @@ impl Metrics {
         for kind in NoticeKind::ALL {
             notices.with_label_values(&[kind.as_str()]);
         }
-        let renewals = make.counters(
-            "dunmore_credential_renewals_total",
-            "Access tokens that were asked for or signed, by what came of it.",
-            &["type", "outcome"],
-        )?;
-        let renewing = ConnectorType::ALL.iter().filter(|kind| kind.renews());
-        for (kind, outcome) in renewing.flat_map(|kind| Renewal::ALL.map(|one| (kind, one))) {
-            renewals.with_label_values(&[kind.as_str(), outcome.as_str()]);
-        }
         // The first dead letter is worth an alert.
         for (kind, reason) in ConnectorType::ALL
             .iter()
@@ -248,7 +239,7 @@ impl Metrics {
             deliveries,
             attempt_seconds: each_type(&attempt),
             latency_seconds: each_type(&latency),
-            renewals,
+            renewals: Renewal::counters(&make)?,
             retries: make.counters(
                 "dunmore_retries_total",
                 "Deliveries put into a retry tier.",

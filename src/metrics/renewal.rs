@@ -1,5 +1,10 @@
 //! What comes of making an access token.
 
+use prometheus::IntCounterVec;
+
+use super::maker::Maker;
+use crate::destination::{ConnectorType, RENEWING};
+
 /// What came of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Renewal {
@@ -14,6 +19,22 @@ pub enum Renewal {
 impl Renewal {
     /// Every outcome.
     pub const ALL: [Self; 3] = [Self::Renewed, Self::Refused, Self::Failed];
+
+    /// The counters of each type whose tokens can be made of something that lasts longer.
+    pub(super) fn counters(make: &Maker) -> prometheus::Result<IntCounterVec> {
+        let counters = make.counters(
+            "dunmore_credential_renewals_total",
+            "Access tokens that were asked for or signed, by what came of it.",
+            &["type", "outcome"],
+        )?;
+        let renews = |kind: &&ConnectorType| RENEWING.iter().any(|name| kind.field(name).is_some());
+        for kind in ConnectorType::ALL.iter().filter(renews) {
+            for outcome in Self::ALL {
+                counters.with_label_values(&[kind.as_str(), outcome.as_str()]);
+            }
+        }
+        Ok(counters)
+    }
 
     /// The metric label.
     #[must_use]
