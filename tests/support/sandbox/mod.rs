@@ -323,6 +323,11 @@ impl Sandbox {
         self.memory(kind).script.push_back((behaviour, times));
     }
 
+    /// Whether a service has still to behave in a way that it was made to.
+    pub fn is_planned(&self, kind: &str) -> bool {
+        !self.memory(kind).script.is_empty()
+    }
+
     /// Makes a service ask to slow down when more deliveries come within a time.
     pub fn limit(&self, kind: &str, deliveries: usize, within: Duration) {
         self.memory(kind).limit = Some((deliveries, within));
