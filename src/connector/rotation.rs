@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{Config, ConfigValue, Connector, Problem, ProblemCode, fields::Fields};
+use super::{
+    Config, ConfigValue, Connector, Problem, ProblemCode,
+    fields::{Fields, quoted},
+};
 use crate::{
     clock::Timestamp,
     destination::{
@@ -134,7 +137,7 @@ impl RenewalStep {
         for name in
             tokens.keys().filter(|name| ![ROTATED_ACCESS, ROTATED_REFRESH].contains(&name.as_str()))
         {
-            fields.error("tokens", format!("has no {name:?}"));
+            fields.error("tokens", format!("has no {}", quoted(name)));
         }
         Some(Self::Done { intent, from: from?, until: until?, tokens })
     }

@@ -19,11 +19,11 @@ use uuid::Uuid;
 use super::{BACKOFF, Registrar};
 use crate::{
     clock::{self, Timestamp},
-    connector::{Command, CommandBody, INTENT_LIFE, Intent, Keeping, Next, OWN_ACTOR, RenewalStep},
-    delivery::{Certainty, Verdict},
-    destination::{Minted, ROTATED_ACCESS, ROTATED_REFRESH},
-    id::{CommandId, ConnectorKey},
-    kafka::{Outgoing, Partition, TopicKind},
+    connector::{CommandBody, INTENT_LIFE, INTENT_USE, Intent, Keeping, Next, RenewalStep},
+    delivery::{Certainty, Reason, Verdict},
+    destination::{Credential, Minted, ROTATED_ACCESS, ROTATED_REFRESH},
+    id::ConnectorKey,
+    kafka::{Partition, ProduceError},
     pipeline::credentials::{self, Tools},
     view::Target,
 };
@@ -83,12 +83,12 @@ impl Keeper {
                 Next::Wait => {}
                 Next::Ask => self.ask(&key).await,
                 Next::Call => {
+                    let called = self.keeping.lock().called(&key);
+                    let Some(intent) = called else { continue };
                     // What was begun is finished before the partition goes to its next owner.
                     if !self.partition.enter() {
                         return;
                     }
-                    let called = self.keeping.lock().called(&key);
-                    let Some(intent) = called else { continue };
                     let keeper = Arc::clone(self);
                     calls.spawn(async move {
                         keeper.call(key, intent).await;
@@ -115,8 +115,10 @@ impl Keeper {
         let (registrar, at) = (&self.registrar, std::time::Instant::now());
         // What stood still must not call when another keeper has begun meanwhile.
         let partition = usize::try_from(self.partition.number()).unwrap_or_default();
-        let given_up = || self.partition.is_closed();
-        if !registrar.view.as_of().complete(partition, at, given_up).await {
+        let is_late = || at.elapsed() >= INTENT_USE;
+        let given_up = || self.partition.is_closed() || is_late();
+        // A view that needed long for it may lack what another keeper has done since.
+        if !registrar.view.as_of().complete(partition, at, given_up).await || is_late() {
             return;
         }
         let Ok(subscriptions) = registrar.view.subscriptions(&key.project) else { return };
@@ -170,7 +172,7 @@ impl Keeper {
     async fn make(&self, target: &Target) -> Result<Minted, Verdict> {
         let Some(credential) = &target.credential else {
             let words = target.destination.as_ref().err().map_or("no credential", |words| words);
-            return Err(Verdict::retry(crate::delivery::Reason::Unusable, words));
+            return Err(Verdict::retry(Reason::Unusable, words));
         };
         let (outbound, metrics) = (&self.registrar.outbound, &*self.registrar.metrics);
         credentials::make(Tools { outbound, metrics }, target, credential).await
@@ -193,7 +195,7 @@ impl Keeper {
         if let Some(refresh) = &minted.refresh {
             seal(ROTATED_REFRESH, refresh);
         }
-        let kept = target.credential.as_ref().and_then(crate::destination::Credential::kept);
+        let kept = target.credential.as_ref().and_then(Credential::kept);
         let from = kept.map(|kept| kept.from().to_owned()).unwrap_or_default();
         RenewalStep::Done { intent, from, until: asked_at.plus(minted.life), tokens }
     }
@@ -215,22 +217,8 @@ impl Keeper {
         }
     }
 
-    async fn send(&self, key: &ConnectorKey, step: RenewalStep) -> Result<(), String> {
-        let registrar = &self.registrar;
-        let command = Command {
-            id: CommandId::from_uuid(Uuid::now_v7()),
-            project: key.project.clone(),
-            actor: Some(OWN_ACTOR.to_owned()),
-            body: CommandBody::Renewal { connector: key.connector.clone(), step },
-        };
-        let value = registrar.codec.encode(TopicKind::Commands, command.to_json());
-        let record = Outgoing {
-            topic: &registrar.topics.name(TopicKind::Commands),
-            partition: None,
-            key: key.project.as_str().as_bytes(),
-            value: Some(&value),
-            headers: Vec::new(),
-        };
-        registrar.producer.send(&record).await.map(|_| ()).map_err(|error| error.to_string())
+    async fn send(&self, key: &ConnectorKey, step: RenewalStep) -> Result<(), ProduceError> {
+        let body = CommandBody::Renewal { connector: key.connector.clone(), step };
+        self.registrar.send_own(&key.project, body).await
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     clock,
     connector::{Command, CommandBody, OWN_ACTOR, ProjectState, Turn, Untold, partition_of},
     id::{CommandId, ConnectorId, ProjectId},
-    kafka::{Outgoing, Partition, TopicKind},
+    kafka::{Outgoing, Partition, ProduceError, TopicKind},
 };
 
 /// How often a project of which something is still to be told is looked at.
@@ -98,13 +98,21 @@ impl Registrar {
         let untold = Untold::of(state, clock::now());
         for (turn, connector) in &untold.due {
             if let Some(body) = report(state, *turn, connector) {
-                self.send_own(project, body).await;
+                let name = body.name();
+                if let Err(error) = self.send_own(project, body).await {
+                    tracing::warn!(%error, command = name, "a reminder was not sent; later again");
+                }
             }
         }
         untold == Untold::default()
     }
 
-    async fn send_own(&self, project: &ProjectId, body: CommandBody) {
+    /// Sends a command of this program's own.
+    pub(super) async fn send_own(
+        &self,
+        project: &ProjectId,
+        body: CommandBody,
+    ) -> Result<(), ProduceError> {
         let command = Command {
             id: CommandId::from_uuid(Uuid::now_v7()),
             project: project.clone(),
@@ -119,9 +127,7 @@ impl Registrar {
             value: Some(&value),
             headers: Vec::new(),
         };
-        if let Err(error) = self.producer.send(&record).await {
-            tracing::warn!(%error, command = command.name(), "a reminder was not sent; later again");
-        }
+        self.producer.send(&record).await.map(|_| ())
     }
 }
 
