@@ -19,7 +19,7 @@ use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use super::{
-    Checks, Field, Kept, ROTATED_REFRESH, Request, Response, SettingError, Settings, basic,
+    Checks, Field, Kept, ROTATED_REFRESH, Request, Response, SettingError, Settings, Way, basic,
     token_answer,
 };
 use crate::{
@@ -64,6 +64,14 @@ pub const REFRESH_TOKEN_FIELD: Field = Field::secret(
     "EXAMPLE-EXAMPLE-EXAMPLE-EXAMPLE",
 )
 .optional();
+/// A refresh token of the customer's own app.
+pub const OF_OWN_APP: Way = Way {
+    fields: &[CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN],
+    what: "for production: an OAuth app of yours",
+};
+/// A refresh token of the operator's app.
+pub const OF_OPERATORS_APP: Way =
+    Way { fields: &[REFRESH_TOKEN], what: "for production: the operator's own OAuth app" };
 /// The key file of a Google service account.
 pub const SERVICE_ACCOUNT_FIELD: Field = Field::secret(
     SERVICE_ACCOUNT_KEY,

@@ -39,11 +39,8 @@ pub const SPEC: Spec = Spec {
         .optional(),
     ],
     ways: &[
-        Way {
-            fields: &["clientId", "clientSecret", "refreshToken"],
-            what: "for production: an OAuth app of yours",
-        },
-        Way { fields: &["refreshToken"], what: "for production: the operator's own OAuth app" },
+        credential::OF_OWN_APP,
+        credential::OF_OPERATORS_APP,
         Way {
             fields: &[ACCESS_TOKEN],
             what: "for production with a private app's token or service key; for tests with an \

@@ -69,11 +69,8 @@ pub const SPEC: Spec = Spec {
     ],
     hidden: rotation::HIDDEN,
     ways: &[
-        Way {
-            fields: &["clientId", "clientSecret", "refreshToken"],
-            what: "for production: an OAuth app of yours",
-        },
-        Way { fields: &["refreshToken"], what: "for production: the operator's own OAuth app" },
+        credential::OF_OWN_APP,
+        credential::OF_OPERATORS_APP,
         Way { fields: &[ACCESS_TOKEN], what: "for tests: it ends after an hour" },
     ],
     credential: |settings| {

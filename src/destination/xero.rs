@@ -63,11 +63,8 @@ pub const SPEC: Spec = Spec {
     ],
     hidden: rotation::HIDDEN,
     ways: &[
-        Way {
-            fields: &["clientId", "clientSecret", "refreshToken"],
-            what: "for production: an OAuth app of yours",
-        },
-        Way { fields: &["refreshToken"], what: "for production: the operator's own OAuth app" },
+        credential::OF_OWN_APP,
+        credential::OF_OPERATORS_APP,
         Way {
             fields: &["clientId", "clientSecret"],
             what: "for production: a custom connection, of one organisation",
